@@ -1,0 +1,1 @@
+"""Thin Spark jobs: one module, one stage, one set of datasets written."""

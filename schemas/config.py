@@ -1,0 +1,106 @@
+"""Strict settings: a TOML file becomes frozen dataclasses, or one sentence says why not.
+
+A settings class is a frozen dataclass whose fields have defaults. Its `__post_init__` raises
+`ValueError("field = value: what would be right")` for a value that makes no sense; the loader puts
+the file's name and the section in front. An unknown key names the keys that exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from schemas.errors import UserError
+
+T = TypeVar("T")
+
+
+def load_toml(path: str | Path, cls: type[T]) -> T:
+    """Read the TOML file at `path` into `cls`; raises `UserError` naming file, key and value."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: not a readable TOML file: {error}") from None
+    return from_dict(values, cls, str(path))
+
+
+def from_dict(values: dict[str, Any], cls: type[T], source: str, section: str = "") -> T:
+    """Build the dataclass `cls` from `values`, checking every key and type on the way."""
+    assert dataclasses.is_dataclass(cls)
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{source}: unknown key '{section}{key}'{_suggest(key, known)}")
+    built = {
+        key: _convert(value, hints[key], source, f"{section}{key}") for key, value in values.items()
+    }
+    try:
+        return typing.cast(T, cls(**built))
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{source}: {section}{error}") from None
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The settings as plain JSON values (tuples become lists), for manifests and hashes."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings))))
+
+
+def settings_hash(settings: Any) -> str:
+    """SHA-256 (hex) of a dataclass's or dict's values in canonical JSON: equal values, equal hash."""
+    values = settings if isinstance(settings, dict) else to_dict(settings)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"; the keys here are {', '.join(known)}{hint}"
+
+
+def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{source}: '{key}' must be a table [{key}], not {value!r}")
+        return from_dict(value, typing.cast(type, hint), source, f"{key}.")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [arg for arg in args if arg is not type(None)]
+        assert len(kinds) == 1, f"{key}: a setting has one type"
+        return _convert(value, kinds[0], source, key)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(v, args[0], source, f"{key}[{i}]") for i, v in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {k: _convert(v, args[1], source, f"{key}.{k}") for k, v in value.items()}
+    if origin is typing.Literal:
+        return _choice(value, args, source, key)
+    return _scalar(value, hint, source, key)
+
+
+def _choice(value: Any, choices: tuple[Any, ...], source: str, key: str) -> Any:
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise UserError(f"{source}: {key} = {value!r}: must be one of {listed}")
+    return value
+
+
+def _scalar(value: Any, hint: Any, source: str, key: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint):
+        if not (isinstance(value, bool) and hint is not bool):
+            return value
+    name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    raise UserError(f"{source}: {key} = {value!r}: must be of type {name}")

@@ -1,0 +1,110 @@
+"""The columns of every dataset, once. Each stage's output is checked against them.
+
+A row's key is (`file_path`, `record_offset`); `id` is WARC-Record-ID, or a UUIDv5 of the key where
+the record has none. `canonical` starts with the columns that FineWeb publishes.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+KEY = ("file_path", "record_offset")
+
+
+def column(name: str, type_: pa.DataType, doc: str) -> pa.Field:
+    """A column with its documentation, which travels in the Parquet file's schema."""
+    return pa.field(name, type_, metadata={"doc": doc})
+
+
+_FINEWEB = [
+    column("text", pa.string(), "main text; null where the row was rejected"),
+    column("id", pa.string(), "WARC-Record-ID, or a UUIDv5 of the row's key"),
+    column("dump", pa.string(), "crawl the file belongs to, e.g. CC-MAIN-2024-10; '' if unknown"),
+    column("url", pa.string(), "WARC-Target-URI; null for a damaged record"),
+    column("date", pa.string(), "WARC-Date as written (ISO 8601)"),
+    column("file_path", pa.string(), "WARC file: from 'crawl-data/' on, else its file name"),
+    column("language", pa.string(), "ISO 639 code by lid.176; null without text"),
+    column("language_score", pa.float64(), "probability of `language`, 0 to 1"),
+]
+
+_PROVENANCE = [
+    column("record_offset", pa.int64(), "byte offset of the record (or gzip member) in its file"),
+    column("record_length", pa.int64(), "bytes it takes in the file; null where unknown"),
+    column("http_status", pa.int32(), "HTTP status code; null where there is no HTTP header"),
+    column("content_type", pa.string(), "MIME type that decided: identified, header, or sniffed"),
+    column("charset", pa.string(), "encoding that the body was decoded with"),
+    column("html_bytes", pa.int64(), "bytes of the body after content decoding"),
+    column("truncated", pa.bool_(), "the crawler cut the body (WARC-Truncated)"),
+    column("noai", pa.bool_(), "robots meta or X-Robots-Tag says noai or noimageai"),
+    column("tdm_reservation", pa.bool_(), "text and data mining reserved (TDMRep), meta or header"),
+    column("x_robots_tag", pa.string(), "X-Robots-Tag header as sent"),
+    column("extractor", pa.string(), "engine and version that made the text"),
+]
+
+_VERDICT = [
+    column("rejected_by", pa.string(), "first rule broken, in recipe order; null where kept"),
+    column("detail", pa.string(), "what exactly was wrong, for a person; null where kept"),
+]
+
+DOCUMENTS = pa.schema(_FINEWEB + _PROVENANCE + _VERDICT)
+
+
+def judged_schema(signals: pa.Schema) -> pa.Schema:
+    """`documents` plus one nullable column a signal; null where the row has no extracted text."""
+    return pa.schema(list(DOCUMENTS) + list(signals))
+
+
+BANDS = pa.schema(
+    [
+        column("node", pa.int64(), "64-bit hash of the row's key: the document in the graph"),
+        column("id", pa.string(), "document id"),
+        column("file_path", pa.string(), "key of the row in `judged`"),
+        column("record_offset", pa.int64(), "key of the row in `judged`"),
+        column("num_chars", pa.int64(), "characters of the text, for the survivor policy"),
+        column("date", pa.string(), "WARC-Date, for the survivor policy"),
+        column("text_hash", pa.int64(), "hash of the normalised text, for exact duplicates"),
+        column("num_shingles", pa.int64(), "distinct shingles; 0: too short for a signature"),
+        column("bands", pa.list_(pa.int64()), "one hash a band; empty without a signature"),
+    ]
+)
+
+CLUSTERS = pa.schema(
+    [
+        column("node", pa.int64(), "document in the graph"),
+        column("id", pa.string(), "document id"),
+        column("file_path", pa.string(), "key of the row in `judged`"),
+        column("record_offset", pa.int64(), "key of the row in `judged`"),
+        column("cluster", pa.int64(), "the smallest node of the connected component"),
+        column("cluster_size", pa.int64(), "documents in the component"),
+        column("duplicate_of", pa.string(), "id of the canonical document; null on that one"),
+        column("duplicate_kind", pa.string(), "exact_duplicate, near_duplicate, or null"),
+    ]
+)
+
+CANONICAL = pa.schema(
+    [
+        *_FINEWEB,
+        *_PROVENANCE[:2],
+        column("cluster_size", pa.int64(), "documents that this one stands for, itself included"),
+        column("num_pii", pa.int64(), "pieces of personal data replaced or dropped in `text`"),
+    ]
+)
+
+SHARDS = pa.schema(
+    [
+        column("tokens", pa.list_(pa.int32()), "document boundary, then the text's token ids"),
+        column("token_count", pa.int64(), "length of `tokens`"),
+        column("id", pa.string(), "document id"),
+        column("url", pa.string(), "where the page was"),
+        column("file_path", pa.string(), "WARC file of the page"),
+        column("record_offset", pa.int64(), "its byte offset there"),
+    ]
+)
+
+DATASETS = {
+    "documents": DOCUMENTS,
+    "bands": BANDS,
+    "clusters": CLUSTERS,
+    "canonical": CANONICAL,
+    "shards": SHARDS,
+}

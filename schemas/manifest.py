@@ -1,0 +1,131 @@
+"""A dataset is what its manifest lists; nothing else in its folder counts.
+
+The manifest is written last, by rename, so that no reader ever sees a part of a dataset. Its
+fingerprint says what the dataset was made from (settings and the fingerprints of its inputs), so
+that a later run knows whether it is still valid; paths, times and versions stand outside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import UserError
+
+FORMAT = 1
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of a dataset; `counts` are its rows by outcome where the stage has outcomes."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset holds and what it was made from.
+
+    `settings` are the recipe's values that shaped it (shown when another recipe is refused),
+    `inputs` name -> fingerprint of what it was read from, `counts` what the stage counted,
+    `extra` what only this dataset has (shards: tokenizer, splits), `made` versions and times.
+    """
+
+    dataset: str
+    recipe: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    files: tuple[DataFile, ...]
+    counts: dict[str, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the dataset's name, settings and inputs: equal means still valid."""
+        return fingerprint(self.dataset, self.settings, self.inputs)
+
+    def paths(self, folder: str | Path) -> list[str]:
+        """Absolute paths of the dataset's files."""
+        return [str(Path(folder).absolute() / file.name) for file in self.files]
+
+
+def fingerprint(dataset: str, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """What `Manifest.fingerprint` will be, before the dataset is made."""
+    made_from = {"dataset": dataset, "settings": settings, "inputs": inputs, "format": FORMAT}
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def write(folder: str | Path, manifest: Manifest) -> None:
+    """Commit a dataset: put its manifest in place in one step."""
+    text = json.dumps(
+        {**asdict(manifest), "fingerprint": manifest.fingerprint}, indent=1, sort_keys=True
+    )
+    with atomic_path(Path(folder) / MANIFEST_FILE) as path:
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: str | Path) -> Manifest | None:
+    """The manifest of the dataset in `folder`; None where none was committed."""
+    path = Path(folder) / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable manifest: {error}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else values
+        raise UserError(f"{path}: manifest format {found!r}; this version reads format {FORMAT}")
+    return _from_values(path, values)
+
+
+def _from_values(path: Path, values: dict[str, Any]) -> Manifest:
+    expected = values.pop("fingerprint", None)
+    try:
+        values["files"] = tuple(DataFile(**file) for file in values["files"])
+        manifest = Manifest(**values)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest of this version: {error}") from None
+    if manifest.fingerprint != expected:
+        raise UserError(f"{path}: altered: its fingerprint does not match what it lists")
+    return manifest
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    The file is flushed to disk before the rename, so that a crash leaves the old or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The trainer: from token shards to a language model that writes."""
