@@ -11,8 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ CHAT_TOKENS = (
     "<|tool_result_end|>",
 )
 VOCAB_MULTIPLE = 64
+MAX_BLANKS = 100_000
+LONG_BLANKS = re.compile(rf"(?<!\s)(?:\s{{{MAX_BLANKS}}})+")
 TOKENIZER_FILE = "tokenizer.gristmill.json"
 
 # The split pattern of cl100k_base (GPT-4), under which our own BPE is trained too.
@@ -96,8 +100,19 @@ class Tokenizer:
         return digest.hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; no text produces a control token."""
-        return self.encoding.encode_ordinary(text)
+        """Ids of `text`; no text produces a control token.
+
+        A run of white space is cut after every 100,000 characters: tiktoken's split pattern gives
+        up with a panic (stack overflow) at half a million.
+        """
+        if len(text) <= MAX_BLANKS:
+            return self.encoding.encode_ordinary(text)
+        cuts = [0]
+        for run in LONG_BLANKS.finditer(text):
+            cuts += range(run.start() + MAX_BLANKS, run.end() + 1, MAX_BLANKS)
+        cuts.append(len(text))
+        pieces = (text[start:end] for start, end in pairwise(cuts))
+        return [token for piece in pieces for token in self.encoding.encode_ordinary(piece)]
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; control tokens appear by name, bytes that are no UTF-8 as U+FFFD."""
@@ -165,9 +180,7 @@ def from_tokens(name: str, tokens: list[bytes], pattern: str = GPT4_SPLIT_PATTER
         special_tokens={DOCUMENT_BOUNDARY: len(tokens)},
     )
     encoded = [base64.b64encode(token).decode() for token in tokens]
-    return Tokenizer(
-        encoding, {"kind": "bpe", "name": name, "pattern": pattern, "tokens": encoded}
-    )
+    return Tokenizer(encoding, {"kind": "bpe", "name": name, "pattern": pattern, "tokens": encoded})
 
 
 def _special_ids(encoding: tiktoken.Encoding) -> set[int]:

@@ -1,0 +1,113 @@
+"""Train a byte-level BPE on the corpus: small models want a small vocabulary.
+
+The merges come from the `tokenizers` package (Rust), the ids from tiktoken: the ranks are the 256
+bytes, then the merges in the order in which they were learned. Counts decide the merges and ties
+go to the smaller pair of ids, so that neither threads nor the order of texts change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+import schemas.tokenizer
+from schemas.errors import UserError
+from schemas.tokenizer import CHAT_TOKENS, GPT4_SPLIT_PATTERN, Tokenizer
+
+NUM_BYTES = 256
+NUM_CONTROL_IDS = 1 + len(CHAT_TOKENS)  # the document boundary and the chat tokens
+MIN_VOCAB_SIZE = NUM_BYTES + NUM_CONTROL_IDS
+
+# GPT4_SPLIT_PATTERN in Oniguruma's dialect, in which `{1,3}+` repeats the repetition and `$` ends
+# every line. Nothing follows the other possessive quantifiers that could make them give back.
+ONIGURUMA_SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++\z|\s*[\r\n]|\s+(?!\S)|\s"
+)
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokenizer the shards are made with.
+
+    `name`: "bpe" trains one on the corpus; anything else is a tiktoken encoding. `vocab_size`: ids
+    in all, control tokens included (bpe). `sample_bytes`: UTF-8 bytes of text that it learns from.
+    """
+
+    name: str = "cl100k_base"
+    vocab_size: int = 4096
+    sample_bytes: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name = '': must be 'bpe' or the name of a tiktoken encoding")
+        if self.vocab_size < MIN_VOCAB_SIZE:
+            raise ValueError(
+                f"vocab_size = {self.vocab_size}: must be at least {MIN_VOCAB_SIZE} "
+                f"({NUM_BYTES} bytes and {NUM_CONTROL_IDS} control tokens)"
+            )
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes = {self.sample_bytes}: must be at least 1")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the tokenizer is learned from the corpus."""
+        return self.name == "bpe"
+
+
+def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
+    """A BPE with exactly `vocab_size` ids: bytes, merges, the document boundary, chat tokens.
+
+    Equal texts give equal ids, whatever their order and the number of threads. Raises `UserError`
+    where the texts have too few different pairs to fill the vocabulary, naming how many ids they
+    would fill, and for a `vocab_size` too small for the bytes and control tokens.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise UserError(
+            f"tokenizer.vocab_size = {vocab_size}: must be at least {MIN_VOCAB_SIZE} "
+            f"({NUM_BYTES} bytes and {NUM_CONTROL_IDS} control tokens)"
+        )
+    model = train_merges(texts, vocab_size - NUM_CONTROL_IDS)
+    tokens = rank_tokens(model)
+    filled = len(tokens) + NUM_CONTROL_IDS
+    if filled < vocab_size:
+        raise UserError(
+            f"tokenizer.vocab_size = {vocab_size}: the corpus fills only {filled} ids; "
+            f"choose at most {filled}, or train on more text"
+        )
+    return schemas.tokenizer.from_tokens(name, tokens, GPT4_SPLIT_PATTERN)
+
+
+def train_merges(texts: Iterable[str], num_ranks: int) -> tokenizers.Tokenizer:
+    """The `tokenizers` model of up to `num_ranks` ranks, with no control token at all."""
+    model = tokenizers.Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(tokenizers.Regex(ONIGURUMA_SPLIT_PATTERN), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_ranks,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[],
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer=trainer)
+    return model
+
+
+def rank_tokens(model: tokenizers.Tokenizer) -> list[bytes]:
+    """The bytes of every rank: the model's ids in ascending order."""
+    byte_of = byte_alphabet()
+    vocab = sorted(model.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    return [bytes(byte_of[character] for character in token) for token, _ in vocab]
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in for every byte: itself where printable, else U+0100 onwards."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(NUM_BYTES + i): byte for i, byte in enumerate(others)})
+    return alphabet
