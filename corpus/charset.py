@@ -1,0 +1,194 @@
+"""Bytes of a page to text: candidates are scored, none is believed.
+
+A header or a meta tag is wrong on a few pages in a hundred, a detector on others, and one bad
+byte makes strict UTF-8 fail. So: a byte order mark decides; else UTF-8 if what is not ASCII is
+mostly valid UTF-8; else the candidate (HTTP header, meta tag, detector, windows-1252) whose text
+looks least like something decoded wrongly. Labels mean what the WHATWG Encoding Standard says,
+e.g. iso-8859-1 is windows-1252. Cost: one strict decoding for valid UTF-8; else a few.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+
+from resiliparse.parse.encoding import detect_encoding
+
+PRESCAN_BYTES = 16 << 10  # WHATWG says 1024; real pages have the tag after scripts, too
+_SAMPLE_BYTES = 64 << 10
+_BOMS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16le",
+    codecs.BOM_UTF16_BE: "utf-16be",
+}
+# WHATWG label -> its encoding, where Python's own meaning of the label differs; and the codec that
+# decodes that encoding as browsers do. https://encoding.spec.whatwg.org/#names-and-labels
+_LABELS = {
+    **dict.fromkeys(["ascii", "us-ascii", "iso-8859-1", "iso8859-1", "latin1"], "windows-1252"),
+    **dict.fromkeys(["latin-1", "l1", "iso_8859-1", "cp1252", "ansi"], "windows-1252"),
+    **dict.fromkeys(["iso-8859-9", "iso8859-9", "latin5", "cp1254"], "windows-1254"),
+    **dict.fromkeys(["iso-8859-11", "iso8859-11", "tis-620", "cp874"], "windows-874"),
+    **dict.fromkeys(["gb2312", "gb_2312-80", "x-gbk", "gb18030", "cp936"], "gbk"),
+    **dict.fromkeys(["big5-hkscs", "cn-big5", "x-x-big5", "cp950"], "big5"),
+    **dict.fromkeys(["x-sjis", "shift-jis", "sjis", "cp932", "ms_kanji"], "shift_jis"),
+    **dict.fromkeys(["windows-31j", "ms932"], "shift_jis"),
+    **dict.fromkeys(["euc_kr", "ks_c_5601-1987", "ksc5601", "cp949", "uhc"], "euc-kr"),
+    **dict.fromkeys(["windows-949", "ks_c_5601-1989", "korean"], "euc-kr"),
+    **dict.fromkeys(["euc_jp", "x-euc-jp"], "euc-jp"),
+    **dict.fromkeys(["utf8", "utf-", "unicode-1-1-utf-8", "x-unicode20utf8"], "utf-8"),
+    **dict.fromkeys(["mac", "x-mac-roman", "mac-roman"], "macintosh"),
+}
+_CODECS = {
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+    "shift_jis": "cp932",
+    "euc-kr": "cp949",
+    "windows-874": "cp874",
+    "macintosh": "mac_roman",
+    "x-mac-cyrillic": "mac_cyrillic",
+    "utf-16le": "utf-16-le",
+    "utf-16be": "utf-16-be",
+}
+_TAG_ATTRIBUTE = re.compile(
+    r"""([^\s"'<>/=]+)\s{0,9}=\s{0,9}(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))""", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The text, and the encoding (WHATWG name) that it was decoded with."""
+
+    text: str
+    charset: str
+
+
+def decode(body: bytes, http_charset: str | None = None) -> Decoded:
+    """Decode a page; bytes that its encoding does not have become U+FFFD."""
+    for mark, charset in _BOMS.items():
+        if body.startswith(mark):
+            return _decoded(body[len(mark) :], charset)
+    declared = [http_charset, meta_charset(body)]
+    names = [name for name in map(encoding_of, declared) if name]
+    if wide := _utf16_without_mark(body):
+        return _decoded(body, wide)
+    if b"\x1b$" in body and "iso-2022-jp" in names:
+        return _decoded(body, "iso-2022-jp")
+    if _mostly_utf8(body):
+        return _decoded(body, "utf-8")
+    return _decoded(body, _best(body, [name for name in names if name != "utf-8"]))
+
+
+def encoding_of(label: str | None) -> str | None:
+    """The encoding that a label stands for (WHATWG name), or None for an unknown one."""
+    name = (label or "").strip(" \t\r\n\"'").lower()
+    if re.fullmatch(r"windows-?125[0-8]|cp-?125[0-8]", name):
+        name = f"windows-{name[-4:]}"
+    name = _LABELS.get(name, name)
+    try:
+        codec = codecs.lookup(_CODECS.get(name, name))
+    except (LookupError, ValueError):
+        return None
+    if not codec._is_text_encoding or codec.name in _NOT_FOR_PAGES:
+        return None
+    return "utf-8" if name.startswith("utf-16") else name
+
+
+_NOT_FOR_PAGES = {"utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
+
+
+def _decoded(body: bytes, charset: str) -> Decoded:
+    return Decoded(body.decode(_CODECS.get(charset, charset), "replace"), charset)
+
+
+def meta_charset(body: bytes) -> str | None:
+    """The label in the page's meta tags or XML declaration, as written."""
+    head = body[:PRESCAN_BYTES].decode("latin-1")
+    for tag in meta_tags(head):
+        if tag.get("charset"):
+            return tag["charset"]
+        if tag.get("http-equiv", "").lower() == "content-type":
+            found = re.search(r"charset\s*=\s*[\"']?([^\s\"';,]+)", tag.get("content", ""), re.I)
+            if found:
+                return found[1]
+    declaration = re.match(r"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([^\"'>]+)", head)
+    return declaration[1] if declaration else None
+
+
+def meta_tags(head: str) -> list[dict[str, str]]:
+    """The attributes of each meta tag in `head` that is not inside a comment; linear time."""
+    tags = []
+    lowered = head.lower()
+    at = lowered.find("<")
+    while at >= 0:
+        if lowered.startswith("<!--", at):
+            at = lowered.find("-->", at)
+            if at < 0:
+                break
+        elif lowered.startswith("<meta", at):
+            end = lowered.find(">", at)
+            tag = head[at + 5 : min(end if end >= 0 else len(head), at + 2048)]
+            tags.append(
+                {m[1].lower(): m[2] or m[3] or m[4] or "" for m in _TAG_ATTRIBUTE.finditer(tag)}
+            )
+        at = lowered.find("<", at + 1)
+    return tags
+
+
+def _utf16_without_mark(body: bytes) -> str | None:
+    """UTF-16 by its zero bytes, of which no other encoding of a page has many."""
+    head = body[:512]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) < len(head) // 4 or min(even, odd) > len(head) // 32:
+        return None
+    return "utf-16le" if odd > even else "utf-16be"
+
+
+def _mostly_utf8(body: bytes) -> bool:
+    """Whether more of what is not ASCII is valid UTF-8 than is not."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = body.decode("utf-8", "replace")
+        wrong = text.count("�")
+        return sum(1 for c in text if c > "\x7f") - wrong > wrong
+    return True
+
+
+# Wrongly decoded text shows in what stands beside what. Weights by how seldom a real text has it.
+_FAULTS = [
+    (10.0, re.compile("�")),
+    (5.0, re.compile("[\x80-\x9f\ue000-\uf8ff]")),
+    (3.0, re.compile("[a-zß-ÿ\u0430-\u044f][¡¢£¤¥¦§©¬®¯±¶¸¿×÷†‡‰‹]+[a-zß-ÿ\u0430-\u044f]")),
+    (2.0, re.compile("[A-Za-z][\u0400-\u04ff\u0370-\u03ff]|[\u0400-\u04ff\u0370-\u03ff][A-Za-z]")),
+    (1.0, re.compile("[À-ÿ]{3}")),
+    (1.0, re.compile("[a-zà-ÿ\u0430-\u044f][À-ÞŠŽ\u0410-\u042f]")),
+    (1.0, re.compile("[\uff61-\uff9f]{2}")),
+]
+
+
+def _best(body: bytes, declared: list[str]) -> str:
+    """The candidate with the least faults a character beyond ASCII; earlier ones win ties."""
+    guess = encoding_of(detect_encoding(body))
+    names = list(dict.fromkeys([*declared, *([guess] if guess else []), "windows-1252"]))
+    names = [name for name in names if name != "utf-8"]
+    sample = _beyond_ascii(body)
+    return min(names, key=lambda name: _badness(sample, name))
+
+
+def _beyond_ascii(body: bytes) -> bytes:
+    """The words of the page that are not ASCII, up to a limit."""
+    parts, size = [], 0
+    for match in re.finditer(rb"[A-Za-z\x80-\xff]{0,40}[\x80-\xff][!-~\x80-\xff]{0,40}", body):
+        parts.append(match[0])
+        size += len(match[0])
+        if size > _SAMPLE_BYTES:
+            break
+    return b" ".join(parts)
+
+
+def _badness(sample: bytes, name: str) -> float:
+    text = sample.decode(_CODECS.get(name, name), "replace")
+    beyond = sum(1 for c in text if c > "\x7f") or 1
+    faults = sum(weight * len(pattern.findall(text)) for weight, pattern in _FAULTS)
+    return round(faults / beyond, 2)

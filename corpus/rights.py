@@ -1,0 +1,38 @@
+"""What a page says about being used for training: noai, TDM reservation, X-Robots-Tag.
+
+`noai` and `noimageai` are directives of the robots meta tag and of the X-Robots-Tag header
+(DeviantArt, 2022). TDMRep (W3C Community Group report, 2024): header or meta `tdm-reservation`
+with the value 1.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from corpus.charset import meta_tags
+from corpus.warc import Headers
+
+HEAD_CHARS = 64 << 10
+_NOAI = re.compile(r"\b(?:noai|noimageai)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What header and meta tags say; `x_robots_tag` is the header as sent."""
+
+    noai: bool
+    tdm_reservation: bool
+    x_robots_tag: str | None
+
+
+def rights_of(headers: Headers, text: str) -> Rights:
+    """Read the HTTP headers, and the meta tags in the first 64 Ki characters of `text`."""
+    robots_header = headers.joined("x-robots-tag")
+    noai = bool(_NOAI.search(robots_header or ""))
+    reserved = (headers.get("tdm-reservation") or "").strip() == "1"
+    for tag in meta_tags(text[:HEAD_CHARS]):
+        name, content = tag.get("name", "").lower(), tag.get("content", "")
+        noai = noai or (name == "robots" and bool(_NOAI.search(content)))
+        reserved = reserved or (name == "tdm-reservation" and content.strip() == "1")
+    return Rights(noai, reserved, robots_header)
