@@ -1,0 +1,134 @@
+"""C4's line rules: drop the lines of a page that aren't prose, then the pages that have none left.
+
+Raffel et al. (JMLR 21, 2020, section 2.2) and its code (tensorflow_datasets' c4_utils.py), as
+datatrove 0.10 runs them in FineWeb's pipeline: the rule of terminal punctuation is off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from corpus.document import (
+    Document,
+    Rule,
+    Signals,
+    check_thresholds,
+    first_fault,
+    too_high,
+    too_low,
+)
+from corpus.words import count_sentences, split_words
+
+_CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
+_ENDS = (".", "?", "!", '"', "'")
+_POLICY = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+
+# A line has one fate: the counts from num_kept_lines to num_policy_lines sum to num_lines.
+_SIGNALS = (
+    "num_lines",
+    "num_kept_lines",
+    "num_long_word_lines",
+    "num_unpunctuated_lines",
+    "num_short_lines",
+    "num_javascript_lines",
+    "num_policy_lines",
+    "num_lorem_ipsum_lines",
+    "num_curly_bracket_lines",
+    "num_sentences",
+)
+
+
+@dataclass(frozen=True)
+class C4:
+    """The settings up to `drop_policy_lines` choose lines: to change one, measure again.
+
+    Lines with "lorem ipsum" or a curly bracket aren't dropped: they condemn the page.
+    """
+
+    require_terminal_punctuation: bool = False
+    min_words_per_line: int = 3
+    max_word_length: int = 1000
+    remove_citations: bool = True
+    drop_javascript_lines: bool = True
+    drop_policy_lines: bool = True
+    max_lorem_ipsum_lines: int = 0
+    max_curly_bracket_lines: int = 0
+    min_sentences: int = 5
+
+    SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.int64()) for name in _SIGNALS])
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        too_high("lorem_ipsum", "num_lorem_ipsum_lines", "max_lorem_ipsum_lines"),
+        too_high("curly_bracket", "num_curly_bracket_lines", "max_curly_bracket_lines"),
+        too_low("too_few_sentences", "num_sentences", "min_sentences"),
+    )
+
+    def __post_init__(self) -> None:
+        check_thresholds(self, self.RULES)
+        for name in ("min_words_per_line", "max_word_length"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 0 or more")
+
+    def measure(self, doc: Document) -> Signals:
+        """Lines by what became of them, and the sentences of those kept."""
+        counts: Counter[str] = Counter(num_lines=len(doc.lines))
+        for line, words in zip(doc.lines, doc.line_words, strict=True):
+            clean = self._clean(line)
+            fate = self._fate(line, clean)
+            counts[f"num_{fate}_lines"] += 1
+            if fate in ("kept", "policy", "javascript") and "lorem ipsum" in clean.lower():
+                counts["num_lorem_ipsum_lines"] += 1
+            if fate in ("kept", "policy") and "{" in clean:
+                counts["num_curly_bracket_lines"] += 1
+            if fate == "kept":
+                unchanged = len(clean) == len(line.strip())
+                counts["num_sentences"] += count_sentences(
+                    words if unchanged else split_words(clean)
+                )
+        return {name: counts[name] for name in _SIGNALS}
+
+    def fault(self, signals: Mapping[str, Any]) -> str | None:
+        """The first rule broken, or None."""
+        return first_fault(self.RULES, signals, self)
+
+    def rewrite(self, doc: Document) -> Document:
+        """The document with only the lines kept, stripped and without citation marks."""
+        lines = ((line, self._clean(line)) for line in doc.lines)
+        kept = (clean for line, clean in lines if self._fate(line, clean) == "kept")
+        text = "\n".join(kept).strip()
+        return doc if text == doc.text else replace(doc, text=text)
+
+    def _clean(self, line: str) -> str:
+        """The line as it would be kept."""
+        line = line.strip()
+        return _CITATION.sub("", line) if self.remove_citations and "[" in line else line
+
+    def _fate(self, line: str, clean: str) -> str:
+        """What becomes of a line: kept, or the first rule that drops it, as in `num_..._lines`."""
+        limit = self.max_word_length
+        if len(line) > limit and any(len(word) > limit for word in line.split()):
+            return "long_word"
+        ended = clean.endswith(_ENDS) and not clean.endswith("...")
+        if self.require_terminal_punctuation and not ended:
+            return "unpunctuated"
+        # datatrove counts the words before it takes the citation marks out.
+        if len(line.split(maxsplit=self.min_words_per_line)) < self.min_words_per_line:
+            return "short"
+        lowered = clean.lower()
+        if self.drop_javascript_lines and "javascript" in lowered:
+            return "javascript"
+        if self.drop_policy_lines and any(phrase in lowered for phrase in _POLICY):
+            return "policy"
+        return "kept"

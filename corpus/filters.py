@@ -1,0 +1,113 @@
+"""Judge documents: measure every signal of every filter, and name the first rule broken.
+
+A filter is a frozen dataclass whose fields are its thresholds. All filters measure all documents,
+so that a threshold can change later without extracting or measuring again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+
+from corpus.c4 import C4
+from corpus.document import Document, Rule, Signals
+from corpus.fineweb import FineWebQuality
+from corpus.gopher import GopherQuality, GopherRepetition
+from corpus.language_rule import LanguageRule
+from schemas.datasets import DOCUMENTS, column, judged_schema
+
+
+class Filter(Protocol):
+    """What the filters have in common. C4 also has `rewrite(doc) -> Document`."""
+
+    SIGNALS: ClassVar[pa.StructType]
+    RULES: ClassVar[tuple[Rule, ...]]
+
+    def measure(self, doc: Document) -> Signals:
+        """Every signal of `SIGNALS`, whatever the document."""
+
+    def fault(self, signals: Mapping[str, Any]) -> str | None:
+        """The first of `RULES` that the signals break, or None."""
+
+
+# FineWeb's filters in FineWeb's order; a filter judges what those before it left of the text.
+FILTERS: dict[str, type] = {
+    "language": LanguageRule,
+    "gopher_repetition": GopherRepetition,
+    "gopher_quality": GopherQuality,
+    "c4": C4,
+    "fineweb_quality": FineWebQuality,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All signals by filter, the text as the filters leave it, and the first rule broken."""
+
+    signals: dict[str, Signals]
+    text: str
+    rejected_by: str | None  # such as "gopher_quality.too_few_words"
+    detail: str | None  # such as "num_words = 31, min_words = 50"
+
+
+def judge(doc: Document, filters: Mapping[str, Filter]) -> Verdict:
+    """Measure `doc` with every filter in order, also after one has rejected it."""
+    signals: dict[str, Signals] = {}
+    rejected_by = detail = None
+    for name, filter_ in filters.items():
+        signals[name] = filter_.measure(doc)
+        fault = None if rejected_by else filter_.fault(signals[name])
+        if fault:
+            rejected_by, detail = f"{name}.{fault}", _explain(filter_, fault, signals[name])
+        rewrite = getattr(filter_, "rewrite", None)
+        doc = rewrite(doc) if rewrite else doc
+    return Verdict(signals, doc.text, rejected_by, detail)
+
+
+def _explain(filter_: Filter, fault: str, signals: Signals) -> str:
+    rule = next(rule for rule in filter_.RULES if rule.fault == fault)
+    return rule.explain(signals, filter_)
+
+
+def signals_schema(filters: Mapping[str, Filter]) -> pa.Schema:
+    """One struct column a filter, except where its signals are columns of `documents` already."""
+    measured = {n: f for n, f in filters.items() if not _are_columns(f)}
+    return pa.schema([column(n, f.SIGNALS, f"signals of {n}") for n, f in measured.items()])
+
+
+def _are_columns(filter_: Filter) -> bool:
+    return all(signal.name in DOCUMENTS.names for signal in filter_.SIGNALS)
+
+
+def judge_batch(batch: pa.RecordBatch, filters: Mapping[str, Filter]) -> pa.RecordBatch:
+    """`documents` rows -> `judged` rows, in the same order.
+
+    Rows without a text were rejected by extract: they pass through, their signals null. `text` is
+    what the filters leave of it, null where they reject.
+    """
+    inputs = (batch[name].to_pylist() for name in ("text", "language", "language_score"))
+    verdicts = [
+        None if text is None else judge(Document(text, language, score), filters)
+        for text, language, score in zip(*inputs, strict=True)
+    ]
+    schema = judged_schema(signals_schema(filters))
+    columns = [_judged_column(field.name, field.type, batch, verdicts) for field in schema]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _judged_column(
+    name: str, type_: pa.DataType, batch: pa.RecordBatch, verdicts: list[Verdict | None]
+) -> pa.Array[Any]:
+    """One column of `judged`: copied from `batch`, or made of the verdicts."""
+    if name not in DOCUMENTS.names:
+        return pa.array([v and v.signals[name] for v in verdicts], type_)
+    if name == "text":
+        return pa.array([v and (None if v.rejected_by else v.text) for v in verdicts], type_)
+    if name in ("rejected_by", "detail"):
+        before = batch[name].to_pylist()
+        pairs = zip(verdicts, before, strict=True)
+        return pa.array([getattr(v, name) if v else old for v, old in pairs], type_)
+    return batch[name]
