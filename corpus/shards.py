@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from schemas.tokenizer import Tokenizer
 UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 SHARD_FORMAT = 1  # changes with the columns of a shard or the meaning of their values
 SPLIT_SALT = "gristmill-split-1"  # fixed: a site stays in its split whatever the shuffle's seed
@@ -41,7 +42,7 @@ HASHES = 1 << 64  # how many 64-bit hashes there are
 
 # What is stored, without the columns' documentation: a reworded comment must not change a file.
 STORED = pa.schema([pa.field(field.name, field.type) for field in SHARDS])
-ENCODED = pa.schema(
+TOKENS = pa.schema(
     [
         *STORED,
         pa.field("split", pa.string()),
@@ -49,6 +50,8 @@ ENCODED = pa.schema(
         pa.field("text_bytes", pa.int64()),
     ]
 )
+PLACED = TOKENS.append(pa.field("shard", pa.int64()))
+CANONICAL_COLUMNS = ("text", "id", "url", "file_path", "record_offset")  # what encoding reads
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,18 @@ def num_shards_for(num_tokens: int, settings: Shard) -> int:
     return max(1, -(-num_tokens // settings.tokens_per_shard))
 
 
+def place(batch: pa.RecordBatch, num_shards: Mapping[str, int]) -> pa.RecordBatch:
+    """Token rows (`TOKENS`) with the number of their shard, given how many each split has."""
+    keys = to_unsigned(batch.column("order_key").to_numpy())
+    shard = np.zeros(len(keys), dtype=np.int64)
+    splits = np.array(_strings(batch, "split"), dtype=np.str_)
+    for split in set(splits.tolist()):
+        here = splits == split
+        shard[here] = shards_of(keys[here], num_shards[split])
+    columns = [batch.column(name) for name in TOKENS.names]
+    return pa.RecordBatch.from_arrays([*columns, pa.array(shard)], names=PLACED.names)
+
+
 def split_of(url: str | None, fraction: float) -> Split:
     """The split of a page's site, the same for all of its subdomains and for every seed.
 
@@ -139,7 +154,7 @@ def site(url: str) -> str:
 
 
 def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -> pa.RecordBatch:
-    """Token rows (`ENCODED`) of a batch of `canonical`, in the batch's order.
+    """Token rows (`TOKENS`) of a batch of `canonical`, in the batch's order.
 
     Each row's tokens start with the document boundary. `order_key` is `to_signed`'s, `text_bytes`
     the length of the text in UTF-8.
@@ -159,19 +174,19 @@ def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -
         "order_key": pa.array(keys),
         "text_bytes": pa.array([len(text.encode()) for text in texts], pa.int64()),
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in ENCODED.names], schema=ENCODED)
+    return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 
 
 def write_shard(
     table: pa.Table, folder: str | Path, split: str, index: int, settings: Shard
 ) -> DataFile:
-    """Write the rows of one shard (`ENCODED`, in any order) and return its manifest entry.
+    """Write the rows of one shard (`TOKENS`, in any order) and return its manifest entry.
 
     The file appears whole, under a name that ends in the first 16 digits of its SHA-256. `extra`
     holds split, index, tokens, text_bytes and, for each row group, [tokens, documents]. Memory is
     about twice the table's.
     """
-    rows = table.select(ENCODED.names).cast(ENCODED).combine_chunks()
+    rows = table.select(TOKENS.names).cast(TOKENS).combine_chunks()
     stem = f"{split}-{index:05d}"
     temporary = Path(folder) / f".{stem}.{uuid.uuid4().hex}.tmp"
     temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +223,7 @@ def shards_content_hash(files: Sequence[DataFile], tokenizer_hash: str, vocab_si
 
 def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
     values = batch.column(name)
-    assert values.null_count == 0, f"canonical.{name} has a null"
+    assert values.null_count == 0, f"column {name} has a null"
     return cast(list[str], values.to_pylist())
 
 
