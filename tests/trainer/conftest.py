@@ -1,0 +1,219 @@
+"""Tiny shards, written here from the contract alone, so that the trainer has a second opinion."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from schemas import manifest as manifests
+from schemas import tokenizer as tokenizers
+from schemas.config import from_dict
+from schemas.datasets import SHARDS
+from schemas.manifest import DataFile, Manifest
+from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from trainer.model import LanguageModel, ModelConfig
+from trainer.settings import PretrainRecipe
+
+torch.set_num_threads(1)
+
+ROWS_PER_GROUP = 5
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "dog",
+    "ran",
+    "to",
+    "an",
+    "old",
+    "red",
+    "hat",
+]
+MERGES = [b"th", b"the", b" the", b" a", b"at", b" c", b" cat", b"an", b" s", b"er", b"in", b"on"]
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """256 bytes and a dozen merges: 277 ids, padded to 320."""
+    return tokenizers.from_tokens("tiny", [bytes([b]) for b in range(256)] + MERGES)
+
+
+def make_documents(count: int = 60, seed: int = 0) -> list[str]:
+    """Short texts of few words, of very different lengths."""
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.choice([1, 4, 12, 40]))) for _ in range(count)]
+
+
+def write_shards(
+    folder: Path, documents: list[str], tokenizer: Tokenizer, num_train_files: int = 2
+) -> Path:
+    """Write `documents` as shards of two splits; the last tenth is for validation."""
+    folder.mkdir(parents=True)
+    held_out = max(1, len(documents) // 10)
+    train, validation = documents[:-held_out], documents[-held_out:]
+    size = -(-len(train) // num_train_files)
+    parts = [("train", train[i : i + size]) for i in range(0, len(train), size)]
+    parts.append(("validation", validation))
+    files = tuple(_write_file(folder, i, *part, tokenizer) for i, part in enumerate(parts))
+    tokenizer.save(folder / TOKENIZER_FILE)
+    tokens = {
+        split: sum(f.extra["tokens"] for f in files if f.extra["split"] == split)
+        for split in ("train", "validation")
+    }
+    extra = {
+        "tokenizer": {
+            "name": tokenizer.name,
+            "hash": tokenizer.hash,
+            "vocab_size": tokenizer.vocab_size,
+            "padded_vocab_size": tokenizer.padded_vocab_size,
+            "boundary": tokenizer.boundary,
+        },
+        "tokens": tokens,
+        "text_bytes": {
+            "train": sum(len(d.encode()) for d in train),
+            "validation": sum(len(d.encode()) for d in validation),
+        },
+        "content_hash": hashlib.sha256("".join(str(f.sha256) for f in files).encode()).hexdigest(),
+    }
+    manifests.write(folder, Manifest("shards", "test", {}, {}, files, {}, extra))
+    return folder
+
+
+def _write_file(
+    folder: Path, index: int, split: str, documents: list[str], tokenizer: Tokenizer
+) -> DataFile:
+    streams = [[tokenizer.boundary, *tokenizer.encode(text)] for text in documents]
+    count = len(streams)
+    columns = [
+        pa.array(streams, pa.list_(pa.int32())),
+        pa.array([len(s) for s in streams], pa.int64()),
+        pa.array([f"{index}-{i}" for i in range(count)]),
+        pa.array(["https://example.org/"] * count),
+        pa.array(["a.warc.gz"] * count),
+        pa.array(range(count), pa.int64()),
+    ]
+    name = f"{split}-{index:05d}.parquet"
+    table = pa.Table.from_arrays(columns, schema=SHARDS)
+    pq.write_table(table, folder / name, row_group_size=ROWS_PER_GROUP, use_dictionary=False)
+    groups = [streams[i : i + ROWS_PER_GROUP] for i in range(0, count, ROWS_PER_GROUP)]
+    row_groups = [[sum(map(len, group)), len(group)] for group in groups]
+    data = (folder / name).read_bytes()
+    extra = {
+        "split": split,
+        "tokens": sum(map(len, streams)),
+        "row_groups": row_groups,
+    }
+    return DataFile(name, count, len(data), hashlib.sha256(data).hexdigest(), extra=extra)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def shards_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """Shards that no test changes."""
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", make_documents(), tokenizer)
+
+
+@pytest.fixture
+def own_shards(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """Shards for a test that damages them."""
+    return write_shards(tmp_path / "shards", make_documents(), tokenizer)
+
+
+@pytest.fixture
+def alter_manifest() -> Callable[[Path, str, object], None]:
+    """Change one value of a manifest's `extra`; the fingerprint does not cover it."""
+
+    def alter(folder: Path, key: str, value: object) -> None:
+        old = manifests.read(folder)
+        assert old is not None
+        extra = {**old.extra, key: value}
+        manifests.write(
+            folder,
+            Manifest(
+                old.dataset, old.recipe, old.settings, old.inputs, old.files, old.counts, extra
+            ),
+        )
+
+    return alter
+
+
+TINY_RECIPE = """
+[model]
+hidden_size = 32
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+head_dim = 8
+intermediate_size = 64
+
+[data]
+seq_len = 32
+batch_size = 4
+
+[optimizer]
+learning_rate = 1e-2
+
+[schedule]
+warmup_steps = 2
+
+[run]
+num_steps = 8
+dtype = "float32"
+num_threads = 1
+
+[sample]
+max_tokens = 12
+"""
+
+
+@pytest.fixture
+def recipe() -> PretrainRecipe:
+    """`TINY_RECIPE` as the trainer reads it."""
+    return from_dict(tomllib.loads(TINY_RECIPE), PretrainRecipe, "tiny.toml")
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return path
+
+
+def make_model(tokenizer: Tokenizer, recipe: PretrainRecipe, tied: bool) -> LanguageModel:
+    """An untrained tiny model, its weights large enough to have opinions."""
+    torch.manual_seed(3)
+    settings = dataclasses.replace(recipe.model, tie_word_embeddings=tied)
+    made = LanguageModel(ModelConfig(settings, tokenizer.padded_vocab_size, tokenizer.boundary, 32))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(10)
+            else:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return made.eval()
+
+
+@pytest.fixture
+def model(tokenizer: Tokenizer, recipe: PretrainRecipe) -> LanguageModel:
+    return make_model(tokenizer, recipe, tied=True)
+
+
+@pytest.fixture
+def untied_model(tokenizer: Tokenizer, recipe: PretrainRecipe) -> LanguageModel:
+    return make_model(tokenizer, recipe, tied=False)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas import tokenizer as tokenizers
+from schemas.errors import UserError
+from schemas.tokenizer import Tokenizer
+from trainer import checkpoint
+from trainer.model import LanguageModel
+
+CPU = torch.device("cpu")
+FILES = ["model.safetensors", "config.json", "tokenizer.gristmill.json", "state.json"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
+    """A run with one checkpoint."""
+    checkpoint.save(tmp_path / "run", 7, model, tokenizer, {"settings": {"a": 1}})
+    return tmp_path / "run"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(path, CPU)
+    return str(caught.value)
+
+
+def test_a_loaded_model_has_the_logits_of_the_saved_one(run: Path, model: LanguageModel) -> None:
+    tokens = torch.tensor([[268, 4, 5, 268, 6]])
+    for path in (run, run / "step-000007"):
+        loaded = checkpoint.load(path, CPU)
+        assert loaded.model.config == model.config
+        assert loaded.state["step"] == 7
+        assert loaded.state["settings"] == {"a": 1}
+        assert torch.equal(loaded.model(tokens), model(tokens))
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+
+
+def test_the_latest_of_several_is_loaded(
+    run: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    checkpoint.save(run, 9, model, tokenizer, {})
+    assert checkpoint.load(run, CPU).folder.name == "step-000009"
+    assert checkpoint.load(run / "step-000007", CPU).state["step"] == 7
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_torn_file_is_named(run: Path, name: str) -> None:
+    path = run / "step-000007" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    assert str(path) in refusal(run)
+    assert "torn" in refusal(run)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_one_bit_changed_is_named(run: Path, name: str) -> None:
+    path = run / "step-000007" / name
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+    assert str(path) in refusal(run)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(run: Path, name: str) -> None:
+    (run / "step-000007" / name).unlink()
+    assert str(run / "step-000007" / name) in refusal(run)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no checkpoint here" in refusal(tmp_path)
+
+
+def test_a_pointer_cannot_lead_out_of_the_run(run: Path) -> None:
+    shutil.copytree(run / "step-000007", run.parent / "elsewhere")
+    pointer = json.loads((run / "latest").read_text())
+    (run / "latest").write_text(json.dumps({**pointer, "folder": "../elsewhere"}))
+    assert "not a pointer to a checkpoint" in refusal(run)
+
+
+def test_the_tokenizer_of_another_model_is_refused(run: Path) -> None:
+    """Even one that comes with a state.json which agrees with its bytes."""
+    folder = run / "step-000007"
+    other = tokenizers.from_tokens("other", [bytes([b]) for b in range(256)] + [b"zz"])
+    other.save(folder / "tokenizer.gristmill.json")
+    state = json.loads((folder / "state.json").read_text())
+    data = (folder / "tokenizer.gristmill.json").read_bytes()
+    state["files"]["tokenizer.gristmill.json"] = {
+        "bytes": len(data),
+        "sha256": checkpoint._sha256(folder / "tokenizer.gristmill.json"),
+    }
+    (folder / "state.json").write_text(json.dumps(state))
+    message = refusal(folder)
+    assert other.hash[:12] in message
+    assert "the model was trained with" in message
+
+
+@pytest.mark.parametrize("step", ["_fill", "_flush", "_sha256"])
+def test_a_save_that_dies_leaves_the_checkpoint_before_it(
+    run: Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, step, die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(run, 8, model, tokenizer, {})
+    monkeypatch.undo()
+    assert checkpoint.load(run, CPU).state["step"] == 7
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_a_config_without_a_key_names_it(run: Path) -> None:
+    values = json.loads((run / "step-000007" / "config.json").read_text())
+    del values["head_dim"]
+    with pytest.raises(UserError, match=r"config.json: .*'head_dim' is missing"):
+        checkpoint.config_from_json(values, "config.json")
+
+
+def test_nothing_is_pickled(run: Path) -> None:
+    names = {path.name for path in (run / "step-000007").iterdir()}
+    assert names == set(FILES)
+    header = (run / "step-000007" / "model.safetensors").read_bytes()[8:9]
+    assert header == b"{"

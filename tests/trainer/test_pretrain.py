@@ -1,0 +1,225 @@
+"""Whole runs, from the command line as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.cli import main, parser
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def arguments(recipe_file: Path, shards_folder: Path, tmp_path: Path) -> list[str]:
+    """`trainer pretrain` into tmp_path/run."""
+    flags = ["--recipe", recipe_file, "--shards", shards_folder, "--out", tmp_path / "run"]
+    return ["pretrain", *map(str, flags), "--device", "cpu"]
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_report_a_log_and_a_model_that_writes(
+    arguments: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    steps = [line for line in log_of(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert report["tokens"] == 8 * 4 * 32
+    assert report["dtype"] == "float32"
+    assert report["train_loss_first"] == steps[0]["loss"]
+    assert report["train_loss_last"] == steps[-1]["loss"]
+    assert report["validation_loss_last"] < report["validation_loss_first"]
+    assert report["validation_bits_per_byte"] < report["validation_bits_per_byte_first"]
+    loaded = checkpoint.load(tmp_path / "run", torch.device("cpu"))
+    assert report["parameters"] == loaded.model.num_parameters
+    assert loaded.state["step"] == report["steps"] == 8
+    assert "Trained" in capsys.readouterr().out
+    sample = ["--prompt", "the", "--max-tokens", "5", "--temperature", "0", "--device", "cpu"]
+    assert main(["sample", "--checkpoint", str(tmp_path / "run"), *sample]) == 0
+    assert capsys.readouterr().out.startswith("the")
+
+
+def test_evaluations_and_checkpoints_happen_when_the_recipe_says(
+    arguments: list[str], recipe_file: Path, tmp_path: Path
+) -> None:
+    every = "[run]\neval_every = 3\nsample_every = 4\ncheckpoint_every = 5"
+    recipe_file.write_text(recipe_file.read_text().replace("[run]", every))
+    assert main(arguments) == 0
+    log = log_of(tmp_path / "run")
+    assert [line["step"] for line in log if "validation_loss" in line] == [0, 3, 6, 8]
+    assert [line["step"] for line in log if "sample" in line] == [4, 8]
+    folders = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
+    assert folders == ["step-000005", "step-000008"]
+
+
+def test_the_same_run_again_does_nothing(
+    arguments: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "this run is finished; nothing to do" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+
+def test_a_run_of_other_settings_is_not_overwritten(
+    arguments: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "9"]) == 2
+    assert capsys.readouterr().err == (
+        f"trainer: error: {tmp_path / 'run'}: holds a finished run of other settings "
+        "(settings.run.num_steps = 8, now 9); choose another --out\n"
+    )
+
+
+def test_a_run_that_was_killed_starts_again_and_ends_alike(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.checkpoint._flush", die)
+        assert main(arguments) == 130
+    assert not (tmp_path / "run" / "report.json").exists()
+    assert main(arguments) == 0
+    assert "an unfinished run of the same settings" in capsys.readouterr().out
+    again = [*arguments[:-4], "--out", str(tmp_path / "other"), "--device", "cpu"]
+    assert main(again) == 0
+    losses = [
+        [line["loss"] for line in log_of(tmp_path / name) if "loss" in line]
+        for name in ("run", "other")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_folder_of_something_else_is_not_touched(
+    arguments: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    assert main(arguments) == 2
+    assert "not empty and no run of this trainer" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_dry_run_writes_nothing(arguments: list[str], tmp_path: Path, capsys: Capture) -> None:
+    assert main([*arguments, "--dry-run", "--steps", "50"]) == 0
+    out = capsys.readouterr().out
+    assert "6,400 in 50 steps" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_have_the_losses_of_one(
+    arguments: list[str], recipe_file: Path, tmp_path: Path
+) -> None:
+    pieces = "[run]\ndevice_batch_size = 1\neval_every = 4"
+    recipe_file.write_text(recipe_file.read_text().replace("[run]", pieces))
+    assert main(arguments) == 0
+    flags = ["--standalone", "--nproc-per-node", "2", "-m", "trainer"]
+    two = [*arguments[:-4], "--out", str(tmp_path / "two"), "--device", "cpu"]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *flags, *two],
+        check=True,
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=120,
+    )
+    one, other = log_of(tmp_path / "run"), log_of(tmp_path / "two")
+    assert len(one) == len(other) == 8 + 3 + 1
+    for a, b in zip(one, other, strict=True):
+        for name in ("loss", "grad_norm", "validation_loss", "validation_bits_per_byte"):
+            assert b.get(name) == pytest.approx(a.get(name), abs=1e-6)
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert report["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--recipe", "nowhere.toml"], "nowhere.toml: no such recipe file"),
+        (["--shards", "nowhere"], "nowhere: no shards here"),
+        (["--steps", "0"], "--steps 0: must be at least 1"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence_and_exit_code_2(
+    arguments: list[str], change: list[str], said: str, capsys: Capture
+) -> None:
+    assert main([*arguments, *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"trainer: error: {said}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--temperature", "-1"], "temperature = -1.0: must be at least 0"),
+        (["--top-p", "1.5"], "top_p = 1.5: must be above 0 and at most 1"),
+        (["--seed", "-1"], "seed = -1: must be at least 0"),
+        ([], "nowhere: no checkpoint here"),
+    ],
+)
+def test_sample_says_what_is_wrong(flags: list[str], said: str, capsys: Capture) -> None:
+    assert main(["sample", "--checkpoint", "nowhere", "--prompt", "", *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_module_starts_from_the_command_line_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "trainer", "pretrain", "--recipe", "r", "--shards", "s"]
+    done = subprocess.run([*command, "--out", "o"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "trainer: error: r: no such recipe file\n"
+
+
+def flags_of_all_commands() -> list[str]:
+    commands: dict[str, Any] = parser()._subparsers._group_actions[0].choices  # type: ignore
+    actions = [action for command in commands.values() for action in command._actions]
+    return sorted({o for action in actions for o in action.option_strings if o.startswith("--")})
+
+
+@pytest.mark.parametrize("flag", flags_of_all_commands())
+def test_every_flag_is_in_the_documentation(flag: str) -> None:
+    text = (PROJECT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "sample"])
+def test_help_teaches_with_examples(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"trainer {command} --" in capsys.readouterr().out
+
+
+def test_control_characters_that_a_model_writes_do_not_reach_the_terminal() -> None:
+    from trainer.progress import printable
+
+    assert (
+        printable("a\x1b[2Jb\x07\x9b1m\r\tc\n")
+        == "a\N{REPLACEMENT CHARACTER}[2Jb"
+        + ("\N{REPLACEMENT CHARACTER}" * 2)
+        + "1m\N{REPLACEMENT CHARACTER}\tc\n"
+    )

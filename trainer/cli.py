@@ -1,0 +1,161 @@
+"""The command line: `trainer pretrain` and `trainer sample`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from schemas.config import from_dict, load_toml
+from schemas.errors import UserError
+from trainer.settings import PretrainRecipe, SampleSettings
+
+_ABOUT = """\
+Train a small language model on token shards, and let it write.
+
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out demo/model
+  trainer sample --checkpoint demo/model --prompt "The water"
+"""
+
+_PRETRAIN = """\
+Train a model from scratch on a folder of shards (made by `gristmill shard`).
+
+What it would do, and about how long it would take, without writing anything:
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out RUN --dry-run
+
+The same in ten steps:
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out RUN --steps 10
+
+On two GPUs, or two CPU processes; the loss is that of one:
+  torchrun --nproc-per-node 2 -m trainer pretrain --recipe R --shards DIR --out RUN
+
+RUN gets step-NNNNNN/ (model.safetensors, config.json, tokenizer), latest, log.jsonl, report.json.
+"""
+
+_SAMPLE = """\
+Let a trained model continue a prompt. Temperature 0 always takes the likeliest token; --prompt ""
+begins any document.
+
+  trainer sample --checkpoint demo/model --prompt "The water"
+  trainer sample --checkpoint demo/model --prompt "The water" --temperature 0
+  trainer sample --checkpoint demo/model/step-000240 --prompt "" --seed 7
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code (2 and one line on stderr for a user's error)."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"trainer: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"trainer: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("trainer: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command and flag."""
+    form = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="trainer", description=_ABOUT, formatter_class=form)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    one = commands.add_parser(
+        "pretrain", help="train a model on shards", description=_PRETRAIN, formatter_class=form
+    )
+    one.set_defaults(run=_pretrain)
+    one.add_argument("--recipe", required=True, type=Path, metavar="TOML", help="the settings")
+    one.add_argument("--shards", required=True, type=Path, metavar="DIR", help="folder of shards")
+    one.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
+    one.add_argument("--steps", type=int, metavar="N", help="instead of the recipe's run.num_steps")
+    one.add_argument("--dry-run", action="store_true", help="check and estimate, write nothing")
+    _add_device(one)
+    two = commands.add_parser(
+        "sample", help="let a model write", description=_SAMPLE, formatter_class=form
+    )
+    two.set_defaults(run=_sample)
+    _add_sample_flags(two)
+    _add_device(two)
+    return top
+
+
+def _add_sample_flags(command: argparse.ArgumentParser) -> None:
+    default = SampleSettings()
+    command.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="RUN", help="a run, or one of its steps"
+    )
+    command.add_argument("--prompt", required=True, metavar="TEXT", help="what to continue")
+    command.add_argument(
+        "--max-tokens", type=int, default=200, metavar="N", help="at most so many (200)"
+    )
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=default.temperature,
+        metavar="T",
+        help=f"0: the likeliest token; 1: as the model says ({default.temperature})",
+    )
+    command.add_argument(
+        "--top-k",
+        type=int,
+        default=default.top_k,
+        metavar="K",
+        help=f"draw from the K likeliest; 0: from all ({default.top_k})",
+    )
+    command.add_argument(
+        "--top-p",
+        type=float,
+        default=default.top_p,
+        metavar="P",
+        help="draw from the fewest tokens that reach probability P (1: all)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=default.seed, metavar="N", help="equal seed, equal text (0)"
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto takes a GPU where there is one",
+    )
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from trainer.pretrain import plan, pretrain  # torch takes seconds; --help should not
+
+    recipe = load_toml(arguments.recipe, PretrainRecipe)
+    if arguments.steps is not None:
+        if arguments.steps < 1:
+            raise UserError(f"--steps {arguments.steps}: must be at least 1")
+        recipe = dataclasses.replace(
+            recipe, run=dataclasses.replace(recipe.run, num_steps=arguments.steps)
+        )
+    if arguments.dry_run:
+        plan(recipe, arguments.shards, arguments.device, Console())
+    else:
+        pretrain(recipe, arguments.shards, arguments.out, arguments.device, Console())
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from trainer import checkpoint
+    from trainer.distributed import ranks
+    from trainer.generate import generate
+    from trainer.progress import say
+
+    names = ("prompt", "max_tokens", "temperature", "top_k", "top_p", "seed")
+    flags = {name: getattr(arguments, name) for name in names}
+    settings = from_dict(flags, SampleSettings, "trainer sample")
+    with ranks(arguments.device) as group:
+        loaded = checkpoint.load(arguments.checkpoint, group.device)
+        say(Console(), settings.prompt + generate(loaded.model, loaded.tokenizer, settings).text)

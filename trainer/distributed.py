@@ -1,0 +1,84 @@
+"""Which process this is, and the few things that processes tell each other.
+
+Under `torchrun` every process is a rank with its share of each batch; alone there is one rank and
+nothing is sent. Sums go over gloo on CPU and nccl on GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world_size`, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and speaks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` added up over the ranks, in place; all ranks must call it."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def first(self, number: int) -> int:
+        """The first rank's `number`, on every rank."""
+        if self.world_size == 1:
+            return number
+        sent = torch.tensor([number if self.is_first else 0], device=self.device)
+        return int(self.sum(sent).item())
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose gradients are averaged over the ranks."""
+        if self.world_size == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
+
+
+@contextmanager
+def ranks(device: str) -> Iterator[Ranks]:
+    """Join the group that torchrun's environment describes, and leave it at the end."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world_size == 1:
+        yield Ranks(chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(chosen, dist.get_rank(), world_size)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device; under torchrun each process takes its own GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
+    if local_rank >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"--device cuda: process {local_rank} has no GPU, there are {count}")
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,242 @@
+"""One decoder, shaped like Qwen3 (arXiv 2505.09388), in plain PyTorch.
+
+Parameter names are those of transformers' `Qwen3ForCausalLM`, so a checkpoint needs no renaming.
+Per layer: RMSNorm, attention (grouped queries, RMSNorm on each head's query and key, half-split
+RoPE), RMSNorm, SwiGLU. Shapes are named B rows, T tokens, H heads, D head_dim, C hidden_size,
+V vocabulary.
+
+Documents stand one after the other in a row, each begun by the boundary token. With
+`document_mask` a token sees its own document alone and positions count from its start.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.settings import ModelSettings
+
+INIT_STD = 0.02  # GPT-2 and transformers' `initializer_range`
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that decides a model's shape: the recipe's part and what the shards bring."""
+
+    settings: ModelSettings
+    vocab_size: int
+    boundary: int
+    max_position_embeddings: int
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, for one layer after the other, B x H x T x D."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.keys: list[Tensor | None] = [None] * num_layers
+        self.values: list[Tensor | None] = [None] * num_layers
+
+    @property
+    def length(self) -> int:
+        """Tokens seen so far."""
+        return 0 if self.keys[-1] is None else self.keys[-1].shape[2]
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append to a layer; returns all of its keys and values."""
+        old_key, old_value = self.keys[layer], self.values[layer]
+        if old_key is not None and old_value is not None:
+            key, value = torch.cat((old_key, key), 2), torch.cat((old_value, value), 2)
+        self.keys[layer], self.values[layer] = key, value
+        return key, value
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (arXiv 1910.07467): in fp32, cast back, then the weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with fewer key-value heads than query heads (arXiv 2305.13245)."""
+
+    def __init__(self, s: ModelSettings, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, s.head_dim
+        self.queries_per_key = s.num_attention_heads // s.num_key_value_heads
+        query_size, key_size = (
+            s.num_attention_heads * s.head_dim,
+            s.num_key_value_heads * s.head_dim,
+        )
+        self.q_proj = nn.Linear(s.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(s.hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(s.hidden_size, key_size, bias=False)
+        self.o_proj = nn.Linear(query_size, s.hidden_size, bias=False)
+        self.q_norm = RMSNorm(s.head_dim, s.rms_norm_eps)
+        self.k_norm = RMSNorm(s.head_dim, s.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """B x T x C to B x T x C; `mask` (B x 1 x T x T, True: visible) None means causal."""
+        heads = (*x.shape[:2], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2)
+        value = self.v_proj(x).view(heads).transpose(1, 2)
+        query, key = rotate(query, rotation).type_as(value), rotate(key, rotation).type_as(value)
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value)
+        if self.queries_per_key > 1:
+            key = key.repeat_interleave(self.queries_per_key, 1)
+            value = value.repeat_interleave(self.queries_per_key, 1)
+        causal = mask is None and x.shape[1] > 1
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+        out = out.transpose(1, 2).flatten(2)
+        return self.o_proj(out)  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (arXiv 2002.05202)."""
+
+    def __init__(self, s: ModelSettings) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(s.hidden_size, s.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(s.hidden_size, s.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(s.intermediate_size, s.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x T x C to B x T x C."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each after its norm and added to the stream."""
+
+    def __init__(self, s: ModelSettings, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(s.hidden_size, s.rms_norm_eps)
+        self.self_attn = Attention(s, layer)
+        self.post_attention_layernorm = RMSNorm(s.hidden_size, s.rms_norm_eps)
+        self.mlp = SwiGLU(s)
+
+    def forward(
+        self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """B x T x C to B x T x C."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        s = config.settings
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, s.hidden_size)
+        self.layers = nn.ModuleList(Block(s, layer) for layer in range(s.num_hidden_layers))
+        self.norm = RMSNorm(s.hidden_size, s.rms_norm_eps)
+        table = rotation_table(config.max_position_embeddings, s.head_dim, s.rope_theta)
+        self.rope_cos: Tensor
+        self.rope_sin: Tensor
+        self.register_buffer("rope_cos", table[0], persistent=False)
+        self.register_buffer("rope_sin", table[1], persistent=False)
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """B x T ids to B x T x C; with a cache the tokens continue the one document in it."""
+        if cache is not None:
+            positions, mask = cached_positions(tokens, cache.length)
+        elif self.config.settings.document_mask:
+            positions, mask = document_positions(tokens, self.config.boundary)
+        else:
+            positions, mask = torch.arange(tokens.shape[1], device=tokens.device)[None], None
+        rotation = (self.rope_cos[positions][:, None], self.rope_sin[positions][:, None])
+        x = self.embed_tokens(tokens)
+        for block in self.layers:
+            x = block(x, rotation, mask, cache)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+class LanguageModel(nn.Module):
+    """The decoder and its head: token ids to the logits of the next token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.settings.hidden_size, config.vocab_size, bias=False)
+        self.apply(_init_weights)
+        self._shrink_residual_projections()
+        if config.settings.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """B x T ids to B x T x V logits."""
+        return self.lm_head(self.model(tokens, cache))  # type: ignore[no-any-return]
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers; a tied head counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _shrink_residual_projections(self) -> None:
+        """GPT-2: what is added to the stream starts smaller by the root of the additions."""
+        scale = 1 / math.sqrt(2 * self.config.settings.num_hidden_layers)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.mul_(scale)
+
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, each B x 1 x T x D, fp32
+
+
+def rotation_table(length: int, head_dim: int, theta: float) -> Rotation:
+    """RoPE's cosines and sines (arXiv 2104.09864), length x D, both halves alike, fp32."""
+    frequency = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
+    angle = torch.cat((angle, angle), 1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Half-split RoPE: dimension i is paired with i + D/2, as in Llama's and Qwen's weights."""
+    first, second = x.chunk(2, -1)
+    return x * rotation[0] + torch.cat((-second, first), -1) * rotation[1]
+
+
+def document_positions(tokens: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
+    """Positions within the document (B x T), and which tokens see which (B x 1 x T x T)."""
+    index = torch.arange(tokens.shape[1], device=tokens.device)
+    starts = tokens == boundary
+    start = torch.where(starts, index, 0).cummax(1).values
+    document = starts.cumsum(1)
+    same = document[:, :, None] == document[:, None, :]
+    return index - start, (same & (index[:, None] >= index))[:, None]
+
+
+def cached_positions(tokens: Tensor, seen: int) -> tuple[Tensor, Tensor | None]:
+    """Positions that follow `seen` tokens, and the mask of several new tokens at once."""
+    positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+    if seen == 0 or tokens.shape[1] == 1:
+        return positions[None], None
+    visible = positions[:, None] >= torch.arange(seen + tokens.shape[1], device=tokens.device)
+    return positions[None], visible[None, None]
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)

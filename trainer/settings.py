@@ -1,0 +1,179 @@
+"""The trainer's recipe: frozen dataclasses, one a section, each checked where it is declared.
+
+`schemas.config.load_toml(path, PretrainRecipe)` reads one. Model fields carry the names that
+transformers' `Qwen3Config` uses, run fields those of nanochat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """`[model]`: shape of the decoder. Vocabulary and boundary come from the shards."""
+
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    head_dim: int = 64
+    intermediate_size: int = 768
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    tie_word_embeddings: bool = True
+    document_mask: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
+            _at_least(self, name, 1)
+        _at_least(self, "intermediate_size", 1)
+        _at_least(self, "num_key_value_heads", 1)
+        _above_zero(self, "rms_norm_eps", "rope_theta")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads = {self.num_key_value_heads}: must divide "
+                f"num_attention_heads = {self.num_attention_heads}"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim}: must be even, RoPE rotates pairs")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """`[data]`: `batch_size` counts the rows of `seq_len` tokens in one step over all ranks.
+
+    `vocab_size` is the padded vocabulary that the recipe was made for; 0 takes any.
+    """
+
+    seq_len: int = 256
+    batch_size: int = 8
+    vocab_size: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "seq_len", 2)
+        _at_least(self, "batch_size", 1)
+        _at_least(self, "vocab_size", 0)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """`[optimizer]`: AdamW (arXiv 1711.05101); `max_grad_norm` 0 switches clipping off."""
+
+    learning_rate: float = 3e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _above_zero(self, "learning_rate", "eps")
+        for name in ("beta1", "beta2"):
+            _within(self, name, 0.0, 1.0)
+        _at_least(self, "weight_decay", 0)
+        _at_least(self, "max_grad_norm", 0)
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """`[schedule]`: how the learning rate goes over the steps, see `trainer.schedule`.
+
+    `decay_fraction` (of all steps) is WSD's alone; `min_ratio` is what is left at the end.
+    """
+
+    kind: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = 10
+    decay_fraction: float = 0.4
+    min_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "warmup_steps", 0)
+        _within(self, "decay_fraction", 0.0, 1.0, closed=True)
+        _within(self, "min_ratio", 0.0, 1.0, closed=True)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """`[run]`: how long, how often what, and on which numbers. An `every` of 0 means at the end.
+
+    `device_batch_size` is the most rows a device takes at once (0: all of its share); more are
+    accumulated. `eval_windows` is the most validation windows (0: all). `num_threads` 0 leaves
+    PyTorch's own choice.
+    """
+
+    num_steps: int = 100
+    device_batch_size: int = 0
+    eval_every: int = 0
+    eval_windows: int = 0
+    sample_every: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    seed: int = 0
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, "num_steps", 1)
+        _at_least(self, "log_every", 1)
+        for name in ("device_batch_size", "eval_every", "eval_windows", "sample_every"):
+            _at_least(self, name, 0)
+        for name in ("checkpoint_every", "seed", "num_threads"):
+            _at_least(self, name, 0)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """`[sample]`: how text is drawn. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+
+    `stop` are texts that end the sample; the document boundary always does.
+    """
+
+    prompt: str = ""
+    max_tokens: int = 64
+    temperature: float = 0.8
+    top_k: int = 50
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "temperature", "top_k", "seed"):
+            _at_least(self, name, 0)
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
+        if "" in self.stop:
+            raise ValueError("stop = '': must not be empty, every text contains it")
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """A whole recipe file for `trainer pretrain`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)
+
+
+def _at_least(settings: object, name: str, least: float) -> None:
+    value = getattr(settings, name)
+    if not value >= least:
+        raise ValueError(f"{name} = {value}: must be at least {least}")
+
+
+def _above_zero(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not value > 0:
+            raise ValueError(f"{name} = {value}: must be above 0")
+
+
+def _within(settings: object, name: str, low: float, high: float, closed: bool = False) -> None:
+    value = getattr(settings, name)
+    if not (low <= value <= high if closed else low <= value < high):
+        end = "at most" if closed else "below"
+        raise ValueError(f"{name} = {value}: must be at least {low:g} and {end} {high:g}")
