@@ -53,15 +53,19 @@ def from_dict(values: dict[str, Any], cls: type[T], source: str, section: str = 
         raise UserError(f"{source}: {section}{error}") from None
 
 
-def to_dict(settings: Any) -> dict[str, Any]:
-    """The settings as plain JSON values (tuples become lists), for manifests and hashes."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings))))
+def to_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as plain JSON values (tuples become lists), for manifests and hashes."""
+    return typing.cast(dict[str, Any], json.loads(json.dumps(values)))
 
 
-def settings_hash(settings: Any) -> str:
-    """SHA-256 (hex) of a dataclass's or dict's values in canonical JSON: equal values, equal hash."""
-    values = settings if isinstance(settings, dict) else to_dict(settings)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def canonical_json(values: Any) -> str:
+    """JSON with sorted keys: equal values, equal text."""
+    return json.dumps(values, sort_keys=True)
+
+
+def json_hash(values: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON: equal values, equal hash."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 
 def _suggest(key: str, known: list[str]) -> str:
@@ -99,8 +103,8 @@ def _choice(value: Any, choices: tuple[Any, ...], source: str, key: str) -> Any:
 def _scalar(value: Any, hint: Any, source: str, key: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint):
-        if not (isinstance(value, bool) and hint is not bool):
-            return value
+    is_bool = isinstance(value, bool)  # which Python takes for an int
+    if isinstance(hint, type) and isinstance(value, hint) and is_bool == (hint is bool):
+        return value
     name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
     raise UserError(f"{source}: {key} = {value!r}: must be of type {name}")

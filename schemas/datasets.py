@@ -61,7 +61,7 @@ BANDS = pa.schema(
         column("file_path", pa.string(), "key of the row in `judged`"),
         column("record_offset", pa.int64(), "key of the row in `judged`"),
         column("num_chars", pa.int64(), "characters of the text, for the survivor policy"),
-        column("date", pa.string(), "WARC-Date, for the survivor policy"),
+        column("captured", pa.int64(), "WARC-Date in seconds since 1970; 0 where it says nothing"),
         column("text_hash", pa.int64(), "hash of the normalised text, for exact duplicates"),
         column("num_shingles", pa.int64(), "distinct shingles; 0: too short for a signature"),
         column("bands", pa.list_(pa.int64()), "one hash a band; empty without a signature"),

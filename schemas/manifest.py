@@ -7,7 +7,6 @@ that a later run knows whether it is still valid; paths, times and versions stan
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from schemas import config
 from schemas.errors import UserError
 
 FORMAT = 1
@@ -72,7 +72,7 @@ class Manifest:
 def fingerprint(dataset: str, settings: dict[str, Any], inputs: dict[str, str]) -> str:
     """What `Manifest.fingerprint` will be, before the dataset is made."""
     made_from = {"dataset": dataset, "settings": settings, "inputs": inputs, "format": FORMAT}
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return config.json_hash(made_from)
 
 
 def write(folder: str | Path, manifest: Manifest) -> None:
@@ -126,6 +126,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

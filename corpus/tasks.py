@@ -1,0 +1,132 @@
+"""What a child process can be asked to do: one Arrow batch in, Arrow batches out.
+
+Each task is made once from the recipe (models are loaded here) and then serves many batches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from corpus import keys, minhash, pii, shards
+from corpus.extract import Outcome, extract_file
+from corpus.filters import judge_batch
+from corpus.recipe import Recipe
+from schemas import config, tokenizer
+from schemas.datasets import BANDS, CANONICAL, DOCUMENTS
+
+Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
+
+# Rows of `documents` in one answer: what is lost, and read again, when a child dies.
+ROWS_PER_ANSWER = 64
+
+
+def bind(task: str, recipe: dict[str, Any]) -> Task:
+    """The task of that name under a recipe given as JSON values."""
+    settings = config.from_dict(recipe, Recipe, "recipe")
+    return functools.partial(TASKS[task], settings)
+
+
+def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Extract one WARC file; the request is (path, file_path, start, crashed_at, rows).
+
+    Every answer says in its metadata where reading can start again (`next_offset`), what was read
+    (`outcomes`, kind or reason -> count) and which of these have no row (`rowless`).
+    """
+    ask = request.to_pylist()[0]
+    answer = _Answer(ask["start"])
+    for outcome in extract_file(
+        ask["path"], ask["file_path"], recipe.extract, ask["start"], ask["crashed_at"]
+    ):
+        answer.add(outcome)
+        if len(answer.rows) >= ask["rows"]:
+            yield answer.batch()
+            answer = _Answer(outcome.next_offset)
+    yield answer.batch()
+
+
+@dataclass
+class _Answer:
+    """Rows and counts on their way to the parent."""
+
+    next_offset: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rowless: set[str] = field(default_factory=set)
+
+    def add(self, outcome: Outcome) -> None:
+        self.next_offset = outcome.next_offset
+        if outcome.row is None:
+            self.rowless.add(outcome.kind)
+            self.outcomes[outcome.kind] += 1
+        else:
+            self.rows.append(outcome.row)
+            self.outcomes[outcome.row["rejected_by"] or "extracted"] += 1
+
+    def batch(self) -> pa.RecordBatch:
+        batch = pa.RecordBatch.from_pylist(self.rows, schema=DOCUMENTS)
+        noted = {"next_offset": self.next_offset, "outcomes": self.outcomes}
+        noted["rowless"] = sorted(self.rowless)
+        return batch.replace_schema_metadata({b"answer": config.canonical_json(noted).encode()})
+
+
+def judge(recipe: Recipe, documents: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """`documents` -> `judged`."""
+    yield judge_batch(documents, recipe.chosen_filters())
+
+
+def bands(recipe: Recipe, kept: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Kept rows of `judged` -> `bands`."""
+    texts = kept["text"].to_pylist()
+    found = minhash.fingerprints(texts, recipe.minhash)
+    lists = [
+        row if count else []
+        for row, count in zip(found.bands.tolist(), found.num_shingles.tolist(), strict=True)
+    ]
+    columns = {
+        "node": pa.array(keys.nodes(kept["file_path"], kept["record_offset"]), pa.int64()),
+        **{name: kept[name] for name in ("id", "file_path", "record_offset")},
+        "captured": keys.seconds(kept["date"]),
+        "num_chars": pa.array([len(text) for text in texts], pa.int64()),
+        "text_hash": pa.array(found.text_hashes, pa.int64()),
+        "num_shingles": pa.array(found.num_shingles, pa.int64()),
+        "bands": pa.array(lists, pa.list_(pa.int64())),
+    }
+    yield _select(columns, BANDS)
+
+
+def scrub(recipe: Recipe, survivors: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Surviving rows of `judged`, with `cluster_size` -> `canonical`, PII scrubbed."""
+    scrubbed = [pii.scrub(text, recipe.pii) for text in survivors["text"].to_pylist()]
+    columns = dict(zip(survivors.schema.names, survivors.columns, strict=True))
+    columns["text"] = pa.array([s.text for s in scrubbed], pa.string())
+    columns["num_pii"] = pa.array([sum(s.counts.values()) for s in scrubbed], pa.int64())
+    yield _select(columns, CANONICAL)
+
+
+def encode(recipe: Recipe, canonical: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """`canonical` -> token rows with their split and order key."""
+    yield shards.encode_batch(canonical, _tokenizer(recipe.tokenizer.name), recipe.shard)
+
+
+@functools.cache
+def _tokenizer(name: str) -> tokenizer.Tokenizer:
+    return tokenizer.load(name) if name.endswith(".json") else tokenizer.named(name)
+
+
+def _select(columns: dict[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+TASKS: dict[str, Callable[[Recipe, pa.RecordBatch], Iterator[pa.RecordBatch]]] = {
+    "extract": extract,
+    "judge": judge,
+    "bands": bands,
+    "scrub": scrub,
+    "encode": encode,
+}

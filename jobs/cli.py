@@ -1,0 +1,136 @@
+"""The `gristmill` command. Every stage's module and spark-submit come through here too."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 (a clear word where the metadata was not asked)
+    sys.exit(f"gristmill: error: needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+
+from jobs import html_report, pipeline, report
+from jobs.progress import console
+from jobs.session import open_engine
+from jobs.stage import BooksDontBalanceError, Job, Stage, locked
+from schemas.errors import UserError
+
+_EXAMPLES = """\
+examples:
+  gristmill run --recipe recipes/sample.toml --input 'samples/*.warc.gz' --root out
+  gristmill run --recipe recipes/fineweb.toml --input crawl/warc.paths --root out --master yarn
+  gristmill run --recipe r.toml --input 'a/*.warc.gz' --root out --master 'local[4]'
+  gristmill filter --recipe r.toml --root out --overwrite        # another threshold
+  gristmill report --root out --html funnel.html
+  spark-submit --master yarn jobs/pipeline.py --recipe recipes/fineweb.toml --input ... --root ...
+
+A root holds one folder a dataset (documents, judged, bands, clusters, canonical, shards), each with
+a manifest. What is done and still valid is not done again.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; exit code 0, 2 for what the user can put right, 1 for all other faults."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except UserError as error:
+        return _fail(error, 2)
+    except BooksDontBalanceError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    except Exception:
+        traceback.print_exc()
+        return _fail(
+            "this is a fault of gristmill or of the engine; the same command tries again", 1
+        )
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"gristmill: error: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gristmill",
+        description="WARC files in, a deduplicated, filtered, tokenized corpus out.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_stages(commands, "run", pipeline.STAGES, "all stages, skipping what is done")
+    for stage in pipeline.STAGES:
+        text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
+        _add_stages(commands, stage.name, (stage,), text)
+    _add_report(commands)
+    return parser
+
+
+def _add_stages(commands, name: str, stages: tuple[Stage, ...], text: str) -> None:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser(
+        name, help=text, description=text, epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
+    if pipeline.STAGES[0] in stages:
+        parser.add_argument(
+            "--input", required=True, nargs="+", metavar="GLOB",
+            help="WARC files: paths, globs, or a list of paths (*.paths, *.paths.gz)",
+        )  # fmt: skip
+    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser.add_argument(
+        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
+    )
+    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make anew what another recipe wrote"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
+    parser.set_defaults(command=_run, stages=stages)
+
+
+def _add_report(commands) -> None:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser("report", help="the funnel of a root", description="The funnel.")
+    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with the funnel drawn")
+    parser.set_defaults(command=_report)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from corpus import recipe
+    from jobs.inputs import resolve
+
+    loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
+    inputs = tuple(getattr(arguments, "input", ()))
+    if inputs:
+        resolve(inputs)  # what is wrong with the input is said before an engine starts
+    with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
+        job = Job(loaded, root, engine, inputs, arguments.overwrite)
+        worked = pipeline.run(job, arguments.stages)
+    if arguments.stages == pipeline.STAGES:
+        console.print(report.funnel_table(report.funnel(root)))
+    if not worked:
+        console.print(f"{root}: everything was done already; no work was done")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    found = report.funnel(Path(arguments.root))
+    if arguments.html:
+        Path(arguments.html).write_text(html_report.page(found), encoding="utf-8")
+    if arguments.json:
+        print(found.to_json())
+    else:
+        from rich import print as show
+
+        show(report.funnel_table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

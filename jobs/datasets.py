@@ -1,0 +1,159 @@
+"""Reading and writing datasets: every file is written by a task and renamed, none by the engine.
+
+A dataset's files get names of their own and count only once a manifest lists them, so that a
+retried or killed task leaves nothing that anybody reads. The same code writes on every engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from corpus import child
+from jobs.progress import Tally
+from schemas import manifest
+from schemas.manifest import DataFile, Manifest
+
+RECEIPT = "receipt string"
+ROWS_PER_GROUP = 1024
+# Rows sent to a child at once: small enough for a moving progress bar and bounded memory.
+ROWS_PER_REQUEST = 256
+
+Batches = Iterator[pa.RecordBatch]
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The engine's schema of an Arrow schema, without the columns' documentation."""
+    return from_arrow_schema(schema.remove_metadata())
+
+
+def read(spark: SparkSession, folder: Path, listed: Manifest, schema: pa.Schema) -> DataFrame:
+    """The dataset that a manifest lists."""
+    return read_files(spark, listed.paths(folder), schema)
+
+
+def read_files(spark: SparkSession, paths: list[str], schema: pa.Schema) -> DataFrame:
+    """Parquet files under a known schema, so that no engine has to guess one."""
+    names = schema.names
+    return spark.read.schema(spark_schema(schema)).parquet(*paths).select(*names)
+
+
+def write(
+    frame: DataFrame, folder: Path, schema: pa.Schema, count_by: str | None = None
+) -> tuple[DataFile, ...]:
+    """Write `frame` into `folder` and say what was written; at least one file, if an empty one.
+
+    `count_by` names a column whose values are counted file by file (null counts as `kept`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    task = functools.partial(_write_partition, str(folder), schema, count_by)
+    files = receipts(frame.mapInArrow(task, RECEIPT))
+    return files or (write_table(folder, schema.empty_table(), count_by),)
+
+
+def receipts(frame: DataFrame) -> tuple[DataFile, ...]:
+    """Run a frame whose rows are receipts, one a file; sorted by the file's name."""
+    values = frame.toArrow()["receipt"].to_pylist()
+    return tuple(sorted((DataFile(**json.loads(v)) for v in values), key=lambda f: f.name))
+
+
+def receipt(file: DataFile) -> pa.RecordBatch:
+    """A task's word to the driver on a file that it put in place."""
+    return pa.RecordBatch.from_pydict({"receipt": [json.dumps(vars(file))]})
+
+
+def write_table(folder: Path, table: pa.Table, count_by: str | None = None) -> DataFile:
+    """Write one file of a dataset from memory."""
+    return _write_batches(folder, table.schema, count_by, iter(table.to_batches()))
+
+
+def _write_partition(
+    folder: str, schema: pa.Schema, count_by: str | None, batches: Batches
+) -> Batches:
+    first = next((batch for batch in batches if batch.num_rows), None)
+    if first is not None:
+        rest = (batch for batch in batches if batch.num_rows)
+        yield receipt(_write_batches(Path(folder), schema, count_by, _chain(first, rest)))
+
+
+def _chain(first: pa.RecordBatch, rest: Batches) -> Batches:
+    yield first
+    yield from rest
+
+
+def _write_batches(
+    folder: Path, schema: pa.Schema, count_by: str | None, batches: Batches
+) -> DataFile:
+    name, rows, counts = f"part-{uuid.uuid4().hex}.parquet", 0, dict[str, int]()
+    with manifest.atomic_path(folder / name) as path:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for batch in batches:
+                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+                rows += table.num_rows
+                if count_by:
+                    _count(table[count_by], counts)
+        size = path.stat().st_size
+    return DataFile(name, rows, size, counts=counts)
+
+
+def _count(column: pa.ChunkedArray, counts: dict[str, int]) -> None:
+    for pair in pc.value_counts(column.fill_null("kept")).to_pylist():
+        counts[pair["values"]] = counts.get(pair["values"], 0) + pair["counts"]
+
+
+def map_in_children(
+    frame: DataFrame, task: str, recipe: dict[str, object], schema: pa.Schema, tallies: str
+) -> DataFrame:
+    """`frame` through a task of `corpus.tasks`, in child processes, batch by batch."""
+    run = functools.partial(_map_partition, task, recipe, tallies)
+    return frame.mapInArrow(run, spark_schema(schema))
+
+
+def _map_partition(task: str, recipe: dict[str, object], tallies: str, batches: Batches) -> Batches:
+    tally = Tally(tallies)
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_PER_REQUEST):
+            request = batch.slice(start, ROWS_PER_REQUEST)
+            for answer in child.map_batch(task, recipe, request):
+                yield answer.replace_schema_metadata(None)
+            tally.add(request.num_rows)
+
+
+def map_rows(
+    frame: DataFrame, function: Callable[[pa.RecordBatch], pa.RecordBatch], schema: pa.Schema
+) -> DataFrame:
+    """`frame` through a light function of one batch, in the engine's own workers."""
+    return frame.mapInArrow(functools.partial(_map_light, function), spark_schema(schema))
+
+
+def _map_light(function: Callable[[pa.RecordBatch], pa.RecordBatch], batches: Batches) -> Batches:
+    for batch in batches:
+        yield function(batch)
+
+
+def sweep(folder: Path, listed: Manifest, keep: tuple[str, ...] = ()) -> None:
+    """Delete what killed and retried tasks left behind: all that the new manifest doesn't list."""
+    wanted = {file.name for file in listed.files} | {manifest.MANIFEST_FILE, *keep}
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def sum_counts(files: tuple[DataFile, ...]) -> dict[str, int]:
+    """Counts over all files, sorted by name."""
+    total: dict[str, int] = {}
+    for file in files:
+        for name, count in file.counts.items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items()))

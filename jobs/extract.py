@@ -1,0 +1,177 @@
+"""WARC files -> `documents`: one row for every captured response, kept or rejected.
+
+Each WARC file is committed by itself: its rows go to a temporary file, renamed to a name made of
+the file's identity and the settings. So a killed run goes on with the files that are not there.
+A child process reads the file and extracts; if it dies, the record that it died on is found and
+becomes a row, and a new child goes on behind it.
+
+Also: spark-submit jobs/extract.py --recipe R --input 'crawl/*.warc.gz' --root ROOT
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from corpus import child
+from corpus.tasks import ROWS_PER_ANSWER
+from jobs import datasets
+from jobs.inputs import WarcFile, resolve
+from jobs.progress import Tally, track
+from jobs.stage import Job, Stage, Written, balance
+from schemas import config, manifest
+from schemas.datasets import DOCUMENTS
+from schemas.errors import UserError
+from schemas.manifest import DataFile
+
+_REQUEST = pa.schema(
+    [
+        ("path", pa.string()),
+        ("file_path", pa.string()),
+        ("start", pa.int64()),
+        ("crashed_at", pa.int64()),
+        ("rows", pa.int64()),
+    ]
+)
+# A record that kills its child makes the batch be read again record by record; a file that kills
+# more children than this is not read on.
+_MAX_CRASHES = 1000
+
+
+def inputs(job: Job) -> dict[str, str]:
+    """WARC file name -> identity."""
+    if not job.inputs:
+        raise UserError("--input: name the WARC files to read")
+    return {file.file_path: file.identity for file in resolve(job.inputs)}
+
+
+def run(job: Job) -> dict[str, Written]:
+    """Extract the files that are not committed yet, and list all."""
+    folder, settings = job.folder("documents"), job.recipe.settings(*STAGE.sections)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {_committed_name(file, settings): file for file in resolve(job.inputs)}
+    missing = {name: file for name, file in wanted.items() if not (folder / name).exists()}
+    if missing:
+        _extract_missing(job, folder, missing)
+    files = tuple(_describe(folder / name) for name in sorted(wanted))
+    return {"documents": Written(files, datasets.sum_counts(files))}
+
+
+def check(job: Job, written: dict[str, Written]) -> None:
+    """Rows and records without a row add up to the records read."""
+    for file in written["documents"].files:
+        rows = sum(n for name, n in file.counts.items() if name not in file.extra["rowless"])
+        balance(f"extract {file.name}", "rows", file.rows, rows)
+
+
+def _committed_name(file: WarcFile, settings: dict[str, Any]) -> str:
+    made_from = [file.file_path, file.identity, settings, manifest.FORMAT]
+    return f"{Path(file.file_path).name}-{config.json_hash(made_from)[:16]}.parquet"
+
+
+def _extract_missing(job: Job, folder: Path, missing: dict[str, WarcFile]) -> None:
+    # Largest first, so that no long file is left for the end; a partition a file.
+    by_size = sorted(missing.items(), key=lambda item: -item[1].size)
+    rows = [(name, file.path, file.file_path, file.size) for name, file in by_size]
+    with track(
+        job.root, "extract", sum(file.size for file in missing.values()), "bytes"
+    ) as tallies:
+        task = functools.partial(_extract_partition, str(folder), job.recipe_values(), tallies)
+        listed = job.spark.createDataFrame(
+            rows, "name string, path string, file_path string, size long"
+        )
+        # One file a task: the default would put all these small rows into one.
+        datasets.receipts(listed.repartition(len(rows)).mapInArrow(task, datasets.RECEIPT))
+
+
+def _extract_partition(
+    folder: str, recipe: dict[str, Any], tallies: str, batches: datasets.Batches
+) -> datasets.Batches:
+    for batch in batches:
+        for file in batch.to_pylist():
+            tally = Tally(tallies)
+            yield datasets.receipt(_extract_file(Path(folder), recipe, tally, file))
+
+
+def _extract_file(
+    folder: Path, recipe: dict[str, Any], tally: Tally, file: dict[str, Any]
+) -> DataFile:
+    counts: dict[str, int] = {}
+    rowless: set[str] = set()
+    with (
+        manifest.atomic_path(folder / file["name"]) as path,
+        pq.ParquetWriter(path, DOCUMENTS, compression="zstd") as writer,
+    ):
+        done = 0
+        for answer, noted in _answers(recipe, file):
+            writer.write_table(pa.Table.from_batches([answer]).cast(DOCUMENTS))
+            for name, count in noted["outcomes"].items():
+                counts[name] = counts.get(name, 0) + count
+            rowless.update(noted["rowless"])
+            tally.add(noted["next_offset"] - done)
+            done = noted["next_offset"]
+        stated = {"counts": counts, "rowless": sorted(rowless)}
+        writer.add_key_value_metadata({"gristmill": config.canonical_json(stated)})
+    return _describe(folder / file["name"])
+
+
+def _answers(
+    recipe: dict[str, Any], file: dict[str, Any]
+) -> Iterator[tuple[pa.RecordBatch, dict[str, Any]]]:
+    """All answers on one file, over as many children as it takes."""
+    ask = {"path": file["path"], "file_path": file["file_path"], "start": 0}
+    ask |= {"crashed_at": None, "rows": ROWS_PER_ANSWER}
+    for _ in range(_MAX_CRASHES):
+        request = pa.RecordBatch.from_pylist([ask], schema=_REQUEST)
+        try:
+            for answer in child.map_batch("extract", recipe, request):
+                noted = json.loads(answer.schema.metadata[b"answer"])
+                yield answer.replace_schema_metadata(None), noted
+                ask = {**ask, "start": noted["next_offset"], "crashed_at": None}
+            return
+        except child.ChildDiedError:
+            ask = _after_crash(ask)
+    raise RuntimeError(f"{file['path']}: its records killed {_MAX_CRASHES} children")
+
+
+def _after_crash(ask: dict[str, Any]) -> dict[str, Any]:
+    # First again with an answer a record, so that the next death is at a known place: the first
+    # record that was not answered.
+    if ask["rows"] > 1:
+        return {**ask, "rows": 1}
+    return {**ask, "crashed_at": ask["start"], "rows": ROWS_PER_ANSWER}
+
+
+def _describe(path: Path) -> DataFile:
+    footer = pq.read_metadata(path)
+    stated = json.loads(footer.metadata[b"gristmill"])
+    return DataFile(
+        path.name,
+        footer.num_rows,
+        path.stat().st_size,
+        counts=stated["counts"],
+        extra={"rowless": stated["rowless"]},
+    )
+
+
+STAGE: Stage = Stage(
+    name="extract",
+    reads=(),
+    writes=("documents",),
+    sections=("extract",),
+    run=run,
+    check=check,
+    inputs=inputs,
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    raise SystemExit(main(["extract", *sys.argv[1:]]))

@@ -1,0 +1,45 @@
+"""`documents` -> `judged`: every signal of every extracted document, and the first rule it breaks.
+
+Also: spark-submit jobs/filter.py --recipe R --root ROOT
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import datasets
+from jobs.progress import track
+from jobs.stage import Job, Stage, Written, balance
+
+
+def run(job: Job) -> dict[str, Written]:
+    """Judge every row; rows rejected by extract pass through with their reason."""
+    total = job.manifest("documents").rows
+    schema = job.schema("judged")
+    with track(job.root, "filter", total, "documents") as tallies:
+        judged = datasets.map_in_children(
+            job.read("documents"), "judge", job.recipe_values(), schema, tallies
+        )
+        files = datasets.write(judged, job.folder("judged"), schema, count_by="rejected_by")
+    return {"judged": Written(files, datasets.sum_counts(files))}
+
+
+def check(job: Job, written: dict[str, Written]) -> None:
+    """Every document has one outcome."""
+    accounted = sum(written["judged"].counts.values())
+    balance("filter", "documents", job.manifest("documents").rows, accounted)
+
+
+STAGE: Stage = Stage(
+    name="filter",
+    reads=("documents",),
+    writes=("judged",),
+    sections=("filters",),
+    run=run,
+    check=check,
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    raise SystemExit(main(["filter", *sys.argv[1:]]))

@@ -1,0 +1,34 @@
+"""The whole road: extract, filter, dedup, shard, each skipped where it is done and still valid.
+
+gristmill run --recipe recipes/sample.toml --input 'samples/*.warc.gz' --root out
+spark-submit jobs/pipeline.py --recipe ... (the same flags, the same thing)
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import dedup, extract, report, shard
+from jobs import filter as filter_
+from jobs.progress import console
+from jobs.stage import Job, Stage, run_stage
+
+STAGES: tuple[Stage, ...] = (extract.STAGE, filter_.STAGE, dedup.STAGE, shard.STAGE)
+
+
+def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
+    """Run `stages` in order, print each one's table, and say which had work to do."""
+    worked = 0
+    for stage in stages:
+        if run_stage(stage, job):
+            worked += 1
+            console.print(report.stage_table(job.root, stage.name))
+        else:
+            console.print(f"{stage.name}: done already and still valid, nothing to do")
+    return worked
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    raise SystemExit(main(["run", *sys.argv[1:]]))

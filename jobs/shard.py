@@ -1,0 +1,177 @@
+"""`canonical` -> `shards`: token ids in a global order, in files named by their content.
+
+Texts are tokenized once, into a working dataset; its total of tokens gives the number of shards
+of each split. A document's order key, a hash of (seed, id), says which shard it belongs to and
+where in it. Each shard is one group, sorted and written by our own code, so that its bytes do not
+depend on the engine, the partitions or the cores.
+
+Also: spark-submit jobs/shard.py --recipe R --root ROOT
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from corpus import bpe, shards
+from jobs import datasets
+from jobs.progress import track
+from jobs.stage import Job, Stage, Written, balance
+from schemas import tokenizer
+from schemas.errors import UserError
+from schemas.manifest import DataFile, atomic_path
+from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+
+
+def run(job: Job) -> dict[str, Written]:
+    """Tokenizer, then tokens, then shards."""
+    folder, work = job.folder("shards"), job.root / ".work" / "shard"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not job.manifest("canonical").rows:
+        raise UserError(
+            f"{job.folder('canonical')}: no document was kept; there is nothing to shard"
+        )
+    try:
+        known = _tokenizer(job)
+        tokens = _write_tokens(job, known, work)
+        files = _write_shards(job, tokens, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"shards": _describe(files, known)}
+
+
+def check(job: Job, written: dict[str, Written]) -> None:
+    """Every canonical document is in one shard."""
+    documents = sum(file.rows for file in written["shards"].files)
+    balance("shard", "canonical documents", job.manifest("canonical").rows, documents)
+
+
+def _tokenizer(job: Job) -> Tokenizer:
+    """The recipe's tokenizer, trained on the corpus where it says so, saved beside the shards."""
+    settings = job.recipe.tokenizer
+    if settings.name == "bpe":
+        with track(job.root, "shard: train tokenizer", 1, "step"):
+            known = bpe.train(_sample(job), settings.vocab_size, f"bpe-{settings.vocab_size}")
+    else:
+        known = tokenizer.named(settings.name)
+    with atomic_path(job.folder("shards") / TOKENIZER_FILE) as path:
+        known.save(path)
+    return known
+
+
+def _sample(job: Job) -> Iterator[str]:
+    """Texts in the order of a hash of their id, up to the sample's size in bytes."""
+    columns = job.read("canonical").select("id", *("file_path", "record_offset"), "text")
+    order = [F.xxhash64("id"), *map(F.col, ("id", "file_path", "record_offset"))]
+    sized = columns.withColumn("bytes", F.octet_length("text"))
+    return _take_bytes(sized.orderBy(*order).toLocalIterator(), job.recipe.tokenizer.sample_bytes)
+
+
+def _take_bytes(rows: Iterable[object], limit: int) -> Iterator[str]:
+    taken = 0
+    for row in rows:
+        yield row["text"]  # type: ignore[index]
+        taken += row["bytes"]  # type: ignore[index]
+        if taken >= limit:
+            return
+
+
+def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...]:
+    """Tokenize every canonical document into a working dataset, counted by split."""
+    columns = job.read("canonical").select(*shards.CANONICAL_COLUMNS)
+    # Children load the tokenizer that was saved, whether it was trained or named.
+    saved = str((job.folder("shards") / TOKENIZER_FILE).absolute())
+    recipe = dataclasses.replace(
+        job.recipe, tokenizer=dataclasses.replace(job.recipe.tokenizer, name=saved)
+    )
+    values = dataclasses.replace(job, recipe=recipe).recipe_values()
+    with track(job.root, "shard: tokens", job.manifest("canonical").rows, "documents") as tallies:
+        made = datasets.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
+        return datasets.write(made, work / "tokens", shards.TOKENS)
+
+
+def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[DataFile, ...]:
+    paths = [str((work / "tokens" / file.name).absolute()) for file in tokens]
+    frame = datasets.read_files(job.spark, paths, shards.TOKENS)
+    num_shards = _num_shards(frame, job.recipe.shard)
+    placed = datasets.map_rows(
+        frame, functools.partial(shards.place, num_shards=num_shards), shards.PLACED
+    )
+    folder, settings = str(job.folder("shards").absolute()), job.recipe.shard
+
+    def write(group: pa.Table) -> pa.Table:  # the engine looks at these types
+        return _write_group(folder, settings, group)
+
+    with track(job.root, "shard: write", 1, "step"):
+        return datasets.receipts(
+            placed.groupBy("split", "shard").applyInArrow(write, datasets.RECEIPT)
+        )
+
+
+def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
+    """Split -> number of shards, from its total of tokens; an empty split is an error."""
+    rows = frame.groupBy("split").agg(F.sum("token_count").alias("tokens")).toArrow().to_pylist()
+    tokens = {row["split"]: row["tokens"] for row in rows}
+    for split in shards.SPLITS:
+        if not tokens.get(split):
+            raise UserError(
+                f"shard.validation_fraction = {settings.validation_fraction}: no document falls "
+                f"into the {split} split; use another fraction or more pages"
+            )
+    return {split: -(-n // settings.tokens_per_shard) for split, n in tokens.items()}
+
+
+def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Table:
+    split, index = group["split"][0].as_py(), group["shard"][0].as_py()
+    file = shards.write_shard(group, Path(folder), split, index, settings)
+    return pa.Table.from_batches([datasets.receipt(file)])
+
+
+def _describe(files: tuple[DataFile, ...], known: Tokenizer) -> Written:
+    def total(count: str) -> dict[str, int]:
+        return {
+            split: sum(f.extra[count] for f in files if f.extra["split"] == split)
+            for split in shards.SPLITS
+        }
+
+    extra = {
+        "tokenizer": {
+            "name": known.name,
+            "hash": known.hash,
+            "vocab_size": known.vocab_size,
+            "padded_vocab_size": known.padded_vocab_size,
+            "boundary": known.boundary,
+            "chat_ids": known.chat_ids,
+        },
+        "tokens": total("tokens"),
+        "text_bytes": total("text_bytes"),
+        "content_hash": shards.shards_content_hash(files, known.hash, known.vocab_size),
+    }
+    counts = {
+        "documents": sum(file.rows for file in files),
+        "tokens": sum(total("tokens").values()),
+    }
+    return Written(files, counts, extra, keep=(TOKENIZER_FILE,))
+
+
+STAGE: Stage = Stage(
+    name="shard",
+    reads=("canonical",),
+    writes=("shards",),
+    sections=("tokenizer", "shard"),
+    run=run,
+    check=check,
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    raise SystemExit(main(["shard", *sys.argv[1:]]))

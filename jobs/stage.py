@@ -1,0 +1,200 @@
+"""What all stages share: declared inputs and outputs, validity, commit, accounting.
+
+A stage reads some datasets and writes others. It is done when the manifests of all that it writes
+carry the fingerprint that its recipe and inputs give; then nothing is run. A manifest written
+under other settings is refused, unless it may be overwritten; one written from other inputs
+(more WARC files, say) is made anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from corpus.filters import signals_schema
+from corpus.recipe import Recipe
+from jobs import datasets
+from jobs.session import Engine
+from schemas import config, manifest
+from schemas.datasets import DATASETS, judged_schema
+from schemas.errors import UserError
+from schemas.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """One invocation: the recipe, where the datasets are, and the engine that does the work."""
+
+    recipe: Recipe
+    root: Path
+    engine: Engine
+    inputs: tuple[str, ...] = ()
+    overwrite: bool = False
+
+    @property
+    def spark(self) -> SparkSession:
+        """The engine's session."""
+        return self.engine.spark
+
+    def folder(self, dataset: str) -> Path:
+        """Where a dataset's files and manifest are."""
+        return self.root / dataset
+
+    def manifest(self, dataset: str) -> Manifest:
+        """A dataset's manifest; `UserError` where it was not made yet."""
+        found = manifest.read(self.folder(dataset))
+        if found is None:
+            raise UserError(f"{self.folder(dataset)}: nothing was committed there yet; "
+                            f"run the stage that writes '{dataset}' first")  # fmt: skip
+        return found
+
+    def schema(self, dataset: str) -> pa.Schema:
+        """A dataset's columns under this recipe (`judged` has the recipe's signals)."""
+        if dataset == "judged":
+            return judged_schema(signals_schema(self.recipe.chosen_filters()))
+        return DATASETS[dataset]
+
+    def read(self, dataset: str) -> DataFrame:
+        """A committed dataset."""
+        listed = self.manifest(dataset)
+        return datasets.read(self.spark, self.folder(dataset), listed, self.schema(dataset))
+
+    def recipe_values(self) -> dict[str, Any]:
+        """The recipe as JSON, for child processes."""
+        return config.to_json(dataclasses.asdict(self.recipe))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a stage gives back for each dataset that it wrote."""
+
+    files: tuple[manifest.DataFile, ...]
+    counts: dict[str, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, declared once. `sections` of the recipe shape what it writes.
+
+    `run` does the work and returns dataset -> `Written`, in the order of `writes`; the last one is
+    committed last. `inputs` fingerprints what is not a dataset (extract: the WARC files).
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    sections: tuple[str, ...]
+    run: Callable[[Job], dict[str, Written]]
+    check: Callable[[Job, dict[str, Written]], None]
+    inputs: Callable[[Job], dict[str, str]] = lambda job: {}
+
+
+def run_stage(stage: Stage, job: Job) -> bool:
+    """Run `stage` unless what it writes is there and valid; says whether it had work to do."""
+    settings = job.recipe.settings(*stage.sections)
+    inputs = {name: job.manifest(name).fingerprint for name in stage.reads} | stage.inputs(job)
+    if _is_done(stage, job, settings, inputs):
+        return False
+    started = time.time()
+    written = stage.run(job)
+    stage.check(job, written)
+    made = _made(job.engine, started)
+    for dataset in stage.writes:
+        result = written[dataset]
+        committed = Manifest(
+            dataset, job.recipe.name, settings, inputs, result.files, result.counts,
+            result.extra, made,
+        )  # fmt: skip
+        manifest.write(job.folder(dataset), committed)
+        datasets.sweep(job.folder(dataset), committed, result.keep)
+    return True
+
+
+def _is_done(stage: Stage, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
+    found = [manifest.read(job.folder(dataset)) for dataset in stage.writes]
+    for dataset, old in zip(stage.writes, found, strict=True):
+        if old and old.settings != settings and not job.overwrite:
+            raise UserError(
+                f"{job.folder(dataset)} was written by another recipe ('{old.recipe}'): "
+                f"{_difference(old.settings, settings)}; use another --root, or --overwrite"
+            )
+    return all(
+        old is not None
+        and old.fingerprint == manifest.fingerprint(dataset, settings, inputs)
+        and _files_are_there(job.folder(dataset), old)
+        for dataset, old in zip(stage.writes, found, strict=True)
+    )
+
+
+def _files_are_there(folder: Path, listed: Manifest) -> bool:
+    def size(name: str) -> int:
+        path = folder / name
+        return path.stat().st_size if path.is_file() else -1
+
+    return all(size(file.name) == file.bytes for file in listed.files)
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    before, after = _flat(old), _flat(new)
+    changed = sorted(key for key in before | after if before.get(key) != after.get(key))
+    first = f"{changed[0]} = {before.get(changed[0])!r} there, {after.get(changed[0])!r} here"
+    return first + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _made(engine: Engine, started: float) -> dict[str, Any]:
+    libraries = ("gristmill", "pyarrow", "pyspark", "trafilatura", "fastwarc")
+    return {
+        "engine": engine.name,
+        "python": platform.python_version(),
+        "seconds": round(time.time() - started, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep a second run out of the same root."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--root {root}: cannot be made: {error.strerror}") from None
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--root {root}: another run is using it") from None
+        yield
+
+
+class BooksDontBalanceError(RuntimeError):
+    """Records went in that came out nowhere, or the other way round: never to be ignored."""
+
+
+def balance(stage: str, what: str, read: int, accounted: int) -> None:
+    """Raise `BooksDontBalanceError` unless all that was read is accounted for."""
+    if read != accounted:
+        raise BooksDontBalanceError(f"{stage}: {read:,} {what} read, {accounted:,} accounted for")

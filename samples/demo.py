@@ -1,0 +1,120 @@
+"""`make demo`: WARC files -> corpus -> a small model that writes, with the commands a user types.
+
+    python samples/demo.py --input 'samples/*.warc.gz' --recipe recipes/sample.toml
+
+Everything goes to demo/ (made anew each time); demo/report.json holds the numbers of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PROJECT = Path(__file__).parents[1]
+PROMPT = "The "
+
+
+def main() -> int:
+    arguments = _arguments()
+    out = Path(arguments.out)
+    shutil.rmtree(out, ignore_errors=True)
+    started = time.monotonic()
+    root, run = out / "corpus", out / "model"
+    corpus = _timed(
+        "jobs.cli", "run", "--recipe", arguments.recipe, "--input", *arguments.input,
+        "--root", str(root),
+    )  # fmt: skip
+    training = _timed(
+        "trainer", "pretrain", "--recipe", arguments.trainer_recipe,
+        "--shards", str(root / "shards"), "--out", str(run),
+    )  # fmt: skip
+    funnel = json.loads(_output("jobs.cli", "report", "--root", str(root), "--json"))
+    text = _output("trainer", "sample", "--checkpoint", str(run), "--prompt", PROMPT, "--seed", "1")
+    report = {
+        "funnel": funnel,
+        "training": json.loads((run / "report.json").read_text()),
+        "text": text.strip(),
+        "seconds": {
+            "corpus": corpus,
+            "training": training,
+            "all": round(time.monotonic() - started, 1),
+        },
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    _show(report, out)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The main job, end to end, on a sample crawl.")
+    parser.add_argument("--input", nargs="+", default=["samples/*.warc.gz"], help="WARC files")
+    parser.add_argument("--recipe", default="recipes/sample.toml", help="the corpus's recipe")
+    parser.add_argument("--trainer-recipe", default="recipes/pretrain-tiny.toml")
+    parser.add_argument("--out", default="demo", help="folder, made anew")
+    return parser.parse_args()
+
+
+def _timed(module: str, *arguments: str) -> float:
+    """Run one of the project's commands as a user would, its output shown; seconds taken."""
+    started = time.monotonic()
+    print(f"$ {'gristmill' if module == 'jobs.cli' else module} {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return round(time.monotonic() - started, 1)
+
+
+def _output(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(
+        command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def _show(report: dict[str, Any], out: Path) -> None:
+    funnel, training, seconds = report["funnel"], report["training"], report["seconds"]
+    console = Console()
+    console.print(f"\nThe model, asked to go on from {PROMPT!r}:\n", style="bold")
+    console.print(report["text"], markup=False, highlight=False)
+    table = Table(
+        title=f"\nWARC to model ({out}/report.json)", title_justify="left", show_edge=False
+    )
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    for name, value in _rows(funnel, training, seconds):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _rows(
+    funnel: dict[str, Any], training: dict[str, Any], seconds: dict[str, float]
+) -> list[tuple[str, str]]:
+    rows = [(name, f"{funnel[name]:,}") for name in ("records", "documents", "kept", "duplicates")]
+    rows += [(name, f"{funnel[name]:,}") for name in ("canonical", "shards", "tokens")]
+    first, last = training["validation_loss_first"], training["validation_loss_last"]
+    rows += [
+        ("model parameters", f"{training['parameters']:,}"),
+        ("tokens trained", f"{training['tokens']:,} ({training['dtype']})"),
+        (
+            "training loss",
+            f"{training['train_loss_first']:.3f} -> {training['train_loss_last']:.3f}",
+        ),
+        ("validation loss", f"{first:.3f} -> {last:.3f}"),
+        ("corpus", f"{seconds['corpus']:.1f} s"),
+        ("training", f"{seconds['training']:.1f} s"),
+        ("all", f"{seconds['all']:.1f} s"),
+    ]
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

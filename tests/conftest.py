@@ -1,0 +1,34 @@
+"""Shared by all tests: the --soak flag, and the real data beside the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also run the longer proofs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: a longer proof, run by make soak")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--soak"):
+        return
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.skip(reason="longer proof: make soak"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pages beside the project; the test is skipped where there is none."""
+    folder = PROJECT.parent / "shared"
+    if not (folder / "crawl").is_dir():
+        pytest.skip("needs ../shared/crawl, which is not here")
+    return folder

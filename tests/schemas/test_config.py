@@ -1,0 +1,87 @@
+"""Settings are strict: what is wrong is named with file, key, value, and what would be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from schemas import config
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class Section:
+    min_words: int = 50
+    fraction: float = 0.5
+    keep: Literal["longest", "first"] = "longest"
+    words: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+    on: bool = True
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_words < 0:
+            raise ValueError(f"min_words = {self.min_words}: must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Settings:
+    title: str = ""
+    section: Section = field(default_factory=Section)
+
+
+def _load(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return config.load_toml(path, Settings)
+
+
+def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
+    loaded = _load(
+        tmp_path,
+        'title = "t"\n[section]\nmin_words = 3\nfraction = 1\nkeep = "first"\nwords = ["a", "b"]\n'
+        'on = false\nname = "n"\nscores = {en = 0.65, de = 1}',
+    )
+    assert loaded.section == Section(
+        3, 1.0, "first", ("a", "b"), {"en": 0.65, "de": 1.0}, False, "n"
+    )
+    assert isinstance(loaded.section.fraction, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[section]\nmin_wrods = 3", ["section.min_wrods", "min_words", "did you mean"]),
+        ("titel = 'x'", ["'titel'", "title"]),
+        ("[section]\nmin_words = -1", ["section.min_words = -1", "0 or more"]),
+        ("[section]\nmin_words = 'x'", ["section.min_words = 'x'", "type int"]),
+        ("[section]\nmin_words = true", ["section.min_words = True", "type int"]),
+        ("[section]\nmin_words = 1.5", ["section.min_words = 1.5", "type int"]),
+        ("[section]\nkeep = 'last'", ["section.keep = 'last'", "'longest', 'first'"]),
+        ("[section]\nwords = 'a'", ["section.words = 'a'"]),
+        ("[section]\nwords = [1]", ["section.words[0] = 1", "type str"]),
+        ("section = 3", ["'section'", "table"]),
+        ("not toml", ["not a readable TOML file"]),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path: Path, text: str, named: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, text)
+    message = str(caught.value)
+    assert str(tmp_path / "recipe.toml") in message
+    assert "\n" not in message or "TOML" in message
+    for word in named:
+        assert word in message
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such recipe file"):
+        config.load_toml(tmp_path / "none.toml", Settings)
+
+
+def test_equal_values_have_equal_hashes_whatever_their_order() -> None:
+    assert config.json_hash({"a": 1, "b": [2]}) == config.json_hash({"b": [2], "a": 1})
+    assert config.json_hash({"a": 1}) != config.json_hash({"a": 2})
