@@ -61,7 +61,9 @@ def run(job: Job) -> dict[str, Written]:
     if missing:
         _extract_missing(job, folder, missing)
     files = tuple(_describe(folder / name) for name in sorted(wanted))
-    return {"documents": Written(files, datasets.sum_counts(files))}
+    # Rows of files that are not asked for now are kept: they cost most, and may be asked for again.
+    keep = () if job.overwrite else tuple(path.name for path in folder.glob("*.parquet"))
+    return {"documents": Written(files, datasets.sum_counts(files), keep=keep)}
 
 
 def check(job: Job, written: dict[str, Written]) -> None:

@@ -11,13 +11,15 @@ import sys
 from jobs import dedup, extract, report, shard
 from jobs import filter as filter_
 from jobs.progress import console
-from jobs.stage import Job, Stage, run_stage
+from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
 
 STAGES: tuple[Stage, ...] = (extract.STAGE, filter_.STAGE, dedup.STAGE, shard.STAGE)
 
 
 def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
     """Run `stages` in order, print each one's table, and say which had work to do."""
+    for stage in stages:  # before any of them replaces what a later one would refuse
+        refuse_other_recipe(stage, job)
     worked = 0
     for stage in stages:
         if run_stage(stage, job):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jobs.stage import balance
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -46,11 +47,12 @@ class Funnel:
 
 def funnel(root: Path) -> Funnel:
     """Read the funnel of a root; `UserError` where nothing was extracted there."""
-    found = {name: manifest.read(root / name) for name in ("documents", "judged", "clusters")}
-    documents, judged, clusters = found.values()
+    documents = manifest.read(root / "documents")
     if documents is None:
         raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")
-    shards = manifest.read(root / "shards")
+    judged = _made_from(root, "judged", documents)
+    clusters = _made_from(root, "clusters", judged)
+    shards = _made_from(root, "shards", _made_from(root, "canonical", judged))
     rowless, extracted = _split_rowless(documents)
     by_reason = dict(judged.counts) if judged else extracted
     kept = by_reason.pop("kept", 0) if judged else by_reason.pop("extracted", 0)
@@ -77,6 +79,14 @@ def funnel(root: Path) -> Funnel:
     return result
 
 
+def _made_from(root: Path, dataset: str, source: Manifest | None) -> Manifest | None:
+    """The dataset's manifest, unless it was made of something else than what is there now."""
+    found = manifest.read(root / dataset)
+    if source and found and found.inputs.get(source.dataset) == source.fingerprint:
+        return found
+    return None
+
+
 def _split_rowless(documents: Manifest) -> tuple[dict[str, int], dict[str, int]]:
     names = {name for file in documents.files for name in file.extra["rowless"]}
     rowless = {k: v for k, v in documents.counts.items() if k in names}
@@ -100,12 +110,7 @@ def _sorted(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _check(root: Path, result: Funnel) -> None:
-    if result.records != sum(result.outcomes.values()):
-        raise UserError(
-            f"--root {root}: {result.records:,} records were read, but the outcomes add up to "
-            f"{sum(result.outcomes.values()):,}; the stages there are of different runs: "
-            "run gristmill run again"
-        )
+    balance(f"report {root}", "records", result.records, sum(result.outcomes.values()))
 
 
 def stage_table(root: Path, stage: str) -> Table:

@@ -91,11 +91,27 @@ def _spark(master: str | None, verbose: bool) -> Iterator[Engine]:
         builder = builder.master(master)
     for name, value in _spark_settings(verbose).items():
         builder = builder.config(name, value)
-    spark = builder.getOrCreate()
+    with contextlib.nullcontext() if verbose else _quiet_stderr():
+        spark = builder.getOrCreate()
     try:
         yield Engine(f"spark {spark.version}", spark)
     finally:
         spark.stop()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """What a JVM that is started here says on stderr goes nowhere; what fails comes as an error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _spark_settings(verbose: bool) -> dict[str, str]:

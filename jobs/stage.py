@@ -102,8 +102,21 @@ class Stage:
     inputs: Callable[[Job], dict[str, str]] = lambda job: {}
 
 
+def refuse_other_recipe(stage: Stage, job: Job) -> None:
+    """Raise `UserError` where another recipe wrote what `stage` writes, unless overwriting."""
+    settings = job.recipe.settings(*stage.sections)
+    for dataset in stage.writes:
+        old = manifest.read(job.folder(dataset))
+        if old and old.settings != settings and not job.overwrite:
+            raise UserError(
+                f"{job.folder(dataset)} was written by another recipe ('{old.recipe}'): "
+                f"{_difference(old.settings, settings)}; use another --root, or --overwrite"
+            )
+
+
 def run_stage(stage: Stage, job: Job) -> bool:
     """Run `stage` unless what it writes is there and valid; says whether it had work to do."""
+    refuse_other_recipe(stage, job)
     settings = job.recipe.settings(*stage.sections)
     inputs = {name: job.manifest(name).fingerprint for name in stage.reads} | stage.inputs(job)
     if _is_done(stage, job, settings, inputs):
@@ -124,19 +137,15 @@ def run_stage(stage: Stage, job: Job) -> bool:
 
 
 def _is_done(stage: Stage, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
-    found = [manifest.read(job.folder(dataset)) for dataset in stage.writes]
-    for dataset, old in zip(stage.writes, found, strict=True):
-        if old and old.settings != settings and not job.overwrite:
-            raise UserError(
-                f"{job.folder(dataset)} was written by another recipe ('{old.recipe}'): "
-                f"{_difference(old.settings, settings)}; use another --root, or --overwrite"
-            )
-    return all(
-        old is not None
-        and old.fingerprint == manifest.fingerprint(dataset, settings, inputs)
-        and _files_are_there(job.folder(dataset), old)
-        for dataset, old in zip(stage.writes, found, strict=True)
-    )
+    def is_valid(dataset: str) -> bool:
+        old = manifest.read(job.folder(dataset))
+        return (
+            old is not None
+            and old.fingerprint == manifest.fingerprint(dataset, settings, inputs)
+            and _files_are_there(job.folder(dataset), old)
+        )
+
+    return all(is_valid(dataset) for dataset in stage.writes)
 
 
 def _files_are_there(folder: Path, listed: Manifest) -> bool:
@@ -150,8 +159,14 @@ def _files_are_there(folder: Path, listed: Manifest) -> bool:
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     before, after = _flat(old), _flat(new)
     changed = sorted(key for key in before | after if before.get(key) != after.get(key))
-    first = f"{changed[0]} = {before.get(changed[0])!r} there, {after.get(changed[0])!r} here"
+    was, now = (_short(values.get(changed[0])) for values in (before, after))
+    first = f"{changed[0]} = {was} there, {now} here"
     return first + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
