@@ -27,6 +27,9 @@ ONIGURUMA_SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++\z|\s*[\r\n]|\s+(?!\S)|\s"
 )
+# Longer pieces are cut while training: a merge costs time in the square of a piece's length (two
+# million letters in a row would take hours), and no token so long is worth an id.
+MAX_PIECE = 64
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,23 @@ def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
 def train_merges(texts: Iterable[str], num_ranks: int) -> tokenizers.Tokenizer:
     """The `tokenizers` model of up to `num_ranks` ranks, with no control token at all."""
     model = tokenizers.Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(tokenizers.Regex(ONIGURUMA_SPLIT_PATTERN), behavior="isolated")
-    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    model.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     trainer = trainers.BpeTrainer(
         vocab_size=num_ranks,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[],
         show_progress=False,
     )
+    model.pre_tokenizer = _splitter(ONIGURUMA_SPLIT_PATTERN, rf"[\s\S]{{1,{MAX_PIECE}}}")
     model.train_from_iterator(texts, trainer=trainer)
+    model.pre_tokenizer = _splitter(ONIGURUMA_SPLIT_PATTERN)
     return model
+
+
+def _splitter(*patterns: str) -> pre_tokenizers.PreTokenizer:
+    """Cut a text by each pattern in turn, then write its bytes as printable characters."""
+    cuts = [pre_tokenizers.Split(tokenizers.Regex(p), behavior="isolated") for p in patterns]
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([*cuts, as_bytes])
 
 
 def rank_tokens(model: tokenizers.Tokenizer) -> list[bytes]:

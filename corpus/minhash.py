@@ -34,6 +34,7 @@ NO_SHINGLE = np.uint64(0xFFFFFFFFFFFFFFFF)
 CHARS_AT_ONCE = 1 << 20  # of a long document: bounds the Python strings alive at one time
 SHINGLES_AT_ONCE = 512  # × 112 functions × 8 bytes = 450 kB, which stays in a core's cache
 WORDS_REMEMBERED = 1 << 18
+CHARS_REMEMBERED = 64  # of a word: a page may be one word of 10 MB
 
 # Scripts written without spaces: each of their characters counts as a word.
 SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
@@ -88,12 +89,14 @@ class _Replacements(dict[int, str | None]):
 
 
 class _WordHashes(dict[str, int]):
-    """xxh3-64 of each word's UTF-8 bytes; forgotten when there are too many."""
+    """xxh3-64 of each word's UTF-8 bytes; the short ones remembered until there are too many."""
 
     def __missing__(self, word: str) -> int:
         if len(self) >= WORDS_REMEMBERED:
             self.clear()
-        self[word] = value = xxhash.xxh3_64_intdigest(word.encode())
+        value = xxhash.xxh3_64_intdigest(word.encode())
+        if len(word) <= CHARS_REMEMBERED:
+            self[word] = value
         return value
 
 

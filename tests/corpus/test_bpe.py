@@ -175,6 +175,14 @@ def test_a_corpus_too_small_says_how_many_ids_it_fills() -> None:
         train([], 266, "bpe")
 
 
+def test_a_page_of_one_endless_word_costs_little_and_gives_no_endless_token() -> None:
+    pages = ["a" * 1_000_000, " " * 1_000_000 + "x", "-=" * 500_000]
+    made = train([*sample_texts(), *pages], 600, "bpe")
+    tokens = [made.encoding.decode_single_token_bytes(i) for i in range(made.boundary)]
+    assert max(map(len, tokens)) == bpe.MAX_PIECE
+    assert b" the" in tokens
+
+
 def test_a_vocabulary_below_bytes_and_control_tokens_is_refused() -> None:
     with pytest.raises(UserError, match="vocab_size = 264: must be at least 265"):
         train(["text"], 264, "bpe")

@@ -134,7 +134,7 @@ def test_the_estimate_is_within_the_theoretical_error_of_exact_jaccard() -> None
         other = text.copy()
         changed = random.random(400) < random.random() ** 2 * 0.5
         other[changed] = random.integers(3000, 6000, int(changed.sum()))
-        a, b = words(text), words(other)
+        a, b = words(text.tolist()), words(other.tolist())
         found, _ = signatures([a, b], MinHash(seed=i))
         exact = jaccard(a, b)
         spread = np.sqrt(max(exact * (1 - exact), 1e-9) / 112)
@@ -217,6 +217,11 @@ def test_chunks_of_a_long_document_change_nothing(monkeypatch: pytest.MonkeyPatc
     in_parts = band_hashes(texts, DEFAULT)
     assert (whole[0] == in_parts[0]).all()
     assert (whole[1] == in_parts[1]).all()
+
+
+def test_no_endless_word_is_remembered() -> None:
+    band_hashes(["w" * 1000 + " one more two more three"], DEFAULT)
+    assert max(map(len, minhash._WORD_HASHES)) <= minhash.CHARS_REMEMBERED
 
 
 def test_the_seed_and_only_the_seed_chooses_the_functions() -> None:
