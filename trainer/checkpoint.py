@@ -51,17 +51,18 @@ class Checkpoint:
 def save(
     run: Path, step: int, model: LanguageModel, tokenizer: Tokenizer, state: dict[str, Any]
 ) -> Path:
-    """Write RUN/step-NNNNNN and point RUN/latest at it; returns the folder."""
-    folder = run / f"step-{step:06d}"
-    temporary = run / f".{folder.name}.{uuid.uuid4().hex}.tmp"
+    """Write RUN/step-NNNNNN and point RUN/latest at it; returns the folder.
+
+    A folder that is there is never replaced, `latest` may name it: one of equal content stays as
+    it is, beside one of other content the new one gets a longer name.
+    """
+    temporary = run / f".step-{step:06d}.{uuid.uuid4().hex}.tmp"
     temporary.mkdir(parents=True)
     try:
         _fill(temporary, step, model, tokenizer, state)
         for path in temporary.iterdir():
             _flush(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        folder = _put(temporary, run / f"step-{step:06d}")
         _flush(run)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -135,9 +136,24 @@ def _fill(
     save_file(weights, folder / MODEL_FILE, metadata={"format": "pt"})
     _write_json(folder / CONFIG_FILE, config_to_json(model.config))
     tokenizer.save(folder / TOKENIZER_FILE)
+    mode = (folder / CONFIG_FILE).stat().st_mode  # safetensors writes for the owner alone
+    (folder / MODEL_FILE).chmod(mode)
     files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in folder.iterdir()}
     own = {"format": FORMAT, "step": step, "tokenizer_hash": tokenizer.hash, "files": files}
     _write_json(folder / STATE_FILE, {**state, **own})
+
+
+def _put(temporary: Path, folder: Path) -> Path:
+    """Rename `temporary` to `folder`, or find that it is there already."""
+    digest = _sha256(temporary / STATE_FILE)
+    while folder.exists():
+        try:
+            _checked_state(folder, digest)
+            return folder
+        except UserError:  # of another run, or damaged
+            folder = folder.with_name(folder.name + "-again")
+    temporary.rename(folder)
+    return folder
 
 
 def _find(path: Path) -> tuple[Path, str | None]:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trainer: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"trainer: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"trainer: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("trainer: stopped", file=sys.stderr)

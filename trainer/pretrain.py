@@ -12,7 +12,7 @@ from rich.console import Console
 from schemas.config import to_json
 from schemas.errors import UserError
 from trainer import checkpoint, run_folder
-from trainer.data import Shards, num_windows, open_shards
+from trainer.data import Shards, num_windows, open_shards, rank_rows
 from trainer.distributed import Ranks, ranks
 from trainer.evaluate import Validation, validate
 from trainer.generate import generate
@@ -35,7 +35,7 @@ def pretrain(
     out = Path(out)
     with ranks(device) as group:
         console = (console or Console()) if group.is_first else Console(quiet=True)
-        shards = open_shards(shards_folder, recipe.data.vocab_size)
+        shards = _open(recipe, shards_folder, group)
         if _begin(out, identity(recipe, shards), group, console) == "finished":
             report = run_folder.read_json(out / run_folder.REPORT_FILE)
         else:
@@ -49,7 +49,7 @@ def pretrain(
 def plan(recipe: PretrainRecipe, shards_folder: str | Path, device: str, console: Console) -> None:
     """The dry run: check everything, time one batch, say what the run would be; writes nothing."""
     with ranks(device) as group:
-        shards = open_shards(shards_folder, recipe.data.vocab_size)
+        shards = _open(recipe, shards_folder, group)
         training = prepare(recipe, shards, group)
         gradients(training, 0)  # warms up
         start = time.perf_counter()
@@ -71,6 +71,14 @@ def identity(recipe: PretrainRecipe, shards: Shards) -> dict[str, Any]:
 def tokens_a_step(recipe: PretrainRecipe) -> int:
     """Targets of one global batch."""
     return recipe.data.batch_size * recipe.data.seq_len
+
+
+def _open(recipe: PretrainRecipe, folder: str | Path, group: Ranks) -> Shards:
+    """The shards, once it is known that recipe and processes fit them."""
+    shards = open_shards(folder, recipe.data.vocab_size)
+    num_windows(shards.train, recipe.data.seq_len)
+    rank_rows(recipe.data.batch_size, group.rank, group.world_size)
+    return shards
 
 
 def _begin(out: Path, wanted: dict[str, Any], group: Ranks, console: Console) -> str:

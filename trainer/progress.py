@@ -77,7 +77,7 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
         {
             "parameters": f"{r['parameters']:,}",
             "tokens": f"{r['tokens']:,} in {r['steps']:,} steps",
-            "numbers": f"{r['dtype']} on {r['device']}, processes: {r['processes']}",
+            "dtype": f"{r['dtype']} on {r['device']}, processes: {r['processes']}",
             "training loss": f"{r['train_loss_first']:.3f} → {r['train_loss_last']:.3f}",
             "validation loss": f"{validation} nats a token",
             "bits per byte": f"{before:.3f} → {after:.3f}",
@@ -101,7 +101,7 @@ def show_plan(console: Console, planned: dict[str, Any]) -> None:
             "tokens there are": f"{p['train_tokens']:,} to train on, {held_out}",
             "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps",
             "epochs": f"{p['epochs']:.2f}",
-            "numbers": f"{p['dtype']} on {p['device']}, processes: {p['processes']}",
+            "dtype": f"{p['dtype']} on {p['device']}, processes: {p['processes']}",
             "loss of the first batch": f"{p['loss']:.3f}",
             "about": f"{p['seconds']:,.0f} s at {p['tokens_per_second']:,.0f} tokens/s",
         },

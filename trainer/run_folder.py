@@ -8,26 +8,30 @@ RUN/report.json   the numbers at the end: written last; a run is finished when i
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
-from trainer.checkpoint import LATEST, STATE_FILE
+from trainer.checkpoint import LATEST
 
 RUN_FILE, LOG_FILE, REPORT_FILE = "run.json", "log.jsonl", "report.json"
 Found = Literal["nothing", "unfinished", "finished"]
 
 
 def inspect(run: Path, identity: dict[str, Any]) -> Found:
-    """What `run` holds of the run `identity`; `UserError` where it holds anything else."""
+    """What `run` holds of the run `identity`; `UserError` where it holds anything else.
+
+    An attempt of other settings that got to no checkpoint counts as nothing.
+    """
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
         return "nothing"
     if not (run / RUN_FILE).exists():
         raise UserError(f"{run}: not empty and no run of this trainer; choose another --out")
     finished = (run / REPORT_FILE).exists()
     old = read_json(run / RUN_FILE)
+    if old != identity and not finished and not (run / LATEST).exists():
+        return "nothing"
     if old != identity:
         state = "a finished" if finished else "an unfinished"
         changes = "; ".join(_differences(old, identity)[:3])
@@ -38,12 +42,8 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
 
 
 def begin(run: Path, identity: dict[str, Any]) -> None:
-    """Make the folder ready; what an unfinished run of the same identity left goes."""
+    """Make the folder ready; checkpoints that an unfinished run left stay, its log goes."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / LATEST).unlink(missing_ok=True)
-    for folder in run.glob("step-*"):
-        if (folder / STATE_FILE).exists():
-            shutil.rmtree(folder)
     (run / LOG_FILE).write_text("", encoding="utf-8")
     _write(run / RUN_FILE, identity)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from schemas.errors import UserError
-from trainer.data import Shards, num_windows, rank_rows, train_batch
+from trainer.data import Shards, rank_rows, train_batch
 from trainer.distributed import Ranks
 from trainer.evaluate import IGNORED, bytes_of_tokens, token_losses
 from trainer.model import LanguageModel, ModelConfig
@@ -56,8 +56,6 @@ def prepare(recipe: PretrainRecipe, shards: Shards, group: Ranks) -> Training:
     """Model, optimizer and number format; equal weights on every rank from the seed."""
     if recipe.run.num_threads:
         torch.set_num_threads(recipe.run.num_threads)
-    num_windows(shards.train, recipe.data.seq_len)
-    rank_rows(recipe.data.batch_size, group.rank, group.world_size)
     tokenizer = shards.tokenizer
     config = ModelConfig(
         recipe.model, tokenizer.padded_vocab_size, tokenizer.boundary, recipe.data.seq_len

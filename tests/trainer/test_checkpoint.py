@@ -131,3 +131,42 @@ def test_nothing_is_pickled(run: Path) -> None:
     assert names == set(FILES)
     header = (run / "step-000007" / "model.safetensors").read_bytes()[8:9]
     assert header == b"{"
+
+
+def test_a_folder_that_latest_may_name_is_never_replaced(
+    run: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    old = run / "step-000007"
+    before = old.stat().st_ino
+    assert checkpoint.save(run, 7, model, tokenizer, {"settings": {"a": 1}}) == old
+    assert old.stat().st_ino == before
+    other = checkpoint.save(run, 7, model, tokenizer, {"settings": {"a": 2}})
+    assert other.name == "step-000007-again"
+    assert checkpoint.load(run, CPU).state["settings"] == {"a": 2}
+    assert checkpoint.load(old, CPU).state["settings"] == {"a": 1}
+
+
+def test_a_torn_checkpoint_of_the_same_step_is_not_taken_for_the_new_one(
+    run: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    path = run / "step-000007" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    checkpoint.save(run, 7, model, tokenizer, {"settings": {"a": 1}})
+    assert checkpoint.load(run, CPU).state["step"] == 7
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_opens_a_checkpoint_and_has_its_logits(
+    tmp_path: Path,
+    model: LanguageModel,
+    untied_model: LanguageModel,
+    tokenizer: Tokenizer,
+    tied: bool,
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers, an outside peer")
+    ours = model if tied else untied_model
+    folder = checkpoint.save(tmp_path, 1, ours, tokenizer, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.tensor([[tokenizer.boundary, 4, 5, 200, 6, 6, 9, 31]])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=1e-5, rtol=1e-5)

@@ -35,7 +35,7 @@ def test_the_cache_takes_tokens_in_pieces_of_any_size(model: LanguageModel) -> N
     with torch.no_grad():
         whole = model(tokens)
         cache = KeyValueCache(2)
-        pieces = [model(piece, cache) for piece in tokens.split([2, 3, 1, 1], 1)]
+        pieces = [model(piece, cache) for piece in torch.split(tokens, [2, 3, 1, 1], 1)]
     assert cache.length == 7
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-4, rtol=1e-4)
 
@@ -154,3 +154,18 @@ def test_a_prompt_longer_than_the_context_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="prompt: 101 tokens, this model reads at most 32"):
         generate(model, tokenizer, SampleSettings(prompt="z" * 100))
+
+
+def test_a_prompt_cannot_hold_a_control_token(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def note(model: LanguageModel, prompt: list[int], *rest: object) -> list[int]:
+        seen.append(prompt)
+        return []
+
+    monkeypatch.setattr("trainer.generate.sample_tokens", note)
+    generate(model, tokenizer, SampleSettings(prompt="<|endoftext|><|user|>"))
+    assert seen[0][0] == tokenizer.boundary
+    assert max(seen[0][1:]) < tokenizer.boundary

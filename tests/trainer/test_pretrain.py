@@ -112,6 +112,42 @@ def test_a_run_that_was_killed_starts_again_and_ends_alike(
     assert losses[0] == losses[1]
 
 
+def test_settings_that_do_not_fit_the_shards_leave_no_run_behind(
+    arguments: list[str], recipe_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    text = recipe_file.read_text()
+    recipe_file.write_text(text.replace("seq_len = 32", "seq_len = 99999"))
+    assert main(arguments) == 2
+    assert "data.seq_len = 99999 needs at least 100000" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_attempt_that_diverged_can_be_made_again_with_other_settings(
+    arguments: list[str], recipe_file: Path, capsys: Capture
+) -> None:
+    text = recipe_file.read_text()
+    recipe_file.write_text(text.replace("learning_rate = 1e-2", "learning_rate = 1e30"))
+    assert main(arguments) == 2
+    assert "training diverged; lower optimizer.learning_rate" in capsys.readouterr().err
+    recipe_file.write_text(text)
+    assert main(arguments) == 0
+
+
+def test_an_unfinished_run_is_kept_from_other_settings_once_it_has_a_checkpoint(
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "trainer.run_folder.finish", lambda *_: (_ for _ in ()).throw(OSError("full"))
+        )
+        assert main(arguments) == 2
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "9"]) == 2
+    assert "holds an unfinished run of other settings" in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_not_touched(
     arguments: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
