@@ -10,6 +10,7 @@ e.g. iso-8859-1 is windows-1252. Cost: one strict decoding for valid UTF-8; else
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def decode(body: bytes, http_charset: str | None = None) -> Decoded:
         return _decoded(body, wide)
     if b"\x1b$" in body and "iso-2022-jp" in names:
         return _decoded(body, "iso-2022-jp")
-    if _mostly_utf8(body):
+    if _mostly_utf8(body, "utf-8" in names):
         return _decoded(body, "utf-8")
     return _decoded(body, _best(body, [name for name in names if name != "utf-8"]))
 
@@ -82,8 +83,10 @@ def decode(body: bytes, http_charset: str | None = None) -> Decoded:
 def encoding_of(label: str | None) -> str | None:
     """The encoding that a label stands for (WHATWG name), or None for an unknown one."""
     name = (label or "").strip(" \t\r\n\"'").lower()
-    if re.fullmatch(r"windows-?125[0-8]|cp-?125[0-8]", name):
-        name = f"windows-{name[-4:]}"
+    if found := re.fullmatch(r"(?:windows|cp|x-cp)-?(125[0-8])", name):
+        name = f"windows-{found[1]}"
+    elif found := re.fullmatch(r"iso[-_]?8859[-_]?(\d{1,2})(?:-[ie])?(?::\d{4})?", name):
+        name = f"iso-8859-{found[1]}"
     name = _LABELS.get(name, name)
     try:
         codec = codecs.lookup(_CODECS.get(name, name))
@@ -144,14 +147,15 @@ def _utf16_without_mark(body: bytes) -> str | None:
     return "utf-16le" if odd > even else "utf-16be"
 
 
-def _mostly_utf8(body: bytes) -> bool:
-    """Whether more of what is not ASCII is valid UTF-8 than is not."""
+def _mostly_utf8(body: bytes, declared: bool) -> bool:
+    """Whether more of what is not ASCII is valid UTF-8 than is not; as much, where declared."""
     try:
         body.decode("utf-8")
     except UnicodeDecodeError:
         text = body.decode("utf-8", "replace")
         wrong = text.count("�")
-        return sum(1 for c in text if c > "\x7f") - wrong > wrong
+        valid = sum(1 for c in text if c > "\x7f") - wrong
+        return valid > wrong or (declared and valid == wrong)
     return True
 
 
@@ -159,36 +163,75 @@ def _mostly_utf8(body: bytes) -> bool:
 _FAULTS = [
     (10.0, re.compile("�")),
     (5.0, re.compile("[\x80-\x9f\ue000-\uf8ff]")),
-    (3.0, re.compile("[a-zß-ÿ\u0430-\u044f][¡¢£¤¥¦§©¬®¯±¶¸¿×÷†‡‰‹]+[a-zß-ÿ\u0430-\u044f]")),
+    (
+        3.0,
+        re.compile("[a-zß-ÿ\u0430-\u044f][¡¢£¤¥¦§©¬®¯±¶¸¹²³ªº¿×÷†‡‰‹]+(?=[a-zß-ÿ\u0430-\u044f])"),
+    ),
     (2.0, re.compile("[A-Za-z][\u0400-\u04ff\u0370-\u03ff]|[\u0400-\u04ff\u0370-\u03ff][A-Za-z]")),
-    (1.0, re.compile("[À-ÿ]{3}")),
+    (2.0, re.compile("[¡-¿À-ÿ]{3}")),
     (1.0, re.compile("[a-zà-ÿ\u0430-\u044f][À-ÞŠŽ\u0410-\u042f]")),
-    (1.0, re.compile("[\uff61-\uff9f]{2}")),
 ]
+# Rows of the East Asian standards that hold their everyday characters (GB 2312 and JIS X 0208
+# level 1, Big5 level 1, the Hangul of KS X 1001), in the bytes of the codec named first.
+_EVERYDAY_ROWS = {
+    "euc-kr": ("euc_kr", range(0xB0, 0xC9)),
+    "gbk": ("gb2312", range(0xB0, 0xD8)),
+    "big5": ("big5", range(0xA4, 0xC7)),
+    "shift_jis": ("euc_jp", range(0xB0, 0xD0)),
+    "euc-jp": ("euc_jp", range(0xB0, 0xD0)),
+}
+_PUNCTUATION = [*range(0xA0, 0xC0), *range(0x2010, 0x2040), *range(0x3000, 0x3020)]
+_FULL_WIDTH = range(0xFF01, 0xFF5F)
+_KANA = range(0x3041, 0x3100)
+_DEFAULT_LABEL = "windows-1252"  # what servers say that were never told
+_MIN_HIGH_BYTES = 60  # below, the detector takes Dutch for Slovak
 
 
 def _best(body: bytes, declared: list[str]) -> str:
     """The candidate with the least faults a character beyond ASCII; earlier ones win ties."""
-    guess = encoding_of(detect_encoding(body))
-    names = list(dict.fromkeys([*declared, *([guess] if guess else []), "windows-1252"]))
-    names = [name for name in names if name != "utf-8"]
     sample = _beyond_ascii(body)
-    return min(names, key=lambda name: _badness(sample, name))
+    guess = encoding_of(detect_encoding(body))
+    num_high = sum(1 for byte in sample if byte > 0x7F)
+    guesses = [guess] if guess else []
+    if set(declared) <= {_DEFAULT_LABEL}:
+        sure = num_high >= _MIN_HIGH_BYTES
+        declared = [*guesses, _DEFAULT_LABEL] if sure else [_DEFAULT_LABEL, *guesses]
+    names = dict.fromkeys([*declared, *guesses, _DEFAULT_LABEL, *_EVERYDAY_ROWS])
+    trusted = {*declared} - {*guesses, _DEFAULT_LABEL}
+    return min(
+        (name for name in names if name != "utf-8"),
+        key=lambda name: _badness(sample, name) - (0.1 if name in trusted else 0),
+    )
 
 
 def _beyond_ascii(body: bytes) -> bytes:
     """The words of the page that are not ASCII, up to a limit."""
     parts, size = [], 0
-    for match in re.finditer(rb"[A-Za-z\x80-\xff]{0,40}[\x80-\xff][!-~\x80-\xff]{0,40}", body):
-        parts.append(match[0])
-        size += len(match[0])
-        if size > _SAMPLE_BYTES:
-            break
+    for word in re.split(rb"[\s<>]+", body):
+        if not word.isascii():
+            parts.append(word)
+            size += len(word)
+            if size > _SAMPLE_BYTES:
+                break
     return b" ".join(parts)
 
 
 def _badness(sample: bytes, name: str) -> float:
+    """Weighted faults a character beyond ASCII, to two places so that a trifle decides nothing."""
     text = sample.decode(_CODECS.get(name, name), "replace")
-    beyond = sum(1 for c in text if c > "\x7f") or 1
+    beyond = [c for c in text if c > "\x7f"]
     faults = sum(weight * len(pattern.findall(text)) for weight, pattern in _FAULTS)
-    return round(faults / beyond, 2)
+    if name in _EVERYDAY_ROWS:
+        everyday = _everyday(name)
+        faults += 0.7 * sum(1 for c in beyond if c not in everyday)
+    return round(faults / max(1, len(beyond)), 2)
+
+
+@functools.cache
+def _everyday(name: str) -> frozenset[str]:
+    """The characters that most of a text in this encoding is made of."""
+    codec, leads = _EVERYDAY_ROWS[name]
+    trails = [*range(0x40, 0x7F), *range(0xA1, 0xFF)]
+    rows = bytes(b for lead in leads for trail in trails for b in (lead, trail))
+    everyday = {*map(chr, _PUNCTUATION), *map(chr, _FULL_WIDTH), *rows.decode(codec, "ignore")}
+    return frozenset(everyday | ({*map(chr, _KANA)} if codec == "euc_jp" else set()))

@@ -1,8 +1,8 @@
 """Members of a compressed file: gzip members, zstd frames, lz4 frames, each read by itself.
 
 Every reader starts at an offset in the file and gives bounded pieces of what is there, so that
-neither a large file nor a bomb is ever held whole. Checksums are verified: gzip's CRC-32 and
-length by zlib, zstd's and lz4's by their own libraries.
+neither a large file nor a bomb is ever held whole. Checksums are verified where the format has
+them: gzip's CRC-32 and length by zlib, zstd's by its library, lz4's here (FastWARC does not).
 
 Formats: RFC 1952 (gzip), RFC 8878 (zstd), lz4_Frame_format.md 1.6, and the WARC-zstd proposal of
 iipc/warc-specifications for dictionaries.
@@ -16,6 +16,7 @@ import zlib
 from types import TracebackType
 from typing import Any
 
+import xxhash
 import zstandard
 from fastwarc.stream_io import Lz4Reader
 
@@ -71,6 +72,11 @@ class Plain:
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self.end = source, offset
 
+    @property
+    def position(self) -> int:
+        """How far the file has been read."""
+        return self.end
+
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; b"" at the end of the file."""
         data = self._source.read_at(self.end, size)
@@ -84,7 +90,7 @@ class Gzip:
     magic = b"\x1f\x8b\x08"
 
     def __init__(self, source: Source, offset: int) -> None:
-        self._source, self._at, self._tail = source, offset, b""
+        self._source, self.position, self._tail = source, offset, b""
         self._inflate = zlib.decompressobj(31)
         self._step = 512  # small at first: where damage follows, the record's header is still read
         self.end = offset
@@ -99,7 +105,7 @@ class Gzip:
                 raise DamageError(f"gzip member: {error}") from None
             self._tail = self._inflate.unconsumed_tail
             if self._inflate.eof:
-                self.end = self._at - len(self._inflate.unused_data)
+                self.end = self.position - len(self._inflate.unused_data)
             if data:
                 return data
             if not compressed and not self._inflate.eof:
@@ -107,8 +113,8 @@ class Gzip:
         return b""
 
     def _feed(self) -> bytes:
-        data = self._source.read_at(self._at, self._step)
-        self._at, self._step = self._at + len(data), _STEP
+        data = self._source.read_at(self.position, self._step)
+        self.position, self._step = self.position + len(data), _STEP
         return data
 
 
@@ -129,7 +135,13 @@ class Frame:
                 DamageError("the file ends inside a frame", torn=True) if self._torn else None
             )
         self.end = min(self.end, source.size)
-        self._reader = self.open(source, io.BufferedReader(_Section(source, offset, self.end)))
+        self._section = _Section(source, offset, self.end)
+        self._reader = self.open(source, io.BufferedReader(self._section, _STEP))
+
+    @property
+    def position(self) -> int:
+        """How far the file has been read."""
+        return self._section.position
 
     def walk(self, source: Source, offset: int) -> int:
         """The offset after the frame at `offset`; raises `DamageError` where there is none."""
@@ -185,9 +197,21 @@ class Zstd(Frame):
 
 
 class Lz4(Frame):
-    """One lz4 frame, decompressed by FastWARC."""
+    """One lz4 frame, decompressed by FastWARC; its checksum of the content is verified here."""
 
     magic = b"\x04\x22\x4d\x18"
+
+    def __init__(self, source: Source, offset: int) -> None:
+        self._hash, self._expected = xxhash.xxh32(), b""
+        super().__init__(source, offset)
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` decompressed bytes; b"" once the frame's checksum was found right."""
+        data = super().read(size)
+        self._hash.update(data)
+        if not data and self._expected not in (b"", self._hash.digest()[::-1]):
+            raise DamageError("lz4 frame: wrong checksum")
+        return data
 
     def walk(self, source: Source, offset: int) -> int:
         """Over block sizes: four bytes each, the high bit 'not compressed', 0 the end mark."""
@@ -201,26 +225,36 @@ class Lz4(Frame):
             at += 4 + size + block_checksum
         if len(word) < 4:
             raise DamageError("the file ends inside an lz4 frame", torn=True)
+        self._expected = source.read_at(at + 4, content_checksum)
         return at + 4 + content_checksum
 
     def open(self, source: Source, section: io.BufferedReader) -> Any:
         """FastWARC's reader on the frame alone."""
-        return Lz4Reader(io.BytesIO(section.read())) if section.peek(4)[:4] == self.magic else None
+        return Lz4Reader(section) if section.peek(4)[:4] == self.magic else None
 
 
 class _Section(io.RawIOBase):
     """The bytes of a file between two offsets, as a stream."""
 
     def __init__(self, source: Source, start: int, end: int) -> None:
-        self._source, self._at, self._end = source, start, end
+        self._source, self._start, self._end = source, start, end
+        self.position = start
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = (self._start, self.position, self._end)[whence]
+        self.position = max(self._start, min(origin + offset, self._end))
+        return self.position - self._start
+
     def readinto(self, buffer: Any) -> int:
-        data = self._source.read_at(self._at, min(len(buffer), self._end - self._at))
+        data = self._source.read_at(self.position, min(len(buffer), self._end - self.position))
         buffer[: len(data)] = data
-        self._at += len(data)
+        self.position += len(data)
         return len(data)
 
 

@@ -20,7 +20,8 @@ from corpus.compression import Codec, DamageError, Plain, Source, codec_of, head
 from schemas.errors import UserError
 
 MAX_HEADER_BYTES = 64 << 10
-_BOUNDARY = re.compile(rb"(?<=\n)WARC/[01]\.\d", re.IGNORECASE)
+_BOUNDARY = re.compile(rb"\n([Ww][Aa][Rr][Cc]/[01]\.\d)")
+_MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
 _START = b"WARC/"
 _CUT = "the record's header is cut short"
 
@@ -75,7 +76,7 @@ def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) ->
         if offset == 0:
             _check_first_bytes(source, codec)
         while offset < source.size:
-            stream = Stream(source, codec, offset, 16 * max_record_bytes)
+            stream = Stream(source, codec, offset, 4 * max_record_bytes)
             for record in _records_of(stream, max_record_bytes):
                 if record.offset >= start:
                     yield record
@@ -105,10 +106,11 @@ def _check_first_bytes(source: Source, codec: Codec) -> None:
 class Stream:
     """The decompressed bytes of one member and of those that continue it, read forward once.
 
-    `budget` bounds what one record may decompress to before the member is given up.
+    A member is given up where one record decompresses to more than `slack` bytes and more than
+    200 times what it takes in the file.
     """
 
-    def __init__(self, source: Source, codec: Codec, offset: int, budget: int) -> None:
+    def __init__(self, source: Source, codec: Codec, offset: int, slack: int) -> None:
         self.source, self.codec, self.offset = source, codec, offset
         self.index = 0
         self.consumed = 0
@@ -116,8 +118,8 @@ class Stream:
         self._member = codec(source, offset)
         self._member_offset = offset
         self._buffer = bytearray()
-        self._budget = budget if codec is not Plain else source.size
-        self._drawn = 0
+        self._slack = slack
+        self._drawn, self._drawn_from = 0, offset
         self._done = False
         self._end: int | None = None
 
@@ -145,7 +147,7 @@ class Stream:
 
     def begin_record(self) -> None:
         """Start counting anew what the record at the cursor draws."""
-        self._drawn = 0
+        self._drawn, self._drawn_from = 0, self._member.position
 
     def need(self, size: int) -> bool:
         """Have `size` bytes ahead of the cursor; False where the stream ends before."""
@@ -190,7 +192,7 @@ class Stream:
             self.need(at + (1 << 16))
             match = _BOUNDARY.search(self._buffer, at)
             if match:
-                self._drop(match.start())
+                self._drop(match.start(1))
                 return True
             if self._done:
                 self._drop(len(self._buffer))
@@ -205,8 +207,9 @@ class Stream:
     def _draw(self) -> None:
         try:
             data = self._member.read(1 << 18)
-            if self._drawn > self._budget:
-                raise DamageError(f"one record decompresses to more than {self._budget} bytes")
+            read = self._member.position - self._drawn_from
+            if self._drawn > self._slack + _MAX_RATIO * read:
+                raise DamageError(f"{read} bytes decompress to more than {self._drawn}")
         except DamageError as damage:
             self.fault, self._done = damage, True
             return
@@ -276,7 +279,7 @@ def _short_record(stream: Stream, offset: int, headers: Headers, length: int) ->
     stream.find_boundary()
     detail = f"Content-Length is {length}, but only {stream.consumed - before} bytes follow"
     if stream.fault is not None:
-        detail = f"{stream.fault.detail}; {detail}"
+        detail = f"{stream.fault.detail}, Content-Length {length}"
     return _stretch(stream, offset, headers, detail, cut=True)
 
 
