@@ -34,7 +34,7 @@ class Filter(Protocol):
 
 
 # FineWeb's filters in FineWeb's order; a filter judges what those before it left of the text.
-FILTERS: dict[str, type] = {
+FILTERS: dict[str, type[Filter]] = {
     "language": LanguageRule,
     "gopher_repetition": GopherRepetition,
     "gopher_quality": GopherQuality,

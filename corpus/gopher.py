@@ -35,7 +35,8 @@ _DUPLICATE_N = (5, 6, 7, 8, 9, 10)
 class GopherRepetition:
     """Table A1. Shares are of the text's characters where a name says chars or n-gram.
 
-    `top_2_gram` counts overlapping occurrences, as datatrove does: it can pass 1.
+    As in datatrove, the top n-gram may overlap itself, so that its share can pass 1, and it needs
+    no second occurrence: a text of ten words breaks `top_2_gram` before any rule about length.
     """
 
     max_frac_duplicate_paragraphs: float = 0.30

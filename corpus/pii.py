@@ -7,6 +7,7 @@ tries every word as the start of an address: hours for a megabyte of "a-a-a-…"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
@@ -48,10 +49,10 @@ Span = tuple[int, int]
 _LOCAL = regex.compile(r"(?r)[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]++")
 _LOCAL_MARKS = "!#$%&'*+/=?^`{|}~.-"  # not the first character of an address, as in FineWeb
 _LABEL = "[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
-_TOP_LABEL = rf"(?=[A-Za-z][A-Za-z0-9-]){_LABEL}"  # name@4.17.21 is a version
-_DOMAIN = regex.compile(rf"(?:{_LABEL}\.)+{_TOP_LABEL}|\[(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}\]")
+# `re`, not `regex`: for each match `regex` looks for the dot as far as the end of the text.
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})++")
 # Not in a longer dotted number, a word (v1.2.3.4) or a product's version (Chrome/1.2.3.4).
-_IP = regex.compile(r"(?<![\w.]|[A-Za-z]/)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
+_IP = re.compile(r"(?<![\w.])(?<![A-Za-z]/)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 
 
 def scrub(text: str, settings: Pii) -> Scrubbed:
@@ -67,18 +68,39 @@ def scrub(text: str, settings: Pii) -> Scrubbed:
 
 
 def find_emails(text: str) -> Iterator[Span]:
-    """Start and end of every e-mail address, from left to right."""
-    free, at = 0, text.find("@")
+    """Start and end of every e-mail address, from left to right.
+
+    Addresses that nothing separates (a@b.com@c.com) are one: were they two, the first one's
+    replacement and the rest would read as a longer address.
+    """
+    start = end = 0
+    at = text.find("@")
     while at >= 0:
-        local = _LOCAL.match(text, free, at)
-        domain = _DOMAIN.match(text, at + 1) if local else None
-        name = local[0].lstrip(_LOCAL_MARKS) if local else ""
-        if domain and name:
-            yield at - len(name), domain.end()
-            free = domain.end()
-        else:
-            free = at + 1
-        at = text.find("@", free)
+        domain_end = at + 1 + _domain_length(text, at + 1)
+        if domain_end > at + 1:
+            local = _LOCAL.match(text, end, at)
+            name = local[0].lstrip(_LOCAL_MARKS) if local else ""
+            if end and text[end] in "@.-" and end == (local.start() if local else at):
+                end = domain_end
+            elif name:
+                if end:
+                    yield start, end
+                start, end = at - len(name), domain_end
+        at = text.find("@", domain_end)
+    if end:
+        yield start, end
+
+
+def _domain_length(text: str, start: int) -> int:
+    """Length of the domain name at `start`, 0 if there is none.
+
+    It ends with a label that can be a top-level one: name@4.17.21 is a version.
+    """
+    match = _DOMAIN.match(text, start)
+    labels = match[0].split(".") if match else []
+    while labels and not (len(labels[-1]) > 1 and labels[-1][0].isalpha()):
+        labels.pop()
+    return len(".".join(labels)) if len(labels) > 1 else 0
 
 
 def find_ips(text: str) -> Iterator[Span]:

@@ -126,14 +126,15 @@ _INFIX = regex.compile(
     r"|(?<=\p{L}),(?=\p{L})|(?<=[\p{L}0-9])(?:---|--|——|[-–—~])(?=\p{L})"
     r"|(?<=[\p{L}0-9])[:<>=/](?=\p{L})"
 )
-# After spaCy's URL_PATTERN (Diego Perini's, MIT), with the repeats that backtrack taken out.
-_URL = regex.compile(
-    r"(?:[\w+.\-]{2,}://)?(?:\S+@)?"
+# After spaCy's URL_PATTERN (Diego Perini's, MIT): an address without what may stand before an @,
+# and with at most 126 labels, which is all that a domain name of 253 characters can have.
+_SCHEME = regex.compile(r"[\w+.\-]{2,32}://")
+_ADDRESS = regex.compile(
     r"(?:(?!(?:10|127)(?:\.\d{1,3}){3}|(?:169\.254|192\.168)(?:\.\d{1,3}){2})"
     r"(?:[1-9]\d?|1\d\d|2[01]\d|22[0-3])(?:\.(?:1?\d{1,2}|2[0-4]\d|25[0-5])){2}"
     r"\.(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-4])"
-    rf"|(?:(?:[A-Za-z0-9¡-\uffff][A-Za-z0-9¡-\uffff_-]{{0,62}})?[A-Za-z0-9¡-\uffff]\.)+[{_LOWER}]{{2,63}})"
-    r"(?::\d{2,5})?(?:[/?#]\S*)?"
+    r"|(?:(?:[A-Za-z0-9¡-\uffff][A-Za-z0-9¡-\uffff_-]{0,62})?[A-Za-z0-9¡-\uffff]\.){1,126}"
+    rf"[{_LOWER}]{{2,63}})(?::\d{{2,5}})?(?:[/?#]\S*)?"
 )
 
 
@@ -206,6 +207,17 @@ def _split_piece(piece: str) -> tuple[str, ...]:
     return _rejoin((*head, *_split_core(piece, start, end), *reversed(tail)))
 
 
+def _is_address(core: str) -> bool:
+    """Whether `core` is a URL or an e-mail address, also without a scheme."""
+    if "." not in core:
+        return False
+    scheme = _SCHEME.match(core)
+    starts = {scheme.end() if scheme else 0}
+    if core.find("@") > 0:
+        starts |= {core.find("@") + 1, core.rfind("@") + 1}
+    return any(_ADDRESS.fullmatch(core, start) for start in starts)
+
+
 def _rejoin(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Give known forms that were cut up their own tokens again: "(a :)" ends in ":)"."""
     if len(tokens) < 2:
@@ -236,7 +248,7 @@ def _split_core(piece: str, start: int, end: int) -> Sequence[str]:
     if known := _known(piece, start, end):
         return known
     core = piece[start:end]
-    if core.isalpha() or ("." in core and _URL.fullmatch(core)):
+    if core.isalpha() or _is_address(core):
         return (core,)
     tokens, done = [], 0
     for infix in _INFIX.finditer(core):
