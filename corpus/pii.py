@@ -52,7 +52,7 @@ _LABEL = "[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
 # `re`, not `regex`: for each match `regex` looks for the dot as far as the end of the text.
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})++")
 # Not in a longer dotted number, a word (v1.2.3.4) or a product's version (Chrome/1.2.3.4).
-_IP = re.compile(r"(?<![\w.])(?<![A-Za-z]/)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
+_IP = regex.compile(r"(?<![\w.])(?<![A-Za-z]/)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 
 
 def scrub(text: str, settings: Pii) -> Scrubbed:
