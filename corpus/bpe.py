@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -36,7 +37,8 @@ MAX_PIECE = 64
 class TokenizerSettings:
     """Which tokenizer the shards are made with.
 
-    `name`: "bpe" trains one on the corpus; anything else is a tiktoken encoding. `vocab_size`: ids
+    `name`: "bpe" trains one on the corpus; `*.json` is one that was saved, anything else one of
+    tiktoken's encodings. `vocab_size`: ids
     in all, control tokens included (bpe). `sample_bytes`: UTF-8 bytes of text that it learns from.
     """
 
@@ -47,6 +49,12 @@ class TokenizerSettings:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("name = '': must be 'bpe' or the name of a tiktoken encoding")
+        known = tiktoken.list_encoding_names()
+        if not (self.trains or self.name.endswith(".json") or self.name in known):
+            raise ValueError(
+                f"name = {self.name!r}: must be 'bpe', a saved tokenizer (*.json), or one of "
+                f"tiktoken's encodings: {', '.join(known)}"
+            )
         if self.vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
                 f"vocab_size = {self.vocab_size}: must be at least {MIN_VOCAB_SIZE} "

@@ -116,7 +116,7 @@ def encode(recipe: Recipe, canonical: pa.RecordBatch) -> Iterator[pa.RecordBatch
 
 @functools.cache
 def _tokenizer(name: str) -> tokenizer.Tokenizer:
-    return tokenizer.load(name) if name.endswith(".json") else tokenizer.named(name)
+    return tokenizer.find(name)
 
 
 def _select(columns: dict[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:

@@ -12,7 +12,7 @@ from pathlib import Path
 if sys.version_info < (3, 11):  # noqa: UP036 (a clear word where the metadata was not asked)
     sys.exit(f"gristmill: error: needs Python 3.11 or newer; this is {sys.version.split()[0]}")
 
-from jobs import html_report, pipeline, report
+from jobs import html_report, pipeline, report, shard
 from jobs.progress import console
 from jobs.session import open_engine
 from jobs.stage import BooksDontBalanceError, Job, Stage, locked
@@ -111,8 +111,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
     inputs = tuple(getattr(arguments, "input", ()))
+    # What is wrong with the input or the tokenizer is said now, not after hours of extraction.
     if inputs:
-        resolve(inputs)  # what is wrong with the input is said before an engine starts
+        resolve(inputs)
+    if shard.STAGE in arguments.stages:
+        shard.check_tokenizer(loaded)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
         job = Job(loaded, root, engine, inputs, arguments.overwrite)
         worked = pipeline.run(job, arguments.stages)

@@ -22,6 +22,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from corpus import bpe, shards
+from corpus.recipe import Recipe
 from jobs import datasets
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
@@ -57,14 +58,20 @@ def check(job: Job, written: dict[str, Written]) -> None:
 def _tokenizer(job: Job) -> Tokenizer:
     """The recipe's tokenizer, trained on the corpus where it says so, saved beside the shards."""
     settings = job.recipe.tokenizer
-    if settings.name == "bpe":
+    if settings.trains:
         with track(job.root, "shard: train tokenizer", 1, "step"):
             known = bpe.train(_sample(job), settings.vocab_size, f"bpe-{settings.vocab_size}")
     else:
-        known = tokenizer.named(settings.name)
+        known = tokenizer.find(settings.name)
     with atomic_path(job.folder("shards") / TOKENIZER_FILE) as path:
         known.save(path)
     return known
+
+
+def check_tokenizer(recipe: Recipe) -> None:
+    """Raise `UserError` where the recipe names a tokenizer that cannot be had."""
+    if not recipe.tokenizer.trains:
+        tokenizer.find(recipe.tokenizer.name)
 
 
 def _sample(job: Job) -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from corpus import child
 from corpus.filters import signals_schema
 from corpus.recipe import Recipe
 from jobs import datasets
@@ -122,7 +123,10 @@ def run_stage(stage: Stage, job: Job) -> bool:
     if _is_done(stage, job, settings, inputs):
         return False
     started = time.time()
-    written = stage.run(job)
+    try:
+        written = stage.run(job)
+    finally:
+        child.stop_idle()  # the next stage has children of its own
     stage.check(job, written)
     made = _made(job.engine, started)
     for dataset in stage.writes:

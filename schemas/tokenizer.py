@@ -133,6 +133,11 @@ class Tokenizer:
         Path(path).write_text(json.dumps(self.spec), encoding="utf-8")
 
 
+def find(name: str) -> Tokenizer:
+    """The tokenizer of a saved file (`*.json`), or a tiktoken encoding by name."""
+    return load(name) if name.endswith(".json") else named(name)
+
+
 def load(path: str | Path) -> Tokenizer:
     """Read a tokenizer saved as JSON; `UserError` names the file and what is wrong with it."""
     try:

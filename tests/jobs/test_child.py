@@ -1,0 +1,62 @@
+"""Child processes: their death is an error that the caller sees, never a hang or a silence."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from corpus import child
+from corpus.recipe import Recipe
+from corpus.tasks import ROWS_PER_ANSWER
+from schemas import config
+from schemas.datasets import DOCUMENTS
+
+import dataclasses  # isort: skip
+
+SAMPLE = Path(__file__).parents[2] / "samples" / "SAMPLE-00000.warc.gz"
+
+
+@pytest.fixture
+def reader() -> Iterator[child.Child]:
+    process = child.Child("extract", config.to_json(dataclasses.asdict(Recipe())))
+    yield process
+    process.stop()
+
+
+def _request(path: str = str(SAMPLE), rows: int = ROWS_PER_ANSWER) -> pa.RecordBatch:
+    ask = {"path": path, "file_path": "s", "start": 0, "crashed_at": None, "rows": rows}
+    types = [("path", pa.string()), ("file_path", pa.string()), ("start", pa.int64())]
+    types += [("crashed_at", pa.int64()), ("rows", pa.int64())]
+    return pa.RecordBatch.from_pylist([ask], schema=pa.schema(types))
+
+
+def test_a_child_answers_in_batches_and_serves_again(reader: child.Child) -> None:
+    first = list(reader.call(_request()))
+    assert sum(batch.num_rows for batch in first) > ROWS_PER_ANSWER
+    assert all(batch.schema.equals(DOCUMENTS) for batch in first)
+    assert list(reader.call(_request())) == first
+
+
+def test_a_killed_child_is_an_error_that_says_so(reader: child.Child) -> None:
+    answers = reader.call(_request(rows=1))
+    next(answers)
+    os.kill(reader._process.pid, signal.SIGKILL)
+    with pytest.raises(child.ChildDiedError, match="-9"):
+        list(answers)
+
+
+def test_an_exception_in_a_child_comes_with_its_traceback(reader: child.Child) -> None:
+    with pytest.raises(child.ChildError, match="no-such-file"):
+        list(reader.call(_request("no-such-file")))
+
+
+def test_a_child_that_cannot_start_its_task_says_why() -> None:
+    process = child.Child("no such task", {})
+    with pytest.raises((child.ChildError, child.ChildDiedError)):
+        list(process.call(_request()))
+    process.stop()
