@@ -130,10 +130,11 @@ def meta_tags(head: str) -> list[dict[str, str]]:
                 break
         elif lowered.startswith("<meta", at):
             end = lowered.find(">", at)
-            tag = head[at + 5 : min(end if end >= 0 else len(head), at + 2048)]
-            tags.append(
-                {m[1].lower(): m[2] or m[3] or m[4] or "" for m in _TAG_ATTRIBUTE.finditer(tag)}
-            )
+            if end < 0:
+                break
+            found = _TAG_ATTRIBUTE.finditer(head[at + 5 : min(end, at + 2048)])
+            tags.append({m[1].lower(): m[2] or m[3] or m[4] or "" for m in found})
+            at = end
         at = lowered.find("<", at + 1)
     return tags
 

@@ -10,7 +10,6 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from corpus import gates, lid
@@ -41,9 +40,9 @@ class Extract:
     max_record_bytes: int = 64 << 20
     max_html_bytes: int = 8 << 20
     min_broken_bytes: int = 4096
-    max_nodes: int = 100_000
+    max_nodes: int = 50_000
     max_depth: int = 250
-    max_cpu_seconds: float = 30.0
+    max_cpu_seconds: float = 60.0
     max_memory_mb: int = 3072
     language_model: str = ""
     blocked_domains: str = ""
@@ -242,9 +241,3 @@ def _set_text(row: dict[str, Any], text: str, settings: Extract) -> None:
         raise RejectedError("no_text", "the extractor found no main text")
     row["text"] = text
     row["language"], row["language_score"] = lid.identify(text, settings.language_model)
-
-
-def file_name(path: str) -> str:
-    """The row's `file_path` for a file: from 'crawl-data/' on, else its name."""
-    at = path.find("crawl-data/")
-    return path[at:] if at >= 0 else Path(path).name

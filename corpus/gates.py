@@ -49,7 +49,8 @@ def blocked_url(url: str, domains_file: str = "", words_file: str = "") -> str |
     if domains_file:
         parts = _suffixes(url)
         listed = _hashes(domains_file)
-        for name in (parts.top_domain_under_public_suffix, parts.fqdn):
+        host = ".".join(filter(None, (parts.subdomain, parts.domain, parts.suffix)))
+        for name in (parts.top_domain_under_public_suffix, host):
             if name and _holds(listed, name.lower()):
                 return f"domain {name.lower()}"
     if words_file:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 from corpus.limits import CpuTimeError, cpu_limit
+
+_TAG = re.compile("<[a-zA-Z]")
 
 
 class RejectedError(Exception):
@@ -38,6 +41,7 @@ def main_text(
     """The main text of `html`, '' if there is none; raises `RejectedError` where a limit is met."""
     try:
         with cpu_limit(max_cpu_seconds):
+            _check_tags(html, max_nodes)
             if engine == "resiliparse":
                 return _resiliparse(html, max_nodes, max_depth)
             return _trafilatura(html, engine == "trafilatura-fast", max_nodes, max_depth)
@@ -52,6 +56,12 @@ def main_text(
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"[:200]
         raise RejectedError("extraction_failed", detail) from None
+
+
+def _check_tags(html: str, max_nodes: int) -> None:
+    """Refuse before parsing what would not fit in memory; scripts may quote many tags, too."""
+    if html.count("<") > 10 * max_nodes and (tags := len(_TAG.findall(html))) > 10 * max_nodes:
+        raise RejectedError("too_many_nodes", f"{tags} start tags")
 
 
 def _trafilatura(html: str, fast: bool, max_nodes: int, max_depth: int) -> str:

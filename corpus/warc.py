@@ -92,7 +92,7 @@ def check_format(path: str) -> None:
 def _check_first_bytes(source: Source, codec: Codec) -> None:
     """A clear word about files that are something else, before any record is made of them."""
     try:
-        head = Stream(source, codec, 0, 1 << 16).peek(1 << 16)
+        head = Stream(source, codec, 0, 1 << 16).peek(1 << 16, inside=True)
     except DamageError:
         return
     if _START.startswith(head[:5].strip()) or head.lstrip(b"\r\n").startswith(_START):
@@ -120,14 +120,14 @@ class Stream:
         self._buffer = bytearray()
         self._slack = slack
         self._drawn, self._drawn_from = 0, offset
-        self._done = False
+        self._member_ended = False
         self._end: int | None = None
 
     @property
     def end(self) -> int:
         """Where the next member starts: after this one, or found by search after damage."""
         if self._end is None:
-            while not self._done:
+            while self.fault is None and not self._member_ended:
                 self._buffer.clear()
                 self._draw()
             if self.fault is None:
@@ -149,15 +149,21 @@ class Stream:
         """Start counting anew what the record at the cursor draws."""
         self._drawn, self._drawn_from = 0, self._member.position
 
-    def need(self, size: int) -> bool:
-        """Have `size` bytes ahead of the cursor; False where the stream ends before."""
-        while len(self._buffer) < size and not self._done:
+    def need(self, size: int, inside: bool = False) -> bool:
+        """Have `size` bytes ahead of the cursor; False where the stream ends before.
+
+        Only `inside` a record does a member that does not open with one continue this one: what
+        stands between records and cannot be read must not cost the record before it.
+        """
+        while len(self._buffer) < size and self.fault is None:
+            if self._member_ended and not (inside and self._continue()):
+                break
             self._draw()
         return len(self._buffer) >= size
 
-    def peek(self, size: int) -> bytes:
+    def peek(self, size: int, inside: bool = False) -> bytes:
         """Up to `size` bytes ahead of the cursor."""
-        self.need(size)
+        self.need(size, inside)
         return bytes(self._buffer[:size])
 
     def take(self, size: int) -> bytes:
@@ -168,33 +174,29 @@ class Stream:
 
     def skip(self, size: int) -> bool:
         """Move `size` bytes on without keeping them; False where the stream ends before."""
-        while size > 0 and self.need(1):
+        while size > 0 and self.need(1, inside=True):
             step = min(size, len(self._buffer))
             self._drop(step)
             size -= step
         return size == 0
 
-    def skip_blank_lines(self) -> bytes:
-        """Move past CR and LF; returns the first four of them."""
-        seen = b""
+    def skip_blank_lines(self) -> None:
+        """Move past CR and LF."""
         while self.need(1):
             rest = self._buffer.lstrip(b"\r\n")
-            blank = len(self._buffer) - len(rest)
-            seen = (seen + bytes(self._buffer[: min(blank, 4)]))[:4]
-            self._drop(blank)
+            self._drop(len(self._buffer) - len(rest))
             if rest:
                 break
-        return seen
 
     def find_boundary(self, at: int = 0) -> bool:
         """Move to the next line that starts a record, `at` or more bytes on; False at the end."""
         while True:
-            self.need(at + (1 << 16))
+            more = self.need(at + (1 << 16), inside=True)
             match = _BOUNDARY.search(self._buffer, at)
             if match:
                 self._drop(match.start(1))
                 return True
-            if self._done:
+            if not more:
                 self._drop(len(self._buffer))
                 return False
             self._drop(max(0, len(self._buffer) - 16))
@@ -211,21 +213,21 @@ class Stream:
             if self._drawn > self._slack + _MAX_RATIO * read:
                 raise DamageError(f"{read} bytes decompress to more than {self._drawn}")
         except DamageError as damage:
-            self.fault, self._done = damage, True
+            self.fault = damage
             return
         self._drawn += len(data)
         self._buffer += data
-        if not data:
-            self._continue()
+        self._member_ended = not data
 
-    def _continue(self) -> None:
+    def _continue(self) -> bool:
         """Go on into the next member where that one does not open with a record."""
         at = self._member.end
         head = head_of(self.source, self.codec, at) if self.codec is not Plain else None
         if head is None or head.startswith(_START):
-            self._done = True
-        else:
-            self._member, self._member_offset = self.codec(self.source, at), at
+            return False
+        self._member, self._member_offset = self.codec(self.source, at), at
+        self._member_ended = False
+        return True
 
 
 def _records_of(stream: Stream, max_record_bytes: int) -> Iterator[Record]:
@@ -253,17 +255,28 @@ def _next_record(stream: Stream, max_record_bytes: int) -> Record:
     stream.take(size)
     length = int(headers.get("content-length") or 0)
     fits = length <= max_record_bytes
-    if not (stream.need(length) if fits else _passable(stream, length)):
+    if not (stream.need(length, inside=True) if fits else _passable(stream, length)):
         return _short_record(stream, offset, headers, length)
-    content = stream.take(length) if fits else b""
-    trailer = stream.skip_blank_lines()
-    if stream.need(5) and stream.peek(5).upper() != _START and trailer != b"\r\n\r\n":
+    if not _ends_after(stream, length if fits else 0):
         stream.find_boundary()
-        detail = f"Content-Length is {length}, but the record goes on after that"
+        detail = f"Content-Length is {length}, but the record does not end there"
         return _stretch(stream, offset, headers, detail)
+    content = stream.take(length) if fits else b""
+    stream.skip_blank_lines()
     if stream.fault is not None and not stream.need(1):
         return _stretch(stream, offset, headers, stream.fault.detail)
     return _whole(stream, offset, headers, content, not fits)
+
+
+def _ends_after(stream: Stream, length: int) -> bool:
+    """Whether the record may end `length` bytes on: two line ends, or the file's end, or the next.
+
+    Where it does not, the block may have swallowed the start of the next record, so it is not
+    passed over before this is known.
+    """
+    tail = stream.peek(length + 9)[length:]
+    rest = tail.lstrip(b"\r\n").upper()
+    return tail.startswith(b"\r\n\r\n") or _START.startswith(rest) or rest.startswith(_START)
 
 
 def _passable(stream: Stream, length: int) -> bool:
@@ -285,13 +298,12 @@ def _short_record(stream: Stream, offset: int, headers: Headers, length: int) ->
 
 def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
     """The header at the cursor, its size, and what is wrong with it; does not move."""
-    size = 1 << 10
-    while not (end := re.search(rb"\n\r{0,2}\n", block := stream.peek(size))):
-        if len(block) < size or size >= MAX_HEADER_BYTES:
-            break
-        size *= 4
+    block = stream.peek(size := 1 << 10)
+    while not (end := re.search(rb"\n\r{0,2}\n", block)) and size <= MAX_HEADER_BYTES:
+        block = stream.peek(size := 4 * size, inside=True)
     if end is None:
-        fault = _CUT if len(block) < size else f"header of over {MAX_HEADER_BYTES} bytes"
+        cut = len(block) <= MAX_HEADER_BYTES
+        fault = _CUT if cut else f"header of over {MAX_HEADER_BYTES} bytes"
         return parse_headers(block[: 1 << 13]), 0, fault
     headers = parse_headers(block[: end.start()])
     if _BOUNDARY.search(block, 1, end.start()):

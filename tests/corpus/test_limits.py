@@ -1,0 +1,112 @@
+"""What one page may cost. Limits that end a process are tried on a process of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from corpus.limits import CpuTimeError, cpu_limit
+from corpus.main_text import RejectedError, main_text
+
+PROJECT = Path(__file__).parents[2]
+
+
+def spin(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_cpu_time_is_bounded_even_where_exceptions_are_swallowed() -> None:
+    def stubborn() -> None:
+        while True:
+            try:
+                spin(0.05)
+            except Exception:
+                continue
+
+    with pytest.raises(CpuTimeError), cpu_limit(0.1):
+        stubborn()
+
+
+def test_waiting_is_not_counted() -> None:
+    with cpu_limit(0.1):
+        time.sleep(0.3)
+
+
+def test_afterwards_nothing_is_left_running() -> None:
+    before = signal.getsignal(signal.SIGPROF)
+    with cpu_limit(0.05):
+        pass
+    spin(0.15)
+    assert signal.getsignal(signal.SIGPROF) == before
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_in_another_thread_the_limit_is_not_set_and_nothing_fails() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with cpu_limit(0.01):
+            spin(0.05)
+        done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+@pytest.mark.parametrize("engine", ["trafilatura", "trafilatura-fast", "resiliparse"])
+@pytest.mark.parametrize(
+    ("html", "reason"),
+    [
+        ("<p>x</p>" * 600, "too_many_nodes"),
+        ("<i>" * 6000, "too_many_nodes"),
+        ("<div>" * 120 + "<p>text</p>", "too_deep"),
+    ],
+)
+def test_size_and_depth_are_bounded(engine: str, html: str, reason: str) -> None:
+    with pytest.raises(RejectedError) as rejection:
+        main_text(f"<html><body>{html}</body></html>", engine, 500, 100, 5.0)
+    assert rejection.value.reason == reason
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_memory_of_a_confined_process_is_bounded() -> None:
+    code = (
+        "from corpus.limits import confine; confine(512)\n"
+        "try: bytearray(1 << 30)\n"
+        "except MemoryError: print('refused')\n"
+    )
+    assert run(code).stdout == "refused\n"
+
+
+def test_a_call_that_never_returns_ends_a_confined_process() -> None:
+    """A pattern that backtracks for ever runs no Python code in which a signal could be raised."""
+    code = (
+        "import corpus.limits as limits, re; limits.GRACE_SECONDS = 0; limits.confine(2048)\n"
+        "with limits.cpu_limit(0.5): re.match(r'(a|a?)+$', 'a' * 40 + 'b')\n"
+    )
+    assert run(code).returncode in (-signal.SIGXCPU, 1)
+
+
+def test_a_page_that_takes_too_long_is_named() -> None:
+    """In a process of its own: a test runner's callbacks would swallow the first signal."""
+    code = (
+        "from corpus.main_text import main_text\n"
+        "html = '<html><body>' + '<ul><li>item one two three</li></ul>' * 4000\n"
+        "try: main_text(html, 'trafilatura', 100_000, 250, 0.05)\n"
+        "except Exception as error: print(error)\n"
+    )
+    assert run(code).stdout == "extraction_cpu_time: over 0.05 CPU seconds\n"
