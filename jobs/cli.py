@@ -86,6 +86,8 @@ def _add_stages(commands, name: str, stages: tuple[Stage, ...], text: str) -> No
             help="WARC files: paths, globs, or a list of paths (*.paths, *.paths.gz)",
         )  # fmt: skip
     parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    if shard.STAGE in stages:
+        _add_shards(parser)
     parser.add_argument(
         "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
     )
@@ -97,9 +99,15 @@ def _add_stages(commands, name: str, stages: tuple[Stage, ...], text: str) -> No
     parser.set_defaults(command=_run, stages=stages)
 
 
+def _add_shards(parser: argparse.ArgumentParser) -> None:
+    text = "folder in the root for the shards, so that those of several tokenizers can stand there"
+    parser.add_argument("--shards", default="shards", metavar="NAME", help=text)
+
+
 def _add_report(commands) -> None:  # type: ignore[no-untyped-def]
     parser = commands.add_parser("report", help="the funnel of a root", description="The funnel.")
     parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    _add_shards(parser)
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--html", metavar="FILE", help="also write a page with the funnel drawn")
     parser.set_defaults(command=_report)
@@ -117,17 +125,18 @@ def _run(arguments: argparse.Namespace) -> int:
     if shard.STAGE in arguments.stages:
         shard.check_tokenizer(loaded)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
-        job = Job(loaded, root, engine, inputs, arguments.overwrite)
+        shards = getattr(arguments, "shards", "shards")
+        job = Job(loaded, root, engine, inputs, arguments.overwrite, shards)
         worked = pipeline.run(job, arguments.stages)
     if arguments.stages == pipeline.STAGES:
-        console.print(report.funnel_table(report.funnel(root)))
+        console.print(report.funnel_table(report.funnel(root, shards)))
     if not worked:
         console.print(f"{root}: everything was done already; no work was done")
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    found = report.funnel(Path(arguments.root))
+    found = report.funnel(Path(arguments.root), arguments.shards)
     if arguments.html:
         Path(arguments.html).write_text(html_report.page(found), encoding="utf-8")
     if arguments.json:

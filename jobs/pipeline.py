@@ -24,7 +24,7 @@ def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
     for stage in stages:
         if run_stage(stage, job):
             worked += 1
-            console.print(report.stage_table(job.root, stage.name))
+            console.print(report.stage_table(job.root, stage.name, job.shards))
         else:
             console.print(f"{stage.name}: done already and still valid, nothing to do")
     return worked

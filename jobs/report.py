@@ -45,14 +45,14 @@ class Funnel:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-def funnel(root: Path) -> Funnel:
+def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     """Read the funnel of a root; `UserError` where nothing was extracted there."""
     documents = manifest.read(root / "documents")
     if documents is None:
         raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")
-    judged = _made_from(root, "judged", documents)
-    clusters = _made_from(root, "clusters", judged)
-    shards = _made_from(root, "shards", _made_from(root, "canonical", judged))
+    judged = _made_from(root / "judged", documents)
+    clusters = _made_from(root / "clusters", judged)
+    shards = _made_from(root / shards_folder, _made_from(root / "canonical", judged))
     rowless, extracted = _split_rowless(documents)
     by_reason = dict(judged.counts) if judged else extracted
     kept = by_reason.pop("kept", 0) if judged else by_reason.pop("extracted", 0)
@@ -79,9 +79,9 @@ def funnel(root: Path) -> Funnel:
     return result
 
 
-def _made_from(root: Path, dataset: str, source: Manifest | None) -> Manifest | None:
-    """The dataset's manifest, unless it was made of something else than what is there now."""
-    found = manifest.read(root / dataset)
+def _made_from(folder: Path, source: Manifest | None) -> Manifest | None:
+    """The manifest in `folder`, unless it was made of something else than what is there now."""
+    found = manifest.read(folder)
     if source and found and found.inputs.get(source.dataset) == source.fingerprint:
         return found
     return None
@@ -113,9 +113,9 @@ def _check(root: Path, result: Funnel) -> None:
     balance(f"report {root}", "records", result.records, sum(result.outcomes.values()))
 
 
-def stage_table(root: Path, stage: str) -> Table:
+def stage_table(root: Path, stage: str, shards_folder: str = "shards") -> Table:
     """What a stage did, in a table."""
-    found = funnel(root)
+    found = funnel(root, shards_folder)
     rows = {
         "extract": lambda: _extract_rows(root, found),
         "filter": lambda: _share_rows(found.rejected, found.kept, "kept"),

@@ -42,6 +42,7 @@ class Job:
     engine: Engine
     inputs: tuple[str, ...] = ()
     overwrite: bool = False
+    shards: str = "shards"
 
     @property
     def spark(self) -> SparkSession:
@@ -49,8 +50,8 @@ class Job:
         return self.engine.spark
 
     def folder(self, dataset: str) -> Path:
-        """Where a dataset's files and manifest are."""
-        return self.root / dataset
+        """Where a dataset's files and manifest are; shards may be several, by folder."""
+        return self.root / (self.shards if dataset == "shards" else dataset)
 
     def manifest(self, dataset: str) -> Manifest:
         """A dataset's manifest; `UserError` where it was not made yet."""

@@ -1,0 +1,51 @@
+"""Flags, settings and files: the documentation has them all, and what it links to exists."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+
+from corpus.recipe import Recipe
+from jobs import cli as jobs_cli
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    flags: set[str] = set()
+    for action in parser._actions:
+        flags |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                flags |= {name} | _flags(command)
+    return flags - {"--help"}
+
+
+def test_every_flag_and_command_of_gristmill_is_documented() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    missing = {flag for flag in _flags(jobs_cli._parser()) if f"{flag}" not in text}
+    assert not missing
+
+
+def test_every_setting_of_a_recipe_is_documented() -> None:
+    text = (PROJECT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for section in dataclasses.fields(Recipe):
+        default = getattr(Recipe(), section.name)
+        if not dataclasses.is_dataclass(default):
+            assert f"`{section.name}`" in text, section.name
+            continue
+        part = re.split(rf"^## \[{section.name}\]", text, flags=re.M)
+        assert len(part) == 2, f"[{section.name}] has no section of its own"
+        body = part[1].split("\n## ")[0]
+        for setting in dataclasses.fields(default):
+            assert f"`{setting.name}`" in body, f"{section.name}.{setting.name}"
+
+
+def test_every_link_to_a_file_of_the_project_leads_somewhere() -> None:
+    for page in [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "samples" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
