@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from corpus import keys, minhash, pii, shards
+from corpus import keys, limits, minhash, pii, shards
 from corpus.extract import Outcome, extract_file
 from corpus.filters import judge_batch
 from corpus.recipe import Recipe
@@ -29,6 +29,8 @@ ROWS_PER_ANSWER = 64
 def bind(task: str, recipe: dict[str, Any]) -> Task:
     """The task of that name under a recipe given as JSON values."""
     settings = config.from_dict(recipe, Recipe, "recipe")
+    if task == "extract":
+        limits.confine(settings.extract.max_memory_mb)
     return functools.partial(TASKS[task], settings)
 
 
