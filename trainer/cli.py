@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ begins any document.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (2 and one line on stderr for a user's error)."""
     arguments = parser().parse_args(argv)
+    wait_without_spinning()
     try:
         arguments.run(arguments)
     except UserError as error:
@@ -61,6 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("trainer: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def wait_without_spinning() -> None:
+    """Let PyTorch's CPU threads sleep soon while they wait; must come before torch is imported.
+
+    GNU OpenMP's default is to spin for milliseconds, which takes the core from the very thread
+    that is waited for once anything else runs: two cores with two busy processes beside trained
+    690 tokens/s, and 2,300 to 3,100 with this count. Alone it makes no difference.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def parser() -> argparse.ArgumentParser:

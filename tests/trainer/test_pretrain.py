@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.cli import main, parser
+from trainer.cli import main, parser, wait_without_spinning
 
 PROJECT = Path(__file__).parents[2]
 
@@ -228,6 +228,23 @@ def test_the_module_starts_from_the_command_line_without_a_traceback() -> None:
     done = subprocess.run([*command, "--out", "o"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "trainer: error: r: no such recipe file\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_leave_the_core_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: dict[str, str], after: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(before))
+    wait_without_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == after
+
+
+def test_torch_is_not_imported_before_the_threads_are_told() -> None:
+    code = "import sys, trainer.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
 
 
 def flags_of_all_commands() -> list[str]:
