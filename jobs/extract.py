@@ -11,6 +11,7 @@ Also: spark-submit jobs/extract.py --recipe R --input 'crawl/*.warc.gz' --root R
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus import child
+from corpus import child, lid
+from corpus.extract import Extract
 from corpus.tasks import ROWS_PER_ANSWER
 from jobs import datasets
 from jobs.inputs import WarcFile, resolve
@@ -46,17 +48,36 @@ _MAX_CRASHES = 1000
 
 
 def inputs(job: Job) -> dict[str, str]:
-    """WARC file name -> identity."""
+    """WARC file name -> identity, and the same for the files that the recipe names."""
     if not job.inputs:
         raise UserError("--input: name the WARC files to read")
-    return {file.file_path: file.identity for file in resolve(job.inputs)}
+    files = {file.file_path: file.identity for file in resolve(job.inputs)}
+    return files | _named_files(job.recipe.extract)
+
+
+def _named_files(settings: Extract) -> dict[str, str]:
+    """Setting -> SHA-256 of the file that it names: another model or list is another input."""
+    hashes = {"extract.language_model": lid.model_sha256(settings.language_model)}
+    for name in ("blocked_domains", "blocked_words"):
+        path = getattr(settings, name)
+        if path:
+            hashes[f"extract.{name}"] = _sha256(path, f"extract.{name}")
+    return hashes
+
+
+def _sha256(path: str, setting: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{setting} = {path!r}: cannot be read: {error.strerror}") from None
 
 
 def run(job: Job) -> dict[str, Written]:
     """Extract the files that are not committed yet, and list all."""
-    folder, settings = job.folder("documents"), job.recipe.settings(*STAGE.sections)
+    folder = job.folder("documents")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {_committed_name(file, settings): file for file in resolve(job.inputs)}
+    made_with = [job.recipe.settings(*STAGE.sections), _named_files(job.recipe.extract)]
+    wanted = {_committed_name(file, made_with): file for file in resolve(job.inputs)}
     missing = {name: file for name, file in wanted.items() if not (folder / name).exists()}
     if missing:
         _extract_missing(job, folder, missing)
@@ -73,8 +94,8 @@ def check(job: Job, written: dict[str, Written]) -> None:
         balance(f"extract {file.name}", "rows", file.rows, rows)
 
 
-def _committed_name(file: WarcFile, settings: dict[str, Any]) -> str:
-    made_from = [file.file_path, file.identity, settings, manifest.FORMAT]
+def _committed_name(file: WarcFile, made_with: list[dict[str, Any]]) -> str:
+    made_from = [file.file_path, file.identity, made_with, manifest.FORMAT]
     return f"{Path(file.file_path).name}-{config.json_hash(made_from)[:16]}.parquet"
 
 

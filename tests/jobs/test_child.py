@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -15,8 +16,6 @@ from corpus.recipe import Recipe
 from corpus.tasks import ROWS_PER_ANSWER
 from schemas import config
 from schemas.datasets import DOCUMENTS
-
-import dataclasses  # isort: skip
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "SAMPLE-00000.warc.gz"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,8 +15,6 @@ from jobs import pipeline, report
 from jobs.stage import Job
 from schemas import manifest, tokenizer
 from schemas.tokenizer import TOKENIZER_FILE
-
-from collections.abc import Callable  # isort: skip
 
 TRUTH = Path(__file__).parents[2] / "samples" / "truth.jsonl"
 DATASETS = ("documents", "judged", "bands", "clusters", "canonical", "shards")
@@ -182,3 +181,19 @@ def test_nothing_but_datasets_is_left_in_a_root(sample_roots: dict[str, Path]) -
             found = {path.name for path in (root / dataset).iterdir()}
             assert found - {TOKENIZER_FILE} == names
         assert not (root / ".work").exists() or not list((root / ".work").iterdir())
+
+
+def test_real_pages_balance_and_give_both_engines_the_same_shards(
+    shared: Path, tmp_path: Path, sample_recipe: Recipe, engines: Callable
+) -> None:
+    inputs = (str(shared / "crawl" / "REALWEB-small-*.warc.gz"),)
+    written = []
+    for name in ("sail", "spark"):
+        root = tmp_path / name
+        pipeline.run(Job(sample_recipe, root, engines(name), inputs))
+        found = report.funnel(root)
+        assert found.documents == 240
+        assert found.records == sum(found.outcomes.values())
+        written.append({p.name: p.read_bytes() for p in (root / "shards").glob("*.parquet")})
+    assert written[0] == written[1]
+    assert len(written[0]) >= 2

@@ -62,7 +62,7 @@ def _moments(root: Path) -> dict[str, Callable[[], bool]]:
 def test_a_killed_run_goes_on_and_gives_the_same_shards(
     moment: str, tmp_path: Path, sample_roots: dict[str, Path]
 ) -> None:
-    _kill_and_compare(moment, tmp_path / "root", sample_roots["sail"])
+    check_kill_and_resume(moment, tmp_path / "root", sample_roots["sail"])
 
 
 @pytest.mark.soak
@@ -70,10 +70,10 @@ def test_a_killed_run_goes_on_and_gives_the_same_shards(
 def test_a_run_killed_many_times_gives_the_same_shards(
     moment: str, tmp_path: Path, sample_roots: dict[str, Path]
 ) -> None:
-    _kill_and_compare(moment, tmp_path / "root", sample_roots["sail"])
+    check_kill_and_resume(moment, tmp_path / "root", sample_roots["sail"])
 
 
-def _kill_and_compare(moment: str, root: Path, whole: Path) -> None:
+def check_kill_and_resume(moment: str, root: Path, whole: Path) -> None:
     with _start(root) as first:
         assert _kill_when(first, _moments(root)[moment])
     done = {path: path.stat().st_mtime_ns for path in root.glob("documents/*.parquet")}
