@@ -101,7 +101,14 @@ class Child:
             raise ChildDiedError(f"child process ended with status {status}") from None
 
 
-_slots = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_slots = threading.BoundedSemaphore(num_cores())
 _lock = threading.Lock()
 _idle: dict[str, list[Child]] = {}
 

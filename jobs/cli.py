@@ -9,9 +9,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-if sys.version_info < (3, 11):  # noqa: UP036 (a clear word where the metadata was not asked)
-    sys.exit(f"gristmill: error: needs Python 3.11 or newer; this is {sys.version.split()[0]}")
-
 from jobs import html_report, pipeline, report, shard
 from jobs.progress import console
 from jobs.session import open_engine

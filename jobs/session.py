@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pyspark.sql import SparkSession
 
+from corpus.child import num_cores
 from schemas.errors import UserError
 
 MIN_JAVA = 17
@@ -129,7 +130,7 @@ def _spark_settings(verbose: bool) -> dict[str, str]:
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
             "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-            "spark.sql.shuffle.partitions": str(2 * len(os.sched_getaffinity(0))),
+            "spark.sql.shuffle.partitions": str(2 * num_cores()),
         }
     return settings
 

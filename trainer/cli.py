@@ -18,7 +18,7 @@ from trainer.settings import PretrainRecipe, SampleSettings
 _ABOUT = """\
 Train a small language model on token shards, and let it write.
 
-  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out demo/model
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/corpus/shards --out demo/model
   trainer sample --checkpoint demo/model --prompt "The water"
 """
 
@@ -26,10 +26,10 @@ _PRETRAIN = """\
 Train a model from scratch on a folder of shards (made by `gristmill shard`).
 
 What it would do, and about how long it would take, without writing anything:
-  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out RUN --dry-run
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards DIR --out RUN --dry-run
 
 The same in ten steps:
-  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/shards --out RUN --steps 10
+  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards DIR --out RUN --steps 10
 
 On two GPUs, or two CPU processes; the loss is that of one:
   torchrun --nproc-per-node 2 -m trainer pretrain --recipe R --shards DIR --out RUN
@@ -43,7 +43,7 @@ begins any document.
 
   trainer sample --checkpoint demo/model --prompt "The water"
   trainer sample --checkpoint demo/model --prompt "The water" --temperature 0
-  trainer sample --checkpoint demo/model/step-000240 --prompt "" --seed 7
+  trainer sample --checkpoint demo/model/step-000320 --prompt "" --seed 7
 """
 
 
