@@ -245,9 +245,11 @@ def _records_of(stream: Stream, max_record_bytes: int) -> Iterator[Record]:
 def _next_record(stream: Stream, max_record_bytes: int) -> Record:
     """The record at the cursor; leaves the cursor at the start of the one after it."""
     offset = stream.record_offset()
-    if stream.peek(5).upper() != _START:
+    start = stream.peek(5).upper()
+    if start != _START:
         stream.find_boundary()
-        return _stretch(stream, offset, Headers([]), "bytes that belong to no record")
+        cut = len(start) < len(_START) and _START.startswith(start)
+        return _stretch(stream, offset, Headers([]), "bytes that belong to no record", cut)
     headers, size, fault = _read_header(stream)
     if fault:
         found = stream.find_boundary(1)

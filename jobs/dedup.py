@@ -35,6 +35,7 @@ def run(job: Job) -> dict[str, Written]:
     work = job.root / ".work" / "dedup"
     try:
         bands = _write_bands(job)
+        bands.counts["repeated_ids"] = _count_repeated_ids(_read(job, "bands", bands))
         clusters = _write_clusters(job, bands, work)
         canonical = _write_canonical(job, clusters)
     finally:
@@ -66,7 +67,6 @@ def _write_bands(job: Job) -> Written:
 
 def _write_clusters(job: Job, bands: Written, work: Path) -> Written:
     nodes = _read(job, "bands", bands)
-    _refuse_collisions(nodes)
     with track(job.root, "dedup: clusters", 1, "step"):
         labels = components.label(job.spark, _edges(nodes), work, MAX_LOCAL_EDGES)
         clusters = _choose(nodes, labels, _preference(job.recipe.survivor.keep))
@@ -76,10 +76,19 @@ def _write_clusters(job: Job, bands: Written, work: Path) -> Written:
     return Written(files, datasets.sum_counts(files))
 
 
-def _refuse_collisions(nodes: DataFrame) -> None:
-    row = nodes.agg(F.count("*").alias("n"), F.countDistinct("node").alias("d")).toArrow()
-    counted = row.to_pylist()[0]
-    balance("dedup: distinct nodes", "documents", counted["n"], counted["d"])
+def _count_repeated_ids(nodes: DataFrame) -> int:
+    """Documents whose id another one has too; two on one node are refused."""
+    counted = (
+        nodes.agg(
+            F.count("*").alias("documents"),
+            F.countDistinct("node").alias("nodes"),
+            F.countDistinct("id").alias("ids"),
+        )
+        .toArrow()
+        .to_pylist()[0]
+    )
+    balance("dedup: distinct nodes", "documents", counted["documents"], counted["nodes"])
+    return int(counted["documents"] - counted["ids"])
 
 
 def _edges(nodes: DataFrame) -> DataFrame:

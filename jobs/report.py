@@ -32,6 +32,7 @@ class Funnel:
     kept: int
     duplicates: int
     duplicates_by_kind: dict[str, int]
+    repeated_ids: int
     canonical: int
     shards: int
     tokens: int
@@ -51,6 +52,7 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     if documents is None:
         raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")
     judged = _made_from(root / "judged", documents)
+    bands = _made_from(root / "bands", judged)
     clusters = _made_from(root / "clusters", judged)
     shards = _made_from(root / shards_folder, _made_from(root / "canonical", judged))
     rowless, extracted = _split_rowless(documents)
@@ -70,6 +72,7 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
         kept=kept,
         duplicates=sum(duplicates.values()),
         duplicates_by_kind=duplicates,
+        repeated_ids=bands.counts["repeated_ids"] if bands else 0,
         canonical=canonical,
         seconds={name: m["seconds"] for name, m in made.items()},
         engines={name: m["engine"] for name, m in made.items()},
@@ -119,7 +122,7 @@ def stage_table(root: Path, stage: str, shards_folder: str = "shards") -> Table:
     rows = {
         "extract": lambda: _extract_rows(root, found),
         "filter": lambda: _share_rows(found.rejected, found.kept, "kept"),
-        "dedup": lambda: _share_rows(found.duplicates_by_kind, found.canonical, "canonical"),
+        "dedup": lambda: _dedup_rows(found),
         "shard": lambda: _shard_rows(found),
     }[stage]()
     dataset = {"extract": "documents", "filter": "judged", "dedup": "clusters", "shard": "shards"}
@@ -161,6 +164,13 @@ def _share_rows(counts: dict[str, int], last: int, name: str) -> list[tuple[str,
     total = max(1, last if name == "records read" else last + sum(counts.values()))
     listed = {**counts, name: last}
     return [(key, f"{n:,}", f"{n / total:.1%}") for key, n in listed.items()]
+
+
+def _dedup_rows(found: Funnel) -> list[tuple[str, str, str]]:
+    rows = _share_rows(found.duplicates_by_kind, found.canonical, "canonical")
+    if found.repeated_ids:
+        rows.append(("ids that repeat", f"{found.repeated_ids:,}", ""))
+    return rows
 
 
 def _shard_rows(found: Funnel) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).parents[1]
 
@@ -15,6 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: a longer proof, run by make soak")
+    # make test tries the same examples every time, make soak looks for new ones.
+    settings.register_profile("steady", derandomize=True, deadline=None)
+    settings.register_profile("soak", deadline=None, print_blob=True)
+    settings.load_profile("soak" if config.getoption("--soak") else "steady")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -100,6 +100,17 @@ def test_one_wrong_bit_costs_one_record_and_is_noticed(
     assert len({r.offset for r in records}) == len(records)
 
 
+@pytest.mark.parametrize("num_bytes", range(1, 12))
+def test_a_file_torn_in_the_first_bytes_of_a_record_is_named(
+    tmp_path: Path, num_bytes: int
+) -> None:
+    original, places = archive("plain"), offsets("plain")
+    for at in places[1:-1]:
+        records = read(tmp_path, original[: at + num_bytes])
+        assert records[-1].damage == "torn_record"
+        assert records[-1].next_offset == at + num_bytes
+
+
 @examples
 @given(data=st.data())
 @pytest.mark.parametrize("form", FORMS)

@@ -127,4 +127,12 @@ def test_two_documents_on_one_node_are_refused(engine: Engine, tmp_path: Path) -
     file = datasets.write_table(tmp_path, table.set_column(0, BANDS.field("node"), node))
     nodes = datasets.read_files(engine.spark, [str(tmp_path / file.name)], BANDS)
     with pytest.raises(RuntimeError, match="distinct nodes"):
-        dedup._refuse_collisions(nodes)
+        dedup._count_repeated_ids(nodes)
+
+
+def test_repeated_ids_are_counted(engine: Engine, tmp_path: Path) -> None:
+    table = _bands([f"text of five words {letter}" for letter in "abcd"])
+    ids = pa.array(["same", "same", "other", "same"])
+    file = datasets.write_table(tmp_path, table.set_column(1, BANDS.field("id"), ids))
+    nodes = datasets.read_files(engine.spark, [str(tmp_path / file.name)], BANDS)
+    assert dedup._count_repeated_ids(nodes) == 2
