@@ -99,6 +99,9 @@ def _check_first_bytes(source: Source, codec: Codec) -> None:
         return
     if head.startswith(b"filedesc://"):
         raise UserError(f"{source.path}: is not a WARC file (ARC is not read yet)")
+    # Damage in the first member alone makes no other file of it: a later one opens with a record.
+    if codec is not Plain and next_member(source, codec, 1, _START) < source.size:
+        return
     if not re.search(rb"\nWARC/[01]\.\d\r?\n", head):
         raise UserError(f"{source.path}: is not a WARC file; it starts with {head[:40]!r}")
 

@@ -100,6 +100,18 @@ def test_one_wrong_bit_costs_one_record_and_is_noticed(
     assert len({r.offset for r in records}) == len(records)
 
 
+def test_damage_in_the_first_record_makes_no_other_file_of_an_archive(tmp_path: Path) -> None:
+    """Each bit of the first member's first hundred bytes, behind its magic number and header."""
+    original = archive("gzip")
+    good = whole(read(tmp_path, original))
+    for at in range(18, 100):
+        for bit in range(8):
+            flipped = original[:at] + bytes([original[at] ^ 1 << bit]) + original[at + 1 :]
+            records = read(tmp_path, flipped)
+            assert records[0].damage == "damaged_record"
+            assert whole(records) == good[1:]
+
+
 @pytest.mark.parametrize("num_bytes", range(1, 12))
 def test_a_file_torn_in_the_first_bytes_of_a_record_is_named(
     tmp_path: Path, num_bytes: int
