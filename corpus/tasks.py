@@ -18,7 +18,7 @@ from corpus.extract import Outcome, extract_file
 from corpus.filters import judge_batch
 from corpus.recipe import Recipe
 from schemas import config, tokenizer
-from schemas.datasets import BANDS, CANONICAL, DOCUMENTS
+from schemas.datasets import BANDS, CANONICAL, DOCUMENTS, KEY
 
 Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
 
@@ -92,7 +92,7 @@ def bands(recipe: Recipe, kept: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     ]
     columns = {
         "node": pa.array(keys.nodes(kept["file_path"], kept["record_offset"]), pa.int64()),
-        **{name: kept[name] for name in ("id", "file_path", "record_offset")},
+        **{name: kept[name] for name in ("id", *KEY)},
         "captured": keys.seconds(kept["date"]),
         "num_chars": pa.array([len(text) for text in texts], pa.int64()),
         "text_hash": pa.array(found.text_hashes, pa.int64()),

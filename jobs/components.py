@@ -9,6 +9,7 @@ written and read back, because a plan that grows with the rounds costs more than
 from __future__ import annotations
 
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from jobs import datasets
 from schemas.manifest import DataFile
 
 EDGES = pa.schema([("a", pa.int64()), ("b", pa.int64())])
+State = tuple[int, Decimal | None, Decimal | None]
 LABELS = pa.schema([("node", pa.int64()), ("cluster", pa.int64())])
 
 
@@ -47,7 +49,7 @@ def _label_locally(edges: pa.Table) -> pa.Table:
 
 def _label_by_stars(spark: SparkSession, edges: DataFrame, work: Path) -> DataFrame:
     """Alternate the two steps until the edges no longer change: then each is (node, smallest)."""
-    previous: tuple[int, int] | None = None
+    previous: State | None = None
     for number in range(1, 1000):
         step = small_star(large_star(edges))
         folder = work / f"round-{number}"
@@ -79,17 +81,14 @@ def small_star(edges: DataFrame) -> DataFrame:
     return star.filter(F.col("a") != F.col("b")).distinct()
 
 
-def _state(edges: DataFrame) -> tuple[int, int]:
-    # Labels only ever fall, so equal counts and equal sums mean that nothing moved. Sums of
-    # 64-bit hashes overflow: their high and low halves are summed apart.
-    row = edges.agg(
-        F.count("*").alias("n"),
-        F.sum(F.shiftright("b", 20)).alias("high"),
-        F.sum(F.col("b").bitwiseAND(F.lit((1 << 20) - 1))).alias("low"),
-        F.sum(F.shiftright("a", 20)).alias("high_a"),
-    ).toArrow()
-    values = row.to_pylist()[0]
-    return values["n"], hash((values["high"], values["low"], values["high_a"]))
+def _state(edges: DataFrame) -> State:
+    """Number of edges and the exact sums of both ends: labels only fall, so equal means at rest."""
+    # As decimals: a few million 64-bit hashes overflow the sum of an integer column.
+    row = edges.select(*(F.col(end).cast("decimal(20,0)").alias(end) for end in "ab")).agg(
+        F.count("*").alias("edges"), F.sum("a").alias("a"), F.sum("b").alias("b")
+    )
+    found = row.toArrow().to_pylist()[0]
+    return found["edges"], found["a"], found["b"]
 
 
 def _labels(edges: DataFrame) -> DataFrame:

@@ -27,6 +27,7 @@ from jobs import datasets
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
 from schemas import tokenizer
+from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, atomic_path
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -76,8 +77,8 @@ def check_tokenizer(recipe: Recipe) -> None:
 
 def _sample(job: Job) -> Iterator[str]:
     """Texts in the order of a hash of their id, up to the sample's size in bytes."""
-    columns = job.read("canonical").select("id", *("file_path", "record_offset"), "text")
-    order = [F.xxhash64("id"), *map(F.col, ("id", "file_path", "record_offset"))]
+    columns = job.read("canonical").select("id", *KEY, "text")
+    order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
     sized = columns.withColumn("bytes", F.octet_length("text"))
     return _take_bytes(sized.orderBy(*order).toLocalIterator(), job.recipe.tokenizer.sample_bytes)
 
@@ -133,7 +134,7 @@ def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
                 f"shard.validation_fraction = {settings.validation_fraction}: no document falls "
                 f"into the {split} split; use another fraction or more pages"
             )
-    return {split: -(-n // settings.tokens_per_shard) for split, n in tokens.items()}
+    return {split: shards.num_shards_for(n, settings) for split, n in tokens.items()}
 
 
 def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Table:

@@ -82,7 +82,7 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
             f"{folder / TOKENIZER_FILE}: tokenizer hash {tokenizer.hash[:12]}, the model was "
             f"trained with {str(state.get('tokenizer_hash'))[:12]}"
         )
-    config = config_from_json(_read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    config = config_from_json(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if config.vocab_size != tokenizer.padded_vocab_size:
         raise UserError(
             f"{folder / CONFIG_FILE}: vocab_size {config.vocab_size}, the tokenizer pads to "
@@ -162,7 +162,7 @@ def _find(path: Path) -> tuple[Path, str | None]:
         return path, None
     if not (path / LATEST).exists():
         raise UserError(f"{path}: no checkpoint here (neither {LATEST} nor {STATE_FILE})")
-    pointer = _read_json(path / LATEST)
+    pointer = read_json(path / LATEST)
     name, digest = pointer.get("folder"), pointer.get("state_sha256")
     if not isinstance(name, str) or not isinstance(digest, str) or Path(name).name != name:
         raise UserError(f"{path / LATEST}: not a pointer to a checkpoint: {pointer}")
@@ -170,7 +170,7 @@ def _find(path: Path) -> tuple[Path, str | None]:
 
 
 def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:
-    state = _read_json(folder / STATE_FILE)
+    state = read_json(folder / STATE_FILE)
     if state_sha256 is not None and _sha256(folder / STATE_FILE) != state_sha256:
         raise UserError(f"{folder / STATE_FILE}: altered: {LATEST} says another SHA-256")
     if state.get("format") != FORMAT or not isinstance(state.get("files"), dict):
@@ -204,7 +204,8 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
         raise UserError(f"{path}: does not fit {CONFIG_FILE}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run; `UserError` names it where it is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Fused AdamW: one pass over all weights, 4 times faster on CPU than a loop (8 ms for 17 M)."""
+    """Fused AdamW: one pass over all weights in place of a loop over tensors."""
     return torch.optim.AdamW(
         parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,

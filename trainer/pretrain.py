@@ -37,7 +37,7 @@ def pretrain(
         console = (console or Console()) if group.is_first else Console(quiet=True)
         shards = _open(recipe, shards_folder, group)
         if _begin(out, identity(recipe, shards), group, console) == "finished":
-            report = run_folder.read_json(out / run_folder.REPORT_FILE)
+            report = checkpoint.read_json(out / run_folder.REPORT_FILE)
         else:
             report = _Run(prepare(recipe, shards, group), out, console).train()
             if group.is_first:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
-from trainer.checkpoint import LATEST
+from trainer.checkpoint import LATEST, read_json
 
 RUN_FILE, LOG_FILE, REPORT_FILE = "run.json", "log.jsonl", "report.json"
 Found = Literal["nothing", "unfinished", "finished"]
@@ -57,17 +57,6 @@ def log(run: Path, record: dict[str, Any]) -> None:
 def finish(run: Path, report: dict[str, Any]) -> None:
     """Write the report: the run is finished."""
     _write(run / REPORT_FILE, report)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of the run; `UserError` names it where it is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return values
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import networkx as nx
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
 from jobs import components, datasets
 from jobs.session import Engine
@@ -45,6 +46,17 @@ def test_a_thousand_random_graphs_match_networkx_on_either_path(
     expected = _oracle(pairs)
     assert _label(engine, tmp_path / "local", pairs, max_local_edges=10**9) == expected
     assert _label(engine, tmp_path / "stars", pairs, max_local_edges=0) == expected
+
+
+def test_millions_of_edges_are_summed_exactly(engine: Engine) -> None:
+    """Hubs are the smallest of their component, so their sum soon leaves 64 bits."""
+    lowest, count = -(2**63), 3_000_000
+    ends = engine.spark.range(count)
+    for last in (lowest, lowest + 1):
+        hub = F.when(F.col("id") == count - 1, F.lit(last)).otherwise(F.lit(lowest))
+        edges = ends.select(F.col("id").alias("a"), hub.cast("long").alias("b"))
+        expected = (count, count * (count - 1) // 2, lowest * (count - 1) + last)
+        assert components._state(edges) == expected
 
 
 @pytest.mark.parametrize("shape", ["chain", "star"])
