@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
+from corpus import treebank
 from corpus.document import (
     Document,
     Rule,
@@ -53,7 +54,7 @@ _SIGNALS = (
 
 @dataclass(frozen=True)
 class C4:
-    """The settings up to `drop_policy_lines` choose lines: to change one, measure again.
+    """The settings of `MEASURING` choose lines: to change one, measure again.
 
     Lines with "lorem ipsum" or a curly bracket aren't dropped: they condemn the page.
     """
@@ -67,7 +68,17 @@ class C4:
     max_lorem_ipsum_lines: int = 0
     max_curly_bracket_lines: int = 0
     min_sentences: int = 5
+    sentences: Literal["spacy", "treebank"] = "spacy"
 
+    MEASURING: ClassVar[tuple[str, ...]] = (
+        "require_terminal_punctuation",
+        "min_words_per_line",
+        "max_word_length",
+        "remove_citations",
+        "drop_javascript_lines",
+        "drop_policy_lines",
+        "sentences",
+    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.int64()) for name in _SIGNALS])
     RULES: ClassVar[tuple[Rule, ...]] = (
         too_high("lorem_ipsum", "num_lorem_ipsum_lines", "max_lorem_ipsum_lines"),
@@ -84,7 +95,7 @@ class C4:
     def measure(self, doc: Document) -> Signals:
         """Lines by what became of them, and the sentences of those kept."""
         counts: Counter[str] = Counter(num_lines=len(doc.lines))
-        for line, words in zip(doc.lines, doc.line_words, strict=True):
+        for i, line in enumerate(doc.lines):
             clean = self._clean(line)
             fate = self._fate(line, clean)
             counts[f"num_{fate}_lines"] += 1
@@ -93,10 +104,7 @@ class C4:
             if fate in ("kept", "policy") and "{" in clean:
                 counts["num_curly_bracket_lines"] += 1
             if fate == "kept":
-                unchanged = len(clean) == len(line.strip())
-                counts["num_sentences"] += count_sentences(
-                    words if unchanged else split_words(clean)
-                )
+                counts["num_sentences"] += self._sentences(doc, i, clean)
         return {name: counts[name] for name in _SIGNALS}
 
     def fault(self, signals: Mapping[str, Any]) -> str | None:
@@ -109,6 +117,13 @@ class C4:
         kept = (clean for line, clean in lines if self._fate(line, clean) == "kept")
         text = "\n".join(kept).strip()
         return doc if text == doc.text else replace(doc, text=text)
+
+    def _sentences(self, doc: Document, i: int, clean: str) -> int:
+        """The sentences of line `i`, which would be kept as `clean`."""
+        if self.sentences == "treebank":
+            return treebank.count_sentences(clean)
+        unchanged = len(clean) == len(doc.lines[i].strip())
+        return count_sentences(doc.words().by_line[i] if unchanged else split_words(clean))
 
     def _clean(self, line: str) -> str:
         """The line as it would be kept."""

@@ -9,13 +9,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from corpus import treebank
 from corpus.words import split_words
+
+# What a word is: spaCy's English, NLTK's, or what white space leaves.
+Splitter = Literal["spacy", "treebank", "spaces"]
+_SPLIT: dict[Splitter, Callable[[str], list[str]]] = {
+    "spacy": split_words,
+    "treebank": treebank.split_words,
+    "spaces": str.split,
+}
 
 Signals = dict[str, Any]  # name -> int, float or str, as the filter's SIGNALS declares them
 
 _BLANK_LINES = re.compile(r"\n{2,}")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of each line, punctuation marks included."""
+
+    by_line: list[list[str]]
+
+    @cached_property
+    def flat(self) -> list[str]:
+        """All words in order."""
+        return list(chain.from_iterable(self.by_line))
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each word occurs, in the order of first occurrence."""
+        return Counter(self.flat)
 
 
 @dataclass(frozen=True)
@@ -25,26 +53,20 @@ class Document:
     text: str
     language: str | None = None
     language_score: float | None = None
+    _words: dict[Splitter, Words] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def lines(self) -> list[str]:
         """`text.splitlines()`: blank lines count."""
         return self.text.splitlines()
 
-    @cached_property
-    def line_words(self) -> list[list[str]]:
-        """The words of each of `lines`."""
-        return [split_words(line) for line in self.lines]
-
-    @cached_property
-    def words(self) -> list[str]:
-        """All words in order, punctuation marks included."""
-        return list(chain.from_iterable(self.line_words))
-
-    @cached_property
-    def word_counts(self) -> Counter[str]:
-        """How often each word occurs."""
-        return Counter(self.words)
+    def words(self, splitter: Splitter = "spacy") -> Words:
+        """The words as `splitter` finds them."""
+        if splitter not in self._words:
+            self._words[splitter] = Words(list(map(_SPLIT[splitter], self.lines)))
+        return self._words[splitter]
 
     @cached_property
     def paragraphs(self) -> list[str]:
@@ -66,28 +88,65 @@ class Document:
 
 @dataclass(frozen=True)
 class Rule:
-    """A document is at fault where `broken(signal's value, setting's value)`."""
+    """A document is at fault where `broken(signal's value, threshold)`.
+
+    The threshold is the value of `setting`. Two further settings may move it: `at_threshold` names
+    a bool under which the threshold itself is at fault too, `own` names a signal and a table of
+    the thresholds that some values of that signal have of their own.
+    """
 
     fault: str
     signal: str
-    broken: Callable[[Any, Any], bool] = field(repr=False)
+    broken: Callable[[Any, Any], Any] = field(repr=False)
     setting: str
+    at_threshold: str = ""
+    own: tuple[str, str] | None = None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of all settings that it reads."""
+        named = (self.setting, self.at_threshold, self.own[1] if self.own else "")
+        return tuple(name for name in named if name)
+
+    def breaks(self, signals: Mapping[str, Any], settings: object) -> Any:
+        """Whether `signals` break it: a bool, or one a row where signals are NumPy arrays."""
+        value, threshold = signals[self.signal], self.threshold(signals, settings)
+        broken = self.broken(value, threshold)
+        if self.at_threshold and getattr(settings, self.at_threshold):
+            return broken | (value == threshold)
+        return broken
+
+    def threshold(self, signals: Mapping[str, Any], settings: object) -> Any:
+        """What the signal is held against; an array where it differs by row."""
+        default, table = getattr(settings, self.setting), self._table(settings)
+        if not self.own or not table:
+            return default
+        keys = signals[self.own[0]]
+        if isinstance(keys, str):
+            return table.get(keys, default)
+        return np.array([table.get(key, default) for key in keys])
 
     def explain(self, signals: Mapping[str, Any], settings: object) -> str:
         """The signal against its threshold, for a person: "num_words = 31, min_words = 50"."""
-        value, threshold = signals[self.signal], getattr(settings, self.setting)
+        value, threshold = signals[self.signal], self.threshold(signals, settings)
         shown = f"{value:.6g}" if isinstance(value, float) else repr(value).strip("'")
-        return f"{self.signal} = {shown}, {self.setting} = {threshold}"
+        name = self.setting
+        if self.own and signals[self.own[0]] in self._table(settings):
+            name = f"{self.own[1]}.{signals[self.own[0]]}"
+        return f"{self.signal} = {shown}, {name} = {threshold}"
+
+    def _table(self, settings: object) -> dict[str, Any]:
+        return getattr(settings, self.own[1]) if self.own else {}
 
 
-def too_low(fault: str, signal: str, setting: str) -> Rule:
+def too_low(fault: str, signal: str, setting: str, at_threshold: str = "") -> Rule:
     """A rule that a signal below its threshold breaks."""
-    return Rule(fault, signal, operator.lt, setting)
+    return Rule(fault, signal, operator.lt, setting, at_threshold)
 
 
-def too_high(fault: str, signal: str, setting: str) -> Rule:
+def too_high(fault: str, signal: str, setting: str, at_threshold: str = "") -> Rule:
     """A rule that a signal above its threshold breaks."""
-    return Rule(fault, signal, operator.gt, setting)
+    return Rule(fault, signal, operator.gt, setting, at_threshold)
 
 
 def first_broken(
@@ -95,7 +154,7 @@ def first_broken(
 ) -> Rule | None:
     """The first of `rules` that `signals` break under the thresholds of `settings`."""
     for rule in rules:
-        if rule.broken(signals[rule.signal], getattr(settings, rule.setting)):
+        if rule.breaks(signals, settings):
             return rule
     return None
 

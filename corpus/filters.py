@@ -1,7 +1,8 @@
 """Judge documents: measure every signal of every filter, and name the first rule broken.
 
 A filter is a frozen dataclass whose fields are its thresholds. All filters measure all documents,
-so that a threshold can change later without extracting or measuring again.
+so that a threshold can change later without extracting or measuring again. Settings that change
+what is measured are listed in `MEASURING`; all others act through `RULES` alone.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from schemas.datasets import DOCUMENTS, column, judged_schema
 
 
 class Filter(Protocol):
-    """What the filters have in common. C4 also has `rewrite(doc) -> Document`."""
+    """What the filters have in common. Some also have `rewrite(doc) -> Document`."""
 
+    MEASURING: ClassVar[tuple[str, ...]]
     SIGNALS: ClassVar[pa.StructType]
     RULES: ClassVar[tuple[Rule, ...]]
 

@@ -6,18 +6,20 @@ Rae et al., "Scaling Language Models" (arXiv 2112.11446), section A.1.1 and tabl
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, compress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from corpus.document import (
     Document,
     Rule,
     Signals,
+    Splitter,
+    Words,
     check_thresholds,
     first_fault,
     fraction,
@@ -37,6 +39,7 @@ class GopherRepetition:
 
     As in datatrove, the top n-gram may overlap itself, so that its share can pass 1, and it needs
     no second occurrence: a text of ten words breaks `top_2_gram` before any rule about length.
+    Lines are what runs of newlines separate, or ("all") those of `str.splitlines`, blank ones too.
     """
 
     max_frac_duplicate_paragraphs: float = 0.30
@@ -52,7 +55,10 @@ class GopherRepetition:
     max_frac_duplicate_8_grams: float = 0.12
     max_frac_duplicate_9_grams: float = 0.11
     max_frac_duplicate_10_grams: float = 0.10
+    line_ends: Literal["newlines", "all"] = "newlines"
+    words: Splitter = "spacy"
 
+    MEASURING: ClassVar[tuple[str, ...]] = ("line_ends", "words")
     RULES: ClassVar[tuple[Rule, ...]] = (
         *(
             too_high(fault, f"frac_{fault}", f"max_frac_{fault}")
@@ -76,21 +82,22 @@ class GopherRepetition:
 
     def measure(self, doc: Document) -> Signals:
         """All 13 shares."""
-        chars = len(doc.text)
+        chars, words = len(doc.text), doc.words(self.words)
+        parts = doc.runs if self.line_ends == "newlines" else doc.lines
         paragraphs, paragraph_chars = repeats(doc.paragraphs)
-        lines, line_chars = repeats(doc.runs)
+        lines, line_chars = repeats(parts)
         signals = {
             "frac_duplicate_paragraphs": fraction(paragraphs, len(doc.paragraphs)),
             "frac_duplicate_paragraph_chars": fraction(paragraph_chars, chars),
-            "frac_duplicate_lines": fraction(lines, len(doc.runs)),
+            "frac_duplicate_lines": fraction(lines, len(parts)),
             "frac_duplicate_line_chars": fraction(line_chars, chars),
         }
-        for n, grams in repeated_n_grams(doc):
-            if n in _TOP_N:
-                signals[f"top_{n}_gram"] = fraction(top_n_gram_chars(doc.words, n, grams), chars)
+        for grams in repeated_n_grams(words):
+            if grams.n in _TOP_N:
+                signals[f"top_{grams.n}_gram"] = fraction(grams.top_chars(), chars)
             else:
-                repeated = duplicate_n_gram_chars(n, grams)
-                signals[f"frac_duplicate_{n}_grams"] = fraction(repeated, chars)
+                repeated = grams.duplicate_chars()
+                signals[f"frac_duplicate_{grams.n}_grams"] = fraction(repeated, chars)
         return signals
 
     def fault(self, signals: Mapping[str, Any]) -> str | None:
@@ -100,53 +107,63 @@ class GopherRepetition:
 
 @dataclass(frozen=True)
 class NGrams:
-    """The n-grams of one length that occur more than once: their places and texts, in order."""
+    """The n-grams of one length that occur more than once, occurrence by occurrence, in order."""
 
-    places: list[int]
-    texts: list[str]  # words joined by a space
-    counts: Counter[str]
+    n: int
+    starts: NDArray[np.int64]  # of all words: how many characters stand before, each with a space
+    places: NDArray[np.int64]  # the occurrence's first word
+    ids: NDArray[np.int64]  # equal n-grams, equal ids
+    counts: NDArray[np.int64]  # occurrences of this n-gram
+
+    def chars(self, place: int) -> int:
+        """Characters of the n-gram at `place`, its spaces included."""
+        return int(self.starts[place + self.n] - self.starts[place]) - 1
+
+    def top_chars(self) -> int:
+        """Occurrences of the most frequent n-gram times its length; of equals, the first counts."""
+        if len(self.places):
+            top = int(np.argmax(self.counts))
+            return self.chars(self.places[top]) * int(self.counts[top])
+        return self.chars(0) if len(self.starts) > self.n else 0
+
+    def duplicate_chars(self) -> int:
+        """Characters of the n-grams seen before, spaces aside.
+
+        Read from the left; a repeat is stepped over as a whole, so that no character counts twice.
+        """
+        seen: set[int] = set()
+        chars = free = 0
+        for place, gram in zip(self.places.tolist(), self.ids.tolist(), strict=True):
+            if place < free:
+                continue
+            if gram in seen:
+                chars, free = chars + self.chars(place) - (self.n - 1), place + self.n
+            seen.add(gram)
+        return chars
 
 
-def repeated_n_grams(doc: Document) -> Iterator[tuple[int, NGrams]]:
-    """Yield (n, the repeated n-grams) for n = 2 to 10.
+def repeated_n_grams(words: Words) -> Iterator[NGrams]:
+    """Yield the repeated n-grams for n = 2 to 10.
 
     A repeated n-gram starts with a repeated (n-1)-gram, so each n looks only where the last one
-    found a repeat; beyond n = 4 that is nowhere in most documents.
+    found a repeat; beyond n = 4 that is nowhere in most documents. An n-gram is known by its first
+    n-1 words' id and its last word's.
     """
-    words, text = doc.words, " ".join(doc.words)
-    starts = list(accumulate((len(word) + 1 for word in words), initial=0))
-    places = [i for i, word in enumerate(words) if doc.word_counts[word] > 1]
+    number = {word: i for i, word in enumerate(words.counts)}
+    last = np.fromiter(map(number.__getitem__, words.flat), np.int64, len(words.flat))
+    lengths = np.fromiter(map(len, words.flat), np.int64, len(words.flat))
+    starts = np.concatenate(([0], np.cumsum(lengths + 1)))
+    counts = np.fromiter(words.counts.values(), np.int64, len(number))[last]
+    places, ids = np.flatnonzero(counts > 1), last[counts > 1]
     for n in range(_TOP_N[0], _DUPLICATE_N[-1] + 1):
-        places = [i for i in places if i + n < len(starts)]
-        texts = [text[starts[i] : starts[i + n] - 1] for i in places]
-        counts = Counter(texts)
-        repeated = [counts[gram] > 1 for gram in texts]
-        places = list(compress(places, repeated))
-        yield n, NGrams(places, list(compress(texts, repeated)), counts)
-
-
-def top_n_gram_chars(words: Sequence[str], n: int, grams: NGrams) -> int:
-    """Occurrences of the most frequent n-gram times its length; of equals, the first counts."""
-    if grams.texts:
-        top = max(grams.counts, key=grams.counts.__getitem__)
-        return len(top) * grams.counts[top]
-    return len(" ".join(words[:n])) if len(words) >= n else 0
-
-
-def duplicate_n_gram_chars(n: int, grams: NGrams) -> int:
-    """Characters of the n-grams seen before, spaces aside.
-
-    Read from the left; a repeat is stepped over as a whole, so that no character counts twice.
-    """
-    seen: set[str] = set()
-    chars = free = 0
-    for place, text in zip(grams.places, grams.texts, strict=True):
-        if place < free:
-            continue
-        if text in seen:
-            chars, free = chars + len(text) - (n - 1), place + n
-        seen.add(text)
-    return chars
+        inside = places + n <= len(last)
+        places = places[inside]
+        pairs = ids[inside] * len(number) + last[places + n - 1]
+        _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+        counts = counts[ids]
+        repeated = counts > 1
+        places, ids, counts = places[repeated], ids[repeated], counts[repeated]
+        yield NGrams(n, starts, places, ids, counts)
 
 
 @dataclass(frozen=True)
@@ -164,7 +181,16 @@ class GopherQuality:
     min_frac_alphabetic_words: float = 0.8
     min_stop_words: int = 2
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    count_stop_word_occurrences: bool = False
+    bullets: tuple[str, ...] = ("•", "-")
+    words: Splitter = "spacy"
 
+    MEASURING: ClassVar[tuple[str, ...]] = (
+        "stop_words",
+        "count_stop_word_occurrences",
+        "bullets",
+        "words",
+    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
             ("num_words", pa.int64()),
@@ -195,19 +221,22 @@ class GopherQuality:
 
     def measure(self, doc: Document) -> Signals:
         """All signals; ratios to words count punctuation marks as words, as datatrove does."""
-        words, lines, text = len(doc.words), len(doc.lines), doc.text
-        num_words, chars, alphabetic = _word_totals(doc.word_counts)
-        bullets = sum(line.lstrip().startswith(("•", "-")) for line in doc.lines)
+        words, lines, text = doc.words(self.words), len(doc.lines), doc.text
+        total, counts = len(words.flat), words.counts
+        num_words, chars, alphabetic = _word_totals(counts)
+        bullets = sum(line.lstrip().startswith(self.bullets) for line in doc.lines)
         ellipses = sum(line.rstrip().endswith(("...", "…")) for line in doc.lines)
+        stop_words = [counts[word] for word in set(self.stop_words) if word in counts]
+        num_stop_words = sum(stop_words) if self.count_stop_word_occurrences else len(stop_words)
         return {
             "num_words": num_words,
             "mean_word_length": fraction(chars, num_words),
-            "hashes_per_word": fraction(text.count("#"), words),
-            "ellipses_per_word": fraction(text.count("...") + text.count("…"), words),
+            "hashes_per_word": fraction(text.count("#"), total),
+            "ellipses_per_word": fraction(text.count("...") + text.count("…"), total),
             "frac_bullet_lines": fraction(bullets, lines),
             "frac_ellipsis_lines": fraction(ellipses, lines),
-            "frac_alphabetic_words": fraction(alphabetic, words),
-            "num_stop_words": sum(word in doc.word_counts for word in set(self.stop_words)),
+            "frac_alphabetic_words": fraction(alphabetic, total),
+            "num_stop_words": num_stop_words,
         }
 
     def fault(self, signals: Mapping[str, Any]) -> str | None:

@@ -184,6 +184,18 @@ def is_symbol(word: str) -> bool:
 
 def _split_piece(piece: str) -> tuple[str, ...]:
     """The tokens of a piece of text without white space."""
+    if piece not in _KNOWN:
+        if piece.isalpha():
+            return (piece,)
+        core, mark = piece[:-1], piece[-1]
+        ended = mark in ",;:!?" or (mark == "." and "a" <= piece[-2:-1] <= "z")
+        if ended and core.isalpha() and core not in _KNOWN:
+            return core, mark
+    return _split_affixes(piece)
+
+
+def _split_affixes(piece: str) -> tuple[str, ...]:
+    """The tokens of any piece; the shortcuts above give the same for most."""
     start, end, head, tail = 0, len(piece), [], []
     while start < end and not _known(piece, start, end):
         prefix = _PREFIX.match(piece, start, end)

@@ -89,6 +89,12 @@ def test_a_page_is_condemned_by_name(text: str, expected: str | None) -> None:
     assert fault(text) == expected
 
 
+def test_sentences_are_those_of_the_chosen_splitter() -> None:
+    text = "And so on... Then he left."
+    assert measure(text)["num_sentences"] == 1
+    assert measure(text, sentences="treebank")["num_sentences"] == 2
+
+
 def test_terminal_punctuation_can_be_required() -> None:
     text = f"{FIVE}\nA menu without an end\nAnd so it goes on...\n"
     assert rewritten(text) == f"{FIVE}\nA menu without an end\nAnd so it goes on..."

@@ -6,9 +6,11 @@ import csv
 import gzip
 import hashlib
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import trafilatura
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 
 from corpus.document import Document
 from corpus.filters import FILTERS, judge, judge_batch, signals_schema
+from corpus.fineweb import FineWebQuality
 from corpus.gopher import GopherQuality
 from corpus.language_rule import LanguageRule
 from schemas.datasets import DOCUMENTS, judged_schema
@@ -110,6 +113,19 @@ def test_language_and_score_must_both_do(language: str, score: float, expected: 
     assert rule.fault(rule.measure(Document("", language, score))) == expected
 
 
+def test_a_language_may_have_a_threshold_of_its_own() -> None:
+    rule = LanguageRule(languages=("en", "sw"), min_score=0.65, min_score_of={"sw": 0.3})
+    measured = rule.measure(Document("", "sw", 0.4))
+    assert rule.fault(measured) is None
+    assert rule.fault({**measured, "language": "en"}) == "low_language_score"
+    low = judge(Document("", "sw", 0.2), {"language": rule})
+    assert low.detail == "language_score = 0.2, min_score_of.sw = 0.3"
+    with pytest.raises(ValueError, match=r"min_score_of\.de = 0\.5: must be among languages"):
+        LanguageRule(languages=("en", "sw"), min_score_of={"de": 0.5})
+    with pytest.raises(ValueError, match=r"min_score_of\.en = 1\.5: must be at least 0"):
+        LanguageRule(min_score_of={"en": 1.5})
+
+
 def test_an_empty_list_takes_any_language() -> None:
     rule = LanguageRule(languages=())
     assert rule.fault(rule.measure(Document("", "tlh", 0.9))) is None
@@ -120,6 +136,52 @@ def test_an_empty_list_takes_any_language() -> None:
 def test_an_impossible_score_is_refused(score: float) -> None:
     with pytest.raises(ValueError, match="min_score = "):
         LanguageRule(min_score=score)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_every_setting_is_a_threshold_or_asks_to_measure_again(name: str) -> None:
+    filter_ = FILTERS[name]
+    thresholds = {setting for rule in filter_.RULES for setting in rule.settings}
+    assert thresholds.isdisjoint(filter_.MEASURING)
+    assert {f.name for f in fields(filter_)} == thresholds | set(filter_.MEASURING)
+
+
+@pytest.mark.parametrize("name", ["gopher_repetition", "gopher_quality", "c4", "fineweb_quality"])
+def test_a_threshold_changes_no_signal_and_no_text(name: str) -> None:
+    doc, usual = english(f"{PROSE}\nmenu\n{PROSE}"), DEFAULTS[name]
+    rules = {rule.setting for rule in usual.RULES}
+    others = replace(usual, **{s: getattr(usual, s) // 2 for s in rules})
+    assert others.measure(doc) == usual.measure(doc)
+    assert getattr(others, "rewrite", id)(doc) == getattr(usual, "rewrite", id)(doc)
+
+
+SCORES = st.sampled_from([0.0, 0.2, 0.3, 0.65, 0.9])
+LANGUAGES = st.sampled_from(["en", "sw", "de", ""])
+
+
+@given(st.lists(st.tuples(LANGUAGES, SCORES), min_size=1), st.booleans())
+def test_rules_judge_arrays_as_they_judge_documents(
+    rows: list[tuple[str, float]], any_language: bool
+) -> None:
+    wanted = () if any_language else ("en", "sw")
+    filter_ = LanguageRule(languages=wanted, min_score_of={"sw": 0.3})
+    signals = [filter_.measure(Document("", *row)) for row in rows]
+    columns = {
+        "language": np.array([s["language"] for s in signals], object),
+        "language_score": np.array([s["language_score"] for s in signals]),
+    }
+    for rule in filter_.RULES:
+        one_by_one = [rule.breaks(s, filter_) for s in signals]
+        assert rule.breaks(columns, filter_).tolist() == one_by_one
+
+
+@given(st.lists(st.sampled_from([0.0, 0.12, 0.3, 0.67, 0.9]), min_size=1), st.booleans())
+def test_a_threshold_that_is_reached_can_be_a_fault(shares: list[float], reached: bool) -> None:
+    filter_ = FineWebQuality(reject_at_threshold=reached)
+    rule = next(rule for rule in filter_.RULES if rule.setting == "max_frac_short_lines")
+    broken = rule.breaks({"frac_short_lines": np.array(shares)}, filter_)
+    assert broken.tolist() == [s >= 0.67 if reached else s > 0.67 for s in shares]
+    assert broken.tolist() == [rule.breaks({"frac_short_lines": s}, filter_) for s in shares]
 
 
 def documents(*rows: dict[str, Any]) -> pa.RecordBatch:

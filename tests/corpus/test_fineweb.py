@@ -63,6 +63,17 @@ def test_a_line_may_end_in_any_script(end: str) -> None:
     assert FineWebQuality().measure(Document(LONG + end))["frac_punctuated_lines"] == 1
 
 
+def test_the_released_data_set_took_quotes_for_ends_and_rejected_at_the_threshold() -> None:
+    released = FineWebQuality(terminal_punctuation=".'\"!?", reject_at_threshold=True)
+    signals = released.measure(Document(f'{LONG}"\n{LONG}。\n{LONG}'))
+    assert signals["frac_punctuated_lines"] == pytest.approx(1 / 3)
+    at = {"frac_punctuated_lines": 0.12, "frac_short_lines": 0, "frac_duplicate_line_chars": 0}
+    assert released.fault({**at, "newlines_per_word": 0}) == "too_few_punctuated_lines"
+    assert FineWebQuality().fault({**at, "newlines_per_word": 0}) is None
+    at |= {"frac_punctuated_lines": 1, "newlines_per_word": 0.3}
+    assert released.fault(at) is None
+
+
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="ab .\n")))
 def test_shares_stay_in_range(text: str) -> None:

@@ -53,10 +53,10 @@ def test_n_gram_signals_equal_the_naive_ones(text: str) -> None:
     doc = Document(text)
     signals = GopherRepetition().measure(doc)
     for n in (2, 3, 4):
-        assert signals[f"top_{n}_gram"] * len(text) == pytest.approx(naive_top(doc.words, n))
+        assert signals[f"top_{n}_gram"] * len(text) == pytest.approx(naive_top(doc.words().flat, n))
     for n in range(5, 11):
         share = signals[f"frac_duplicate_{n}_grams"]
-        assert share * len(text) == pytest.approx(naive_duplicate(doc.words, n))
+        assert share * len(text) == pytest.approx(naive_duplicate(doc.words().flat, n))
 
 
 @settings(deadline=None)
@@ -131,6 +131,36 @@ def test_stop_words_count_once_each_and_by_their_case() -> None:
     measure = GopherQuality().measure
     assert measure(Document("the the the The"))["num_stop_words"] == 1
     assert measure(Document("the and that"))["num_stop_words"] == 3
+
+
+def test_stop_words_can_count_by_occurrence() -> None:
+    counting = GopherQuality(count_stop_word_occurrences=True)
+    assert counting.measure(Document("the the the The"))["num_stop_words"] == 3
+    assert counting.measure(Document("the and that"))["num_stop_words"] == 3
+
+
+def test_blank_lines_are_lines_where_all_line_ends_count() -> None:
+    text = "one\n\ntwo\n\nthree\n\nfour\u2028five"
+    runs = GopherRepetition().measure(Document(text))
+    lines = GopherRepetition(line_ends="all").measure(Document(text))
+    assert runs["frac_duplicate_lines"] == 0
+    assert lines["frac_duplicate_lines"] == pytest.approx(2 / 8)
+
+
+def test_words_are_those_of_the_chosen_splitter() -> None:
+    text = 'cannot say "so"'
+    counts = {"spacy": 4, "treebank": 4, "spaces": 3}
+    for splitter, num_words in counts.items():
+        filter_ = from_dict({"words": splitter}, GopherQuality, "r.toml")
+        assert filter_.measure(Document(text))["num_words"] == num_words
+    quoted = {s: len(Document(text).words(s).flat) for s in counts}  # type: ignore[arg-type]
+    assert quoted == {"spacy": 6, "treebank": 6, "spaces": 3}
+
+
+def test_bullets_are_a_setting() -> None:
+    text = "* one\n* two\nthree\nfour"
+    assert GopherQuality().measure(Document(text))["frac_bullet_lines"] == 0
+    assert GopherQuality(bullets=("*",)).measure(Document(text))["frac_bullet_lines"] == 0.5
 
 
 def test_settings_come_from_toml_and_are_checked() -> None:

@@ -31,6 +31,13 @@ def test_any_text_gets_an_answer_between_0_and_1(text: str) -> None:
     assert 0 <= identify(text)[1] <= 1
 
 
+def test_line_ends_are_spaces_or_what_is_asked_for() -> None:
+    text = "all of\nus are here"
+    assert identify(text) == identify("all of us are here")
+    assert identify(text, newline="") == identify("all ofus are here")
+    assert identify(text, newline="") != identify(text)
+
+
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     identify("hello", str(model_path()))
     assert capfd.readouterr() == ("", "")

@@ -131,6 +131,14 @@ def test_no_character_but_white_space_is_lost(text: str) -> None:
 
 
 @settings(deadline=None)
+@given(st.one_of(TEXTS, st.sampled_from(sorted(words._KNOWN)), st.from_regex(r"\w{1,5}[,.;:!?’]?")))
+def test_shortcuts_give_what_the_affix_rules_give(text: str) -> None:
+    for piece in text.split():
+        for part in (piece, f"{piece},", f"{piece}."):
+            assert words._split_piece(part) == words._split_affixes(part)
+
+
+@settings(deadline=None)
 @given(TEXTS)
 def test_words_do_not_depend_on_what_was_split_before(text: str) -> None:
     first = split_words(text)
