@@ -1,0 +1,259 @@
+"""One page's whole story: where it lies, every gate and rule with its number, duplicates, shard.
+
+The row is found by reading the key, URL and id columns alone; the wide columns are read of the
+row groups that hold it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from rich import print as show
+
+from corpus import story
+from corpus.recipe import Recipe
+from corpus.story import FilterStep, GateStep
+from jobs.explain_page import printed
+from jobs.whatif_answer import printable
+from schemas import config, manifest
+from schemas.datasets import CANONICAL, DOCUMENTS, KEY
+from schemas.errors import UserError
+from schemas.manifest import DataFile, Manifest
+
+Row = dict[str, Any]
+
+_TEXT_CHARS = 300
+_MOST_COPIES = 5  # of a cluster; --json names as many
+_MOST_URLS = 5_000  # of one host, that a wrong URL is compared with
+# What `canonical` says that no dataset before it does.
+_OF_CANONICAL = [name for name in CANONICAL.names if name not in DOCUMENTS.names]
+_MADE_FROM = {
+    "judged": "documents",
+    "clusters": "judged",
+    "canonical": "judged",
+    "shards": "canonical",
+}
+
+
+@dataclass(frozen=True)
+class Root:
+    """The datasets of a root that fit together, and why the others are left out."""
+
+    folder: Path
+    shards: str
+    manifests: dict[str, Manifest]
+    absent: dict[str, str]
+    recipe: Recipe
+
+    def find(
+        self,
+        dataset: str,
+        where: pc.Expression,
+        columns: list[str] | None = None,
+        files: tuple[DataFile, ...] = (),
+    ) -> list[Row]:
+        """Rows of a dataset, or of some of its files; none where it is absent."""
+        if dataset not in self.manifests:
+            return []
+        folder = _folder(self.folder, dataset, self.shards)
+        paths = [str(folder / f.name) for f in files or self.manifests[dataset].files]
+        try:
+            table = ds.dataset(paths, format="parquet").to_table(filter=where, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"--root {self.folder}: {dataset} cannot be read: {error}") from None
+        return list(table.to_pylist())
+
+
+@dataclass(frozen=True)
+class Story:
+    """What became of one capture; None where a dataset has no row of it or is absent."""
+
+    url: str | None
+    id: str
+    place: Row
+    gates: list[GateStep]
+    filters: list[FilterStep]
+    rejected_by: str | None
+    detail: str | None
+    judged: bool
+    cluster: Row | None
+    canonical: Row | None
+    shard: Row | None
+    text: str | None
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def explain(root: Path, where: pc.Expression, shards: str = "shards") -> list[Story]:
+    """The stories of all rows of `documents` that `where` holds for, in the order of their keys."""
+    opened = open_root(root, shards)
+    keys = opened.find("documents", where, list(KEY))
+    return [_tell(opened, _is(key)) for key in sorted(keys, key=lambda k: tuple(k.values()))]
+
+
+def open_root(folder: Path, shards: str = "shards") -> Root:
+    """Read the manifests of a root; `UserError` where nothing was extracted there."""
+    documents = manifest.read(folder / "documents")
+    if documents is None:
+        raise UserError(f"--root {folder}: no run was committed there; begin with gristmill run")
+    found, absent = {"documents": documents}, {}
+    for dataset, source in _MADE_FROM.items():
+        listed = manifest.read(_folder(folder, dataset, shards))
+        if listed is None:
+            absent[dataset] = "not made yet"
+        elif source not in found or listed.inputs.get(source) != found[source].fingerprint:
+            absent[dataset] = f"made from other {source} than those here now"
+        else:
+            found[dataset] = listed
+    judged = found["judged"].settings if "judged" in found else {}
+    values = {"name": documents.recipe, **documents.settings, **judged}
+    recipe = config.from_dict(values, Recipe, f"{folder}: the manifest's settings")
+    return Root(folder, shards, found, absent, recipe)
+
+
+def _folder(root: Path, dataset: str, shards: str) -> Path:
+    return root / (shards if dataset == "shards" else dataset)
+
+
+def _is(key: Row) -> pc.Expression:
+    path, offset = (ds.field(name) == key[name] for name in KEY)
+    return path & offset
+
+
+def _tell(root: Root, where: pc.Expression) -> Story:
+    document = root.find("documents", where)[0]
+    judged = next(iter(root.find("judged", where)), None)
+    row = judged or document
+    text = document["text"]
+    return Story(
+        url=document["url"],
+        id=document["id"],
+        place={n: document[n] for n in (*KEY, "record_length", "date", "dump", "truncated")},
+        gates=story.gate_steps(document, root.recipe),
+        filters=story.filter_steps(judged, root.recipe) if judged else [],
+        rejected_by=row["rejected_by"],
+        detail=row["detail"],
+        judged=judged is not None,
+        cluster=_cluster(root, where),
+        canonical=_one(root, "canonical", where, _OF_CANONICAL),
+        shard=_shard(root, where),
+        text=text if text is None else text[:_TEXT_CHARS],
+        absent=root.absent,
+    )
+
+
+def _one(root: Root, dataset: str, where: pc.Expression, columns: list[str]) -> Row | None:
+    return next(iter(root.find(dataset, where, columns)), None)
+
+
+def _cluster(root: Root, where: pc.Expression) -> Row | None:
+    """Size and kind, the document that stays, and some other members, each with its URL."""
+    columns = [*KEY, "id", "cluster", "cluster_size", "duplicate_of", "duplicate_kind"]
+    row = _one(root, "clusters", where, columns)
+    if row is None:
+        return None
+    members = root.find("clusters", ds.field("cluster") == row["cluster"], columns)
+    members.sort(key=lambda m: (m["duplicate_of"] is not None, m["id"], m["record_offset"]))
+    others = [m for m in members if any(m[name] != row[name] for name in KEY)]
+    named = [{"id": m["id"], "url": _url(root, m)} for m in others[:_MOST_COPIES]]
+    survivor = named[0] if row["duplicate_of"] and named else None
+    copies = named[1:] if survivor else named
+    return {**{k: row[k] for k in columns[3:]}, "survivor": survivor, "copies": copies}
+
+
+def _url(root: Root, key: Row) -> str | None:
+    found = _one(root, "judged", _is(key), ["url"])
+    return found["url"] if found else None
+
+
+def _shard(root: Root, where: pc.Expression) -> Row | None:
+    for file in root.manifests["shards"].files if "shards" in root.manifests else ():
+        for row in root.find("shards", where, ["token_count"], (file,)):
+            return {"file": file.name, "split": file.extra["split"], "tokens": row["token_count"]}
+    return None
+
+
+def nearest_urls(root: Path, url: str, most: int = 5) -> list[str]:
+    """URLs that look most like `url`: of the same host, else of one with much of its name."""
+    host = url.partition("//")[2] or url
+    host = host.partition("/")[0].lower().removeprefix("www.")
+    name = max(host.split("."), key=len)
+    for part in (host, name[: max(4, len(name) * 2 // 3)]):
+        urls = _urls_with(root, part) if part else []
+        if urls:
+            return difflib.get_close_matches(url, urls, most, cutoff=0.5) or urls[:1]
+    return []
+
+
+def _urls_with(root: Path, part: str) -> list[str]:
+    holds = pc.match_substring(ds.field("url"), part, ignore_case=True)
+    urls = {row["url"] for row in open_root(root).find("documents", holds, ["url"])}
+    return sorted(urls)[:_MOST_URLS]
+
+
+def _where(arguments: argparse.Namespace) -> pc.Expression:
+    """What the flags say to look for."""
+    if arguments.url is not None:
+        return ds.field("url") == arguments.url
+    if arguments.id is not None:
+        bare = arguments.id.strip("<>").removeprefix("urn:uuid:")
+        return ds.field("id").isin([arguments.id, bare, f"<urn:uuid:{bare}>", f"<{bare}>"])
+    if arguments.offset is None:
+        raise UserError(f"--file {arguments.file}: say --offset N as well")
+    path = ds.field("file_path")
+    named = (path == arguments.file) | pc.ends_with(path, f"/{arguments.file}")
+    return named & (ds.field("record_offset") == arguments.offset)
+
+
+def _not_found(root: Path, arguments: argparse.Namespace) -> UserError:
+    if arguments.url is None:
+        named = f"--id {arguments.id}" if arguments.id else f"--file {arguments.file}"
+        at = f" --offset {arguments.offset}" if arguments.file else ""
+        return UserError(f"{named}{at}: no row of {root / 'documents'} has it")
+    near = nearest_urls(root, arguments.url)
+    listed = ", ".join(printable(url) for url in near)
+    hint = f"; the nearest are {listed}" if near else "; no page of that host is there"
+    return UserError(f"--url {arguments.url}: not in {root / 'documents'}{hint}")
+
+
+def to_json(stories: Sequence[Story]) -> str:
+    """The stories as a JSON list."""
+    return json.dumps([dataclasses.asdict(one) for one in stories], indent=1)
+
+
+def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
+    """Add the sub-command `explain`."""
+    text = "one page: every gate and rule with its number, duplicates, shard"
+    parser = commands.add_parser("explain", help=text, description=__doc__)
+    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--url", help="the page's URL; every capture of it is told of")
+    which.add_argument("--id", help="WARC-Record-ID, with or without <urn:uuid:>")
+    which.add_argument("--file", help="WARC file, as in file_path or its last part; with --offset")
+    parser.add_argument("--offset", type=int, metavar="N", help="byte offset of the record")
+    parser.add_argument("--shards", default="shards", metavar="NAME", help="folder of the shards")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.set_defaults(command=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    root = Path(arguments.root)
+    stories = explain(root, _where(arguments), arguments.shards)
+    if not stories:
+        raise _not_found(root, arguments)
+    if arguments.json:
+        print(to_json(stories))
+        return 0
+    for number, one in enumerate(stories, 1):
+        title = f"capture {number} of {len(stories)}" if len(stories) > 1 else ""
+        show(printed(one, title))
+    return 0

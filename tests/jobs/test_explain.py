@@ -1,0 +1,321 @@
+"""`gristmill explain`: a page's story holds what the datasets hold of it, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+from corpus import recipe, story, tasks
+from corpus.recipe import Recipe
+from jobs import datasets, explain
+from jobs.explain import Story
+from schemas import manifest
+from schemas.datasets import CANONICAL, CLUSTERS, DOCUMENTS, SHARDS
+from schemas.errors import UserError
+from schemas.manifest import Manifest
+
+PROSE = (
+    "The ferry leaves the harbour at seven. It carries the post and a few of the people who work "
+    "on the island. In winter it does not go when the wind is from the north. Then there is no "
+    "bread in the shops, and nobody seems to mind that very much. We asked an old man why he had "
+    "stayed. He said that he liked to be where the weather decides what is to be done with a day. "
+    "His daughter laughed and told us he was just afraid of boats."
+)
+EVIL = "https://evil.example/[red]x[/oops]\x1b[2J\u202e"
+
+
+def _row(offset: int, url: str | None, **columns: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(DOCUMENTS.names)
+    row |= {"id": f"<urn:uuid:{offset}>", "dump": "D", "date": "2024-01-01T00:00:00Z"}
+    row |= {"url": url, "file_path": "crawl-data/a/x.warc.gz", "record_offset": offset}
+    row |= {"record_length": 100, "truncated": False, "noai": False, "tdm_reservation": False}
+    return row | columns
+
+
+def _page(offset: int, url: str, text: str | None, **columns: Any) -> dict[str, Any]:
+    page = {"http_status": 200, "content_type": "text/html", "charset": "utf-8"}
+    page |= {"html_bytes": 5000, "extractor": "resiliparse 1", "text": text}
+    page |= {"language": "en", "language_score": 0.9}
+    return _row(offset, url, **(page | columns))
+
+
+ROWS = [
+    _page(0, "https://a.example/ferry", PROSE),
+    _page(100, "https://a.example/short", "The end of it. " * 12),
+    _page(200, "https://www.b.example/ferry", PROSE),
+    _page(300, "https://a.example/ferry", PROSE, language_score=0.1),
+    _row(400, None, rejected_by="damaged_record", detail="gzip member: Error -3"),
+    _row(500, "https://a.example/gone", http_status=404, rejected_by="bad_status", detail="404"),
+    _page(
+        600, "https://a.example/mine", None, language=None, language_score=None,
+        noai=True, rejected_by="reserved_rights", detail="noai",
+    ),
+    _row(700, "https://a.example/new", rejected_by="gate_of_tomorrow", detail="something"),
+    _page(800, EVIL, "[link=x]" + PROSE + "\x1b]0;title\x07", extractor="[/x]"),
+]  # fmt: skip
+
+
+def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[str, str]) -> str:
+    file = datasets.write_table(root / name, rows)
+    file = dataclasses.replace(file, extra={"split": "train"})
+    made = Manifest(name, "r", settings, inputs, (file,), {})
+    manifest.write(root / name, made)
+    return made.fingerprint
+
+
+def _sections(settings: Recipe) -> dict[str, Any]:
+    return settings.settings(*(s for s in ("extract", "url", "look") if hasattr(settings, s)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ROWS`, judged; the page at 200 is a copy of the one at 0, that at 800 stands alone."""
+    folder = tmp_path_factory.mktemp("root")
+    settings = recipe.Recipe(name="r")
+    documents = pa.Table.from_pylist(ROWS, DOCUMENTS)
+    first = _commit(folder, "documents", documents, _sections(settings), {})
+    batches = documents.to_batches()
+    judged = pa.Table.from_batches([b for d in batches for b in tasks.judge(settings, d)])
+    filters = settings.settings("filters")
+    second = _commit(folder, "judged", judged, filters, {"documents": first})
+    _commit(folder, "clusters", _clusters(), {}, {"judged": second})
+    kept = judged.filter(ds.field("record_offset") == 0)
+    third = _commit(folder, "canonical", _canonical(kept), {}, {"judged": second})
+    shard = {"tokens": [1, 2, 3], "token_count": 3, **{n: ROWS[0][n] for n in SHARDS.names[2:]}}
+    _commit(folder, "shards", pa.Table.from_pylist([shard], SHARDS), {}, {"canonical": third})
+    return folder
+
+
+def _clusters() -> pa.Table:
+    def member(offset: int, size: int, of: str | None) -> dict[str, Any]:
+        key = {"id": f"<urn:uuid:{offset}>", "file_path": "crawl-data/a/x.warc.gz"}
+        kind = "exact_duplicate" if of else None
+        cluster = {"cluster": 7 if size > 1 else 8, "cluster_size": size}
+        return key | cluster | {
+            "node": offset, "record_offset": offset, "duplicate_of": of, "duplicate_kind": kind,
+        }  # fmt: skip
+
+    rows = [member(0, 2, None), member(200, 2, "<urn:uuid:0>"), member(800, 1, None)]
+    return pa.Table.from_pylist(rows, CLUSTERS)
+
+
+def _canonical(kept: pa.Table) -> pa.Table:
+    added = {"cluster_size": pa.array([2], pa.int64())}
+    if "num_pii" in CANONICAL.names:
+        added["num_pii"] = pa.array([3], pa.int64())
+    else:
+        type_ = CANONICAL.field("pii").type
+        counts = {field.name: 3 if i == 0 else 0 for i, field in enumerate(type_)}
+        added["pii"] = pa.array([counts], type_)
+    columns = [added[n] if n in added else kept[n] for n in CANONICAL.names]
+    return pa.table(columns, schema=CANONICAL)
+
+
+def _story(root: Path, offset: int) -> Story:
+    (found,) = explain.explain(root, ds.field("record_offset") == offset)
+    return found
+
+
+def _states(found: Story) -> dict[str, str]:
+    return {step.gate: step.state for step in found.gates}
+
+
+def test_a_page_that_was_kept_passed_every_gate_and_broke_no_rule(root: Path) -> None:
+    found = _story(root, 0)
+    assert found.rejected_by is None
+    assert set(_states(found).values()) == {"passed"}
+    assert [step.filter for step in found.filters] == list(Recipe().filters)
+    assert not any(check.broken for step in found.filters for check in step.checks)
+    assert found.text == PROSE[:300]
+    assert found.shard is not None
+    assert (found.shard["tokens"], found.shard["split"]) == (3, "train")
+    assert found.canonical is not None
+    assert found.canonical["cluster_size"] == 2
+
+
+def test_all_broken_rules_are_marked_and_the_first_one_is_the_verdict(root: Path) -> None:
+    found = _story(root, 100)
+    broken = [(s.filter, c) for s in found.filters for c in s.checks if c.broken]
+    assert len(broken) > 2
+    first = [f"{name}.{check.fault}" for name, check in broken if check.first]
+    assert first == [found.rejected_by] == [f"{broken[0][0]}.{broken[0][1].fault}"]
+    check = broken[0][1]
+    assert check.value > check.threshold
+    assert (check.needs, check.setting[:4]) == ("at most", "max_")
+    assert found.cluster is found.canonical is found.shard is None
+
+
+def test_every_signal_is_in_the_story(root: Path) -> None:
+    judged = explain.open_root(root).find("judged", ds.field("record_offset") == 100)[0]
+    for step in _story(root, 100).filters:
+        told = {check.signal: check.value for check in step.checks} | step.other_signals
+        stored = judged[step.filter] if step.filter != "language" else judged
+        assert told == {name: stored[name] for name in told}
+        assert step.filter == "language" or set(told) == set(stored)
+
+
+@pytest.mark.parametrize(
+    ("offset", "gate", "passed"),
+    [(400, "record", 0), (500, "status", 1), (600, "rights", 6), (700, "gate_of_tomorrow", 0)],
+)
+def test_the_gate_that_rejected_is_named_and_none_behind_it_was_reached(
+    root: Path, offset: int, gate: str, passed: int
+) -> None:
+    found = _story(root, offset)
+    states = _states(found)
+    assert states[gate] == "rejected"
+    names = list(states)
+    assert set(list(states.values())[names.index(gate) + 1 :]) <= {"not reached"}
+    assert list(states.values()).count("passed") >= passed
+    assert found.filters == []
+    assert found.detail == ROWS[offset // 100]["detail"]
+
+
+def test_every_gate_of_extract_has_its_place(root: Path) -> None:
+    """A reason that corpus/extract.py gives is never shown as that of an unknown gate."""
+    reasons = (
+        "damaged_record torn_record not_http bad_status not_html too_large empty_body "
+        "undecodable_body url_blocked url.domain undecodable reserved_rights too_many_nodes "
+        "too_deep extraction_failed extraction_crashed extraction_cpu_time extraction_memory "
+        "no_text"
+    )
+    for reason in reasons.split():
+        steps = story.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, Recipe())
+        assert [step.state for step in steps].count("rejected") == 1
+        assert reason not in [step.gate for step in steps]
+
+
+def test_the_look_is_told_of_where_its_columns_are(root: Path) -> None:
+    assert "look" not in [s.gate for s in story.gate_steps(_without_look(ROWS[0]), Recipe())]
+    looked = {**ROWS[0], "look_score": 0.2, "look_language": "de", "look_chars": 1234}
+    looked |= {"rejected_by": "look.unwanted_language", "detail": "score 0.2"}
+    step = next(s for s in story.gate_steps(looked, Recipe()) if s.gate == "look")
+    assert step.state == "rejected"
+    assert step.found == "de, score 0.2 on 1,234 characters"
+
+
+def _without_look(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith("look_")}
+
+
+def test_a_copy_names_the_document_that_stays_by_its_url(root: Path) -> None:
+    copy, stays = _story(root, 200), _story(root, 0)
+    assert copy.cluster is not None
+    assert stays.cluster is not None
+    assert copy.cluster["survivor"] == {"id": "<urn:uuid:0>", "url": "https://a.example/ferry"}
+    assert copy.cluster["duplicate_kind"] == "exact_duplicate"
+    assert stays.cluster["survivor"] is None
+    assert [c["url"] for c in stays.cluster["copies"]] == ["https://www.b.example/ferry"]
+    assert copy.canonical is None
+
+
+def test_a_dataset_of_other_documents_is_left_out_and_said_so(root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "root"
+    shutil.copytree(root, other)
+    rows = pa.Table.from_pylist(ROWS, DOCUMENTS)
+    _commit(other, "documents", rows, _sections(Recipe()), {"another": "input"})
+    found = _story(other, 0)
+    assert not found.judged
+    assert found.filters == []
+    assert found.shard is found.canonical is found.cluster is None
+    assert found.absent["judged"] == "made from other documents than those here now"
+    assert set(found.absent) == {"judged", "clusters", "canonical", "shards"}
+
+
+def _command(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> str:
+    parser = argparse.ArgumentParser()
+    explain.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(["explain", "--root", str(root), *arguments])
+    assert parsed.command(parsed) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--id", "<urn:uuid:400>"],
+        ["--id", "400"],
+        ["--file", "x.warc.gz", "--offset", "400"],
+        ["--file", "crawl-data/a/x.warc.gz", "--offset", "400"],
+    ],
+)
+def test_a_record_without_a_url_is_found_by_id_or_place(
+    capsys: pytest.CaptureFixture[str], root: Path, arguments: list[str]
+) -> None:
+    (found,) = json.loads(_command(capsys, root, *arguments, "--json"))
+    assert found["url"] is None
+    assert found["rejected_by"] == "damaged_record"
+    assert "a record without a URL" in _command(capsys, root, *arguments)
+
+
+def test_every_capture_of_a_url_is_told_of(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    found = json.loads(_command(capsys, root, "--url", "https://a.example/ferry", "--json"))
+    assert [one["place"]["record_offset"] for one in found] == [0, 300]
+    assert [one["rejected_by"] for one in found] == [None, "language.low_language_score"]
+    assert "capture 2 of 2" in _command(capsys, root, "--url", "https://a.example/ferry")
+
+
+def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    shown = _command(capsys, root, "--url", EVIL)
+    assert "https://evil.example/[red]x[/oops] [2J" in shown
+    assert "[link=x]The ferry" in shown
+    assert not set(shown) & set("\x1b\x07\u202e")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--url", "http://a.example/fery"], "nearest are https://a.example/ferry"),
+        (["--url", "b.example/ferry"], "nearest are https://www.b.example/ferry"),
+        (["--url", "https://nowhere.example.org/"], "not in"),
+        (["--url", ""], "no page of that host"),
+        (["--url", "http://[::1"], "no page of that host"),
+        (["--id", "nothing"], "--id nothing: no row"),
+        (["--file", "x.warc.gz", "--offset", "1"], "--file x.warc.gz --offset 1: no row"),
+        (["--file", "x.warc.gz"], "--offset"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], root: Path, arguments: list[str], named: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        _command(capsys, root, *arguments)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_root_without_documents_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        explain.explain(tmp_path, ds.field("url") == "x")
+
+
+def test_the_story_of_a_page_of_every_outcome_agrees_with_the_datasets(
+    sample_roots: dict[str, Path],
+) -> None:
+    opened = explain.open_root(sample_roots["sail"])
+    everything = ds.field("record_offset") >= 0
+    by_outcome = {row["rejected_by"]: row for row in opened.find("judged", everything)}
+    clusters = opened.find("clusters", everything)
+    by_outcome |= {row["duplicate_kind"]: row for row in clusters}
+    canonical = {row["id"] for row in opened.find("canonical", everything, ["id"])}
+    tokens = {row["id"]: row["token_count"] for row in opened.find("shards", everything)}
+    assert len(by_outcome) > 10
+    for outcome, row in by_outcome.items():
+        (found,) = explain.explain(opened.folder, ds.field("id") == row["id"])
+        assert not found.absent
+        assert (found.canonical is not None) == (row["id"] in canonical)
+        assert (found.shard and found.shard["tokens"]) == tokens.get(row["id"])
+        assert (found.cluster is None) == (found.rejected_by is not None)
+        if outcome and found.cluster:
+            assert found.cluster["duplicate_kind"] == outcome
+            assert found.cluster["survivor"]["id"] in canonical
+        else:
+            assert found.rejected_by == outcome
