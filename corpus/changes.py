@@ -123,8 +123,7 @@ _STAGE_OF = {
 def thresholds(filter_name: str) -> set[str]:
     """The settings of a filter that are compared with stored signals and do nothing else."""
     filter_ = FILTERS[filter_name]
-    measuring = set(getattr(filter_, "MEASURING", ()))
-    return {rule.setting for rule in filter_.RULES} - measuring
+    return {name for rule in filter_.RULES for name in rule.settings} - set(filter_.MEASURING)
 
 
 def _check_filters(old: Recipe, new: Recipe) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from corpus.document import Rule
 from corpus.recipe import Recipe
 from corpus.verdicts import Row, setting, signals_of
 
@@ -191,16 +192,34 @@ def _filter_step(name: str, row: Row, recipe: Recipe) -> FilterStep:
 
 def _checks(name: str, filter_: Any, signals: Row, reason: str | None) -> Iterator[Check]:
     for rule in filter_.RULES:
-        threshold, value = getattr(filter_, rule.setting), signals[rule.signal]
-        broken = bool(rule.broken(value, threshold))
-        first = broken and reason == f"{name}.{rule.fault}"
-        needs = _NEEDS.get(rule.broken, "")
-        yield Check(rule.fault, rule.signal, value, needs, rule.setting, threshold, broken, first)
+        broken = bool(rule.breaks(signals, filter_))
+        yield Check(
+            fault=rule.fault,
+            signal=rule.signal,
+            value=signals[rule.signal],
+            needs=_needs(rule, filter_),
+            setting=_setting_name(rule, signals, filter_),
+            threshold=rule.threshold(signals, filter_),
+            broken=broken,
+            first=broken and reason == f"{name}.{rule.fault}",
+        )
 
 
-_NEEDS: dict[Any, str] = {
-    operator.lt: "at least",
-    operator.le: "above",
-    operator.gt: "at most",
-    operator.ge: "below",
-}
+def _needs(rule: Rule, filter_: object) -> str:
+    strict = bool(rule.at_threshold) and getattr(filter_, rule.at_threshold)
+    needs = {
+        operator.lt: "above" if strict else "at least",
+        operator.le: "above",
+        operator.gt: "below" if strict else "at most",
+        operator.ge: "below",
+    }
+    return needs.get(rule.broken, "")
+
+
+def _setting_name(rule: Rule, signals: Row, filter_: object) -> str:
+    """The setting that holds the threshold; its own where the rule's table has one."""
+    if rule.own:
+        signal, table = rule.own
+        if signals[signal] in getattr(filter_, table):
+            return f"{table}.{signals[signal]}"
+    return rule.setting

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from corpus.document import Rule
-from corpus.filters import FILTERS
+from corpus.filters import FILTERS, Filter
 from corpus.recipe import Recipe
 from schemas.datasets import DOCUMENTS, KEY
 
@@ -87,7 +87,7 @@ def columns(recipe: Recipe) -> list[str]:
     """What `outcomes` reads of `judged` under a recipe, as Parquet names its columns."""
     needed = dict.fromkeys([*ROW, *(name for gate in GATES for name in gate.columns)])
     for name, filter_ in recipe.chosen_filters().items():
-        needed |= dict.fromkeys(_path(name, rule.signal) for rule in filter_.RULES)
+        needed |= dict.fromkeys(_path(name, signal) for signal in _read(filter_))
     return list(needed)
 
 
@@ -132,27 +132,29 @@ def _broken_rules(rows: pa.RecordBatch, recipe: Recipe) -> Names:
     """The first rule that each row breaks, as `filter.fault`; means nothing without signals."""
     names = np.full(rows.num_rows, KEPT, dtype=object)
     for name, filter_ in reversed(recipe.chosen_filters().items()):
+        signals = {signal: _signal(rows, name, signal) for signal in _read(filter_)}
         for rule in reversed(filter_.RULES):
-            broken = _breaks(rule, _signal(rows, name, rule.signal), filter_)
+            broken = np.asarray(rule.breaks(signals, filter_), bool)
             names[broken] = f"{name}.{rule.fault}"
     return names
 
 
-def _signal(rows: pa.RecordBatch, filter_name: str, signal: str) -> pa.Array:
-    if is_stored_by_extract(filter_name):
-        return rows[signal]
-    return pc.struct_field(rows[filter_name], signal)
+def _signal(rows: pa.RecordBatch, filter_name: str, signal: str) -> NDArray[Any]:
+    """A signal's values; any value where there was no text to measure."""
+    stored = is_stored_by_extract(filter_name)
+    column = rows[signal] if stored else pc.struct_field(rows[filter_name], signal)
+    filled = column.fill_null("" if pa.types.is_string(column.type) else 0)
+    return np.asarray(filled.to_numpy(zero_copy_only=False))
 
 
-def _breaks(rule: Rule, signal: pa.Array, filter_: object) -> Mask:
-    threshold = getattr(filter_, rule.setting)
-    if not pa.types.is_string(signal.type):
-        values = signal.fill_null(0).to_numpy(zero_copy_only=False)
-        return np.asarray(rule.broken(values, threshold), bool)
-    distinct = signal.fill_null("").dictionary_encode()
-    broken = [bool(rule.broken(value, threshold)) for value in distinct.dictionary.to_pylist()]
-    mask: Mask = np.asarray(broken, bool)[distinct.indices.to_numpy(zero_copy_only=False)]
-    return mask
+def _read(filter_: Filter) -> list[str]:
+    """The signals that the rules of a filter read."""
+    return list(dict.fromkeys(signal for rule in filter_.RULES for signal in signals_read(rule)))
+
+
+def signals_read(rule: Rule) -> tuple[str, ...]:
+    """The signal that a rule judges, and the one that chooses its threshold, if any."""
+    return (rule.signal, *(rule.own[:1] if rule.own else ()))
 
 
 def _mask(array: pa.Array) -> Mask:

@@ -14,6 +14,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from corpus import recipe, story, tasks
+from corpus.fineweb import FineWebQuality
+from corpus.language_rule import LanguageRule
 from corpus.recipe import Recipe
 from jobs import datasets, explain
 from jobs.explain import Story
@@ -151,6 +153,19 @@ def test_all_broken_rules_are_marked_and_the_first_one_is_the_verdict(root: Path
     assert check.value > check.threshold
     assert (check.needs, check.setting[:4]) == ("at most", "max_")
     assert found.cluster is found.canonical is found.shard is None
+
+
+def test_the_threshold_told_is_the_one_that_judged(root: Path) -> None:
+    judged = explain.open_root(root).find("judged", ds.field("record_offset") == 300)[0]
+    own = dataclasses.replace(LanguageRule(), min_score_of={"en": 0.05})
+    at = dataclasses.replace(FineWebQuality(), reject_at_threshold=True)
+    settings = dataclasses.replace(Recipe(), language=own, fineweb_quality=at)
+    checks = {c.fault: c for step in story.filter_steps(judged, settings) for c in step.checks}
+    score = checks["low_language_score"]
+    assert (score.setting, score.threshold, score.needs) == ("min_score_of.en", 0.05, "above")
+    assert not score.broken
+    assert checks["too_many_short_lines"].needs == "below"
+    assert checks["too_few_words"].needs == "at least"
 
 
 def test_every_signal_is_in_the_story(root: Path) -> None:

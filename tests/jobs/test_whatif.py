@@ -107,6 +107,8 @@ def _moves(before: pa.Table, after: pa.Table) -> Counter[tuple[str, str]]:
         ["gopher_repetition.max_top_2_gram=0.02", "c4.min_sentences=12"],
         ['language.languages=["en"]'],
         ["language.languages=[]", "c4.max_curly_bracket_lines=3"],
+        ["language.min_score_of.de=0.99", "language.min_score_of.en=0.1"],
+        ["fineweb_quality.reject_at_threshold=true", "fineweb_quality.max_frac_short_lines=0"],
         ['filters=["language", "gopher_quality", "gopher_repetition", "c4"]'],
         ['filters=["c4", "fineweb_quality", "language"]'],
         ["filters=[]"],
