@@ -1,124 +1,132 @@
-"""E-mail addresses and public IPv4 addresses out of a text, as FineWeb takes them out.
+"""Personal data and secrets out of a text: e-mail and IP addresses as FineWeb takes them out, and
+phone, card and social-security numbers, API keys and private keys where the recipe asks for it.
 
-Unlike FineWeb's, a replacement doesn't depend on what came before it, and the time is linear: an
-address is found from its @, and no character is looked at for two of them. (FineWeb's expression
-tries every word as the start of an address: hours for a megabyte of "a-a-a-…".)
+Unlike FineWeb's, a replacement doesn't depend on what came before it, and the time is linear.
+Scrubbing a second time changes nothing: a text is gone over until nothing is found, because what
+is taken out can bring together what stood around it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import regex
+from corpus.addresses import Span, find_emails, find_ipv4, find_ipv6
+from corpus.credentials import find_api_keys, find_private_keys
+from corpus.personal_numbers import find_cards, find_phones, find_ssns
+from schemas.datasets import PII_KINDS
 
 Action = Literal["replace", "drop", "keep"]
 
-# FineWeb's first replacement of each kind: example.com is reserved (RFC 2606), the address is one
-# of six that answered no ping when FineWeb chose them.
+# Each stands for nobody's: FineWeb's first replacement of the first two kinds (example.com is
+# reserved, RFC 2606; the address is one of six that answered no ping when FineWeb chose them) ...
 EMAIL_REPLACEMENT = "email@example.com"
 IP_REPLACEMENT = "22.214.171.124"
+IPV6_REPLACEMENT = "2001:db8::1"  # for documentation, RFC 3849
+PHONE_REPLACEMENT = "202-555-0100"  # 555-0100 to 555-0199: for fiction, in every area (NANPA)
+CARD_REPLACEMENT = "4242 4242 4242 4242"  # a payment processor's published test number (Stripe)
+SSN_REPLACEMENT = "000-00-0000"  # no part of a number is ever all zeros (SSA, POMS RM 10201.035)
+API_KEY_REPLACEMENT = "AKIAIOSFODNN7EXAMPLE"  # the access key of AWS's documentation
+PRIVATE_KEY_REPLACEMENT = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
+
+# How often a text is gone over at most: each time more is hidden text built to outlast it.
+_MAX_ROUNDS = 16
 
 
 @dataclass(frozen=True)
 class Pii:
-    """What becomes of each kind: replaced by a fixed address, dropped, or kept."""
+    """What becomes of each kind: replaced by a fixed one of nobody's, dropped, or kept."""
 
     emails: Action = "replace"
     ips: Action = "replace"
+    phones: Action = "keep"
+    cards: Action = "keep"
+    ssns: Action = "keep"
+    api_keys: Action = "keep"
+    private_keys: Action = "keep"
 
     def __post_init__(self) -> None:
-        for name in ("emails", "ips"):
-            if getattr(self, name) not in ("replace", "drop", "keep"):
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be replace, drop or keep")
+        for name, action in dataclasses.asdict(self).items():
+            if action not in ("replace", "drop", "keep"):
+                raise ValueError(f"{name} = {action!r}: must be replace, drop or keep")
 
 
 @dataclass(frozen=True)
 class Scrubbed:
-    """A text without its personal data, and how many pieces of each kind went."""
+    """A text without its personal data, and how many pieces of each kind went (`PII_KINDS`)."""
 
     text: str
     counts: dict[str, int]
 
 
-Span = tuple[int, int]
+class Piece(NamedTuple):
+    """A piece of personal data: `text[start:end]`, its kind, and what replaces it."""
 
-_LOCAL = regex.compile(r"(?r)[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]++")
-_LOCAL_MARKS = "!#$%&'*+/=?^`{|}~.-"  # not the first character of an address, as in FineWeb
-_LABEL = "[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
-# `re`, not `regex`: for each match `regex` looks for the dot as far as the end of the text.
-_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})++")
-# Not in a longer dotted number, a word (v1.2.3.4) or a product's version (Chrome/1.2.3.4).
-_IP = regex.compile(r"(?<![\w.])(?<![A-Za-z]/)(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
+    start: int
+    end: int
+    kind: str
+    placeholder: str
+
+
+# Where pieces overlap, the kind that stands first here has the whole of them.
+_FINDERS: tuple[tuple[str, Callable[[str], Iterator[Span]], str], ...] = (
+    ("private_keys", find_private_keys, PRIVATE_KEY_REPLACEMENT),
+    ("api_keys", find_api_keys, API_KEY_REPLACEMENT),
+    ("emails", find_emails, EMAIL_REPLACEMENT),
+    ("cards", find_cards, CARD_REPLACEMENT),
+    ("ssns", find_ssns, SSN_REPLACEMENT),
+    ("phones", find_phones, PHONE_REPLACEMENT),
+    ("ips", find_ipv4, IP_REPLACEMENT),
+    ("ips", find_ipv6, IPV6_REPLACEMENT),
+)
 
 
 def scrub(text: str, settings: Pii) -> Scrubbed:
-    """Take the addresses out of `text` as `settings` say; a placeholder isn't counted again."""
-    counts = {"emails": 0, "ips": 0}
-    if settings.emails != "keep" and "@" in text:
-        new = EMAIL_REPLACEMENT if settings.emails == "replace" else ""
-        text, counts["emails"] = _cut(text, find_emails(text), new)
-    if settings.ips != "keep":
-        new = IP_REPLACEMENT if settings.ips == "replace" else ""
-        text, counts["ips"] = _cut(text, find_ips(text), new)
+    """Take personal data out of `text` as `settings` say; a placeholder isn't counted again."""
+    counts = dict.fromkeys(PII_KINDS, 0)
+    for _ in range(_MAX_ROUNDS):
+        pieces = find(text, settings)
+        if not pieces:
+            break
+        text = _cut(text, pieces, settings)
+        for piece in pieces:
+            counts[piece.kind] += 1
     return Scrubbed(text, counts)
 
 
-def find_emails(text: str) -> Iterator[Span]:
-    """Start and end of every e-mail address, from left to right.
-
-    Addresses that nothing separates (a@b.com@c.com) are one: were they two, the first one's
-    replacement and the rest would read as a longer address.
-    """
-    start = end = 0
-    at = text.find("@")
-    while at >= 0:
-        domain_end = at + 1 + _domain_length(text, at + 1)
-        if domain_end > at + 1:
-            local = _LOCAL.match(text, end, at)
-            name = local[0].lstrip(_LOCAL_MARKS) if local else ""
-            if end and text[end] in "@.-" and end == (local.start() if local else at):
-                end = domain_end
-            elif name:
-                if end:
-                    yield start, end
-                start, end = at - len(name), domain_end
-        at = text.find("@", domain_end)
-    if end:
-        yield start, end
+def find(text: str, settings: Pii) -> list[Piece]:
+    """Every piece of the kinds that `settings` don't keep, from left to right; none overlap."""
+    ranked = [
+        (start, end, rank)
+        for rank, (kind, find_kind, placeholder) in enumerate(_FINDERS)
+        if getattr(settings, kind) != "keep"
+        for start, end in find_kind(text)
+        if text[start:end] != placeholder
+    ]
+    return [
+        Piece(start, end, _FINDERS[rank][0], _FINDERS[rank][2])
+        for start, end, rank in _joined(ranked)
+    ]
 
 
-def _domain_length(text: str, start: int) -> int:
-    """Length of the domain name at `start`, 0 if there is none.
-
-    It ends with a label that can be a top-level one: name@4.17.21 is a version.
-    """
-    match = _DOMAIN.match(text, start)
-    labels = match[0].split(".") if match else []
-    while labels and not (len(labels[-1]) > 1 and labels[-1][0].isalpha()):
-        labels.pop()
-    return len(".".join(labels)) if len(labels) > 1 else 0
-
-
-def find_ips(text: str) -> Iterator[Span]:
-    """Start and end of every IPv4 address that belongs to somebody, from left to right."""
-    for match in _IP.finditer(text):
-        try:
-            address = IPv4Address(match[0])
-        except AddressValueError:
-            continue
-        if address.is_global and not address.is_multicast:
-            yield match.span()
+def _joined(ranked: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Spans that overlap made one, with the smallest rank among them."""
+    joined: list[tuple[int, int, int]] = []
+    for start, end, rank in sorted(ranked):
+        if joined and start < joined[-1][1]:
+            first, last, best = joined.pop()
+            start, end, rank = first, max(last, end), min(best, rank)
+        joined.append((start, end, rank))
+    return joined
 
 
-def _cut(text: str, spans: Iterator[Span], new: str) -> tuple[str, int]:
-    """`text` with `new` in place of every span, and how many spans held something else."""
-    parts, done, count = [], 0, 0
-    for start, end in spans:
-        parts += [text[done:start], new]
-        count += text[start:end] != new
-        done = end
-    return "".join([*parts, text[done:]]), count
+def _cut(text: str, pieces: list[Piece], settings: Pii) -> str:
+    """`text` with every piece replaced or dropped."""
+    parts, done = [], 0
+    for piece in pieces:
+        new = piece.placeholder if getattr(settings, piece.kind) == "replace" else ""
+        parts += [text[done : piece.start], new]
+        done = piece.end
+    return "".join([*parts, text[done:]])

@@ -107,7 +107,7 @@ def scrub(recipe: Recipe, survivors: pa.RecordBatch) -> Iterator[pa.RecordBatch]
     scrubbed = [pii.scrub(text, recipe.pii) for text in survivors["text"].to_pylist()]
     columns = dict(zip(survivors.schema.names, survivors.columns, strict=True))
     columns["text"] = pa.array([s.text for s in scrubbed], pa.string())
-    columns["num_pii"] = pa.array([sum(s.counts.values()) for s in scrubbed], pa.int64())
+    columns["pii"] = pa.array([s.counts for s in scrubbed], CANONICAL.field("pii").type)
     yield _select(columns, CANONICAL)
 
 

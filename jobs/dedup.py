@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame
@@ -22,7 +23,7 @@ from pyspark.sql import functions as F
 from jobs import components, datasets
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
-from schemas.datasets import BANDS, CANONICAL, CLUSTERS, KEY
+from schemas.datasets import BANDS, CANONICAL, CLUSTERS, KEY, PII_KINDS
 
 # The text hash takes part as one more band.
 _EXACT = -1
@@ -144,12 +145,20 @@ def _write_canonical(job: Job, clusters: Written) -> Written:
     survivors = (
         _kept(job)
         .join(stays.select(*KEY, "cluster_size"), on=list(KEY), how="inner")
-        .select(*[name for name in CANONICAL.names if name != "num_pii"])
+        .select(*[name for name in CANONICAL.names if name != "pii"])
     )
     with track(job.root, "dedup: canonical", total, "documents") as tallies:
         made = datasets.map_in_children(survivors, "scrub", job.recipe_values(), CANONICAL, tallies)
         files = datasets.write(made, job.folder("canonical"), CANONICAL)
-    return Written(files, {"documents": sum(file.rows for file in files)})
+    written = Written(files, {"documents": sum(file.rows for file in files)})
+    return replace(written, extra={"pii": _count_pii(_read(job, "canonical", written))})
+
+
+def _count_pii(canonical: DataFrame) -> dict[str, int]:
+    """Pieces of personal data that were replaced or dropped, by kind."""
+    sums = [F.coalesce(F.sum(f"pii.{kind}"), F.lit(0)).alias(kind) for kind in PII_KINDS]
+    counted: dict[str, int] = canonical.agg(*sums).toArrow().to_pylist()[0]
+    return counted
 
 
 def _read(job: Job, dataset: str, written: Written) -> DataFrame:

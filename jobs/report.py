@@ -20,7 +20,8 @@ from schemas.manifest import Manifest
 class Funnel:
     """What became of every record. `outcomes` sums to `records`.
 
-    `rejected` counts `documents` by reason, `duplicates_by_kind` the copies; stages that have not
+    `rejected` counts `documents` by reason, `duplicates_by_kind` the copies, `pii` the pieces of
+    personal data that were taken out of canonical documents; stages that have not
     run yet leave their documents under the outcome they have so far (`extracted`, `kept`).
     """
 
@@ -34,6 +35,7 @@ class Funnel:
     duplicates_by_kind: dict[str, int]
     repeated_ids: int
     canonical: int
+    pii: dict[str, int]
     shards: int
     tokens: int
     tokens_by_split: dict[str, int]
@@ -54,7 +56,8 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     judged = _made_from(root / "judged", documents)
     bands = _made_from(root / "bands", judged)
     clusters = _made_from(root / "clusters", judged)
-    shards = _made_from(root / shards_folder, _made_from(root / "canonical", judged))
+    scrubbed = _made_from(root / "canonical", judged)
+    shards = _made_from(root / shards_folder, scrubbed)
     rowless, extracted = _split_rowless(documents)
     by_reason = dict(judged.counts) if judged else extracted
     kept = by_reason.pop("kept", 0) if judged else by_reason.pop("extracted", 0)
@@ -74,6 +77,7 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
         duplicates_by_kind=duplicates,
         repeated_ids=bands.counts["repeated_ids"] if bands else 0,
         canonical=canonical,
+        pii=scrubbed.extra.get("pii", {}) if scrubbed else {},
         seconds={name: m["seconds"] for name, m in made.items()},
         engines={name: m["engine"] for name, m in made.items()},
         **_shard_numbers(shards),
@@ -170,7 +174,8 @@ def _dedup_rows(found: Funnel) -> list[tuple[str, str, str]]:
     rows = _share_rows(found.duplicates_by_kind, found.canonical, "canonical")
     if found.repeated_ids:
         rows.append(("ids that repeat", f"{found.repeated_ids:,}", ""))
-    return rows
+    taken = {kind: count for kind, count in found.pii.items() if count}
+    return rows + [(f"{kind} taken out", f"{count:,}", "") for kind, count in taken.items()]
 
 
 def _shard_rows(found: Funnel) -> list[tuple[str, str, str]]:

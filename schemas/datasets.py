@@ -81,12 +81,16 @@ CLUSTERS = pa.schema(
     ]
 )
 
+# In the order of the recipe's section [pii]; 0 where a kind is kept.
+PII_KINDS = ("emails", "ips", "phones", "cards", "ssns", "api_keys", "private_keys")
+_PII = pa.struct([pa.field(kind, pa.int64()) for kind in PII_KINDS])
+
 CANONICAL = pa.schema(
     [
         *_FINEWEB,
         *_PROVENANCE[:2],
         column("cluster_size", pa.int64(), "documents that this one stands for, itself included"),
-        column("num_pii", pa.int64(), "pieces of personal data replaced or dropped in `text`"),
+        column("pii", _PII, "pieces of personal data replaced or dropped in `text`, by kind"),
     ]
 )
 

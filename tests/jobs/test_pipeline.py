@@ -14,6 +14,7 @@ from corpus.recipe import Recipe
 from jobs import pipeline, report
 from jobs.stage import Job
 from schemas import manifest, tokenizer
+from schemas.datasets import PII_KINDS
 from schemas.tokenizer import TOKENIZER_FILE
 
 TRUTH = Path(__file__).parents[2] / "samples" / "truth.jsonl"
@@ -130,11 +131,15 @@ def test_personal_data_is_scrubbed_in_canonical_only(
 ) -> None:
     root = sample_roots["sail"]
     marked = {page["record_id"] for page in truth if "pii" in page["traits"]}
-    scrubbed = {row["id"]: row for row in _rows(root, "canonical") if row["num_pii"]}
+    rows = _rows(root, "canonical")
+    scrubbed = {row["id"]: row for row in rows if any(row["pii"].values())}
     assert scrubbed
     assert set(scrubbed) <= marked
     before = {row["id"]: row["text"] for row in _rows(root, "judged")}
     assert all(before[id_] != row["text"] for id_, row in scrubbed.items())
+    sums = {kind: sum(row["pii"][kind] for row in rows) for kind in PII_KINDS}
+    assert sums["emails"] > 0
+    assert report.funnel(root).pii == sums
 
 
 def test_opt_outs_are_recorded(sample_roots: dict[str, Path], truth: list[dict]) -> None:

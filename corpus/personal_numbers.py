@@ -1,0 +1,163 @@
+"""Phone numbers, payment-card numbers and US social-security numbers in a text.
+
+Numbers of other kinds (dates, ISBNs, prices, versions, coordinates, orders) are far more frequent,
+so each kind asks for its own punctuation and for all that its numbering plan says; a number that
+could as well be something else stays. Linear: a number is looked at from where it starts, and
+what stands before it in a window of fixed length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+Span = tuple[int, int]
+
+_SPACE = "[ \u00a0]"
+_MARK = "[-./\u2010\u2011\u2013]"
+_MORE_GROUPS = rf"(?:(?:{_SPACE}?{_MARK}{_SPACE}?|{_SPACE})\(?|\()[0-9]++\)?"
+_INTERNATIONAL = re.compile(rf"(?<![\w+])\+\(?[0-9]++\)?(?:{_MORE_GROUPS}){{0,7}}+(?!\w)")
+_NATIONAL = re.compile(rf"(?<![\w+.,/-])\(?[0-9]++\)?(?:{_MORE_GROUPS}){{0,7}}+(?!\w)")
+_GROUP = re.compile("[0-9]+")
+
+# Assigned country codes (ITU-T E.164, list of 2016).
+_COUNTRY = re.compile(
+    "1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
+    "|2[1-69][0-9]|3[578][0-9]|42[0-9]|5[09][0-9]|6[789][0-9]|8[0578][0-9]|96[0-8]|97[0-79]|99[2-68]"
+)
+_MAX_DIGITS = 15  # E.164, country code included
+_NUMBER_WINDOW = 64  # more characters of eight groups are more than 15 digits
+_MIN_INTERNATIONAL = 9
+_MIN_NATIONAL = 7
+_COMPLETE = 11  # digits in one group: what comes next is another number
+
+# North American Numbering Plan: neither the area nor the exchange starts with 0 or 1 or ends
+# with 11 (911, 411 are services).
+_NXX = "[2-9](?!11)[0-9]{2}"
+_DASH = "[-.\u2010\u2011\u2013]"
+_NORTH_AMERICAN = re.compile(
+    rf"(?<![\w+])(?<!\w[-./])(?:1{_SPACE}?{_DASH}?{_SPACE}?)?"
+    rf"(?:\({_NXX}\){_SPACE}?{_DASH}?{_SPACE}?{_NXX}{_DASH}"
+    rf"|{_NXX}(?P<mark>{_DASH}){_NXX}(?P=mark)"
+    rf"|{_NXX}[ /]{_NXX}-)[0-9]{{4}}(?!\w|[-./][\w])"
+)
+_NORTH_AMERICAN_DIGITS = re.compile(f"{_NXX}{_NXX}[0-9]{{4}}")
+
+# What says that a phone number follows, up to the number; then a colon or dot, or a number that
+# starts like one (0… or an area code in parentheses).
+_PHONE_WORDS = (
+    "tel|tél|ph|phone|telephone|telefon|telefono|teléfono|téléphone|telefone|telefoon|puhelin|fax"
+    "|telefax|mobile|mobil|mob|cell|handy|hotline|helpline|whatsapp|call|тел|телефон|факс"
+)
+_PHONE_LABEL = re.compile(
+    rf"(?:(?<![^\W\d_])(?:{_PHONE_WORDS})|电话|電話|전화|โทร)"
+    rf"(?:{_SPACE}?(?:no|nr|number))?(?P<mark>\s?[.:：]{{1,2}})?\s{{0,2}}\Z",
+    re.IGNORECASE,
+)
+_LABEL_WINDOW = 24
+_DATE = re.compile(r"[0-9]{4}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}([-./])[0-9]{1,2}\1[0-9]{2}")
+
+_CARD = re.compile(
+    r"(?<![\w.,+=/#&%$€£-])(?:[0-9]{14,19}"
+    r"|(?<![0-9]{4}[ ])[0-9]{4}(?P<a>[ -])[0-9]{4}(?P=a)[0-9]{4}(?P=a)[0-9]{4}(?!(?P=a)[0-9]{4})"
+    r"|[0-9]{4}(?P<b>[ -])[0-9]{6}(?P=b)[0-9]{4,5})(?!\w|[-.,/][0-9])"
+)
+# Issuers' prefixes and lengths (ISO/IEC 7812 registrations as the networks publish them): Visa,
+# Mastercard, American Express, Discover, JCB, Diners Club, UnionPay. 13-digit Visa cards are no
+# longer issued; Maestro's 12 to 19 digits after 50 or 56 to 69 say too little.
+_ISSUER = re.compile(
+    "4[0-9]{15}(?:[0-9]{3})?"
+    "|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"
+    "|3[47][0-9]{13}"
+    "|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12}"
+    "|35(?:2[89]|[3-8][0-9])[0-9]{12}"
+    "|3(?:0[0-5]|09|[689][0-9])[0-9]{11}"
+    "|62[0-9]{14,17}"
+)
+
+# Area, group and serial that are never assigned: SSA, POMS RM 10201.035.
+_SSN = re.compile(
+    r"(?<![\w.,/+-])(?!000|666|9)[0-9]{3}([- ])(?!00)[0-9]{2}\1(?!0000)[0-9]{4}(?!\w|[-./,][\w])"
+)
+_SSN_LABEL = re.compile(r"(?:SSN|Social Security)[^0-9\n]{0,20}\Z", re.IGNORECASE)
+_SSN_WINDOW = 40
+
+
+def find_phones(text: str) -> Iterator[Span]:
+    """Phone numbers: +CC …, North American ones with separators, and those named as such.
+
+    A number may come more than once, by different forms.
+    """
+    for match in _INTERNATIONAL.finditer(text):
+        yield from _longest_number(match, _is_international)
+    for match in _NORTH_AMERICAN.finditer(text):
+        yield match.span()
+    for match in _NATIONAL.finditer(text):
+        if len(match[0]) < _MIN_NATIONAL or _NORTH_AMERICAN.match(text, match.start()):
+            continue  # too short, or found already
+        label = _PHONE_LABEL.search(text[max(0, match.start() - _LABEL_WINDOW) : match.start()])
+        if label and (label["mark"] or match[0].startswith(("0", "("))):
+            yield from _longest_number(match, _is_national)
+
+
+def _longest_number(match: re.Match[str], accept: Callable[[str], bool]) -> Iterator[Span]:
+    """The longest run of whole groups from the match's start that `accept` takes, if any."""
+    number = match[0]
+    for group in reversed([*_GROUP.finditer(number, 0, _NUMBER_WINDOW)]):
+        end = group.end()
+        if accept(number[:end]):
+            closes = number[end : end + 1] == ")" and number.count("(", 0, end) > number.count(
+                ")", 0, end
+            )
+            yield match.start(), match.start() + end + closes
+            return
+
+
+def _is_international(number: str) -> bool:
+    """Whether a number that starts with + is a phone number by E.164."""
+    first, *others = _GROUP.findall(number)
+    digits = "".join([first, *others])
+    country = _COUNTRY.match(first)
+    if not country or not _MIN_INTERNATIONAL <= len(digits) <= _MAX_DIGITS:
+        return False
+    if others and len(first) >= _COMPLETE:
+        return False
+    if "." in number and not _is_dotted(number):
+        return False  # +48.8566, 2.3522 is a place
+    national = digits[country.end() :]
+    if country[0] == "1":
+        return bool(_NORTH_AMERICAN_DIGITS.fullmatch(national))
+    return not national.startswith("00")
+
+
+def _is_dotted(number: str) -> bool:
+    """Two dots or more and nothing else between the groups, but for a space after +CC."""
+    marks = re.findall(r"[^0-9()+]+", re.sub(r"^(\+[0-9]{1,3}) ", r"\1.", number))
+    return len(marks) > 1 and set(marks) == {"."}
+
+
+def _is_national(number: str) -> bool:
+    digits = "".join(_GROUP.findall(number))
+    return _MIN_NATIONAL <= len(digits) <= _MAX_DIGITS and not _DATE.match(number)
+
+
+def find_cards(text: str) -> Iterator[Span]:
+    """Payment-card numbers: an issuer's prefix and length, the check digit, even grouping."""
+    for match in _CARD.finditer(text):
+        digits = re.sub("[ -]", "", match[0])
+        if _ISSUER.fullmatch(digits) and _has_luhn_check_digit(digits):
+            yield match.span()
+
+
+def _has_luhn_check_digit(digits: str) -> bool:
+    """ISO/IEC 7812-1, annex B: from the right, every second digit doubled, the sum ends with 0."""
+    doubled = (2 * int(d) for d in digits[-2::-2])
+    return (sum(map(int, digits[::-2])) + sum(d - 9 * (d > 9) for d in doubled)) % 10 == 0
+
+
+def find_ssns(text: str) -> Iterator[Span]:
+    """US social-security numbers: 123-45-6789, or with spaces where the text says so before it."""
+    for match in _SSN.finditer(text):
+        before = text[max(0, match.start() - _SSN_WINDOW) : match.start()]
+        if match[1] == "-" or _SSN_LABEL.search(before):
+            yield match.span()
