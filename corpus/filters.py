@@ -35,7 +35,7 @@ class Filter(Protocol):
         """The first of `RULES` that the signals break, or None."""
 
 
-# FineWeb's filters in FineWeb's order; a filter judges what those before it left of the text.
+# All filters there are. A filter judges what those before it left of the text.
 FILTERS: dict[str, type[Filter]] = {
     "language": LanguageRule,
     "gopher_repetition": GopherRepetition,
@@ -43,6 +43,7 @@ FILTERS: dict[str, type[Filter]] = {
     "c4": C4,
     "fineweb_quality": FineWebQuality,
 }
+FINEWEB_FILTERS = ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality")
 
 
 @dataclass(frozen=True)

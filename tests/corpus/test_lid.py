@@ -32,9 +32,9 @@ def test_any_text_gets_an_answer_between_0_and_1(text: str) -> None:
 
 
 def test_line_ends_are_spaces_or_what_is_asked_for() -> None:
-    text = "all of\nus are here"
-    assert identify(text) == identify("all of us are here")
-    assert identify(text, newline="") == identify("all ofus are here")
+    text = "the\nend and the\nstart"
+    assert identify(text) == identify("the end and the start")
+    assert identify(text, newline="") == identify("theend and thestart")
     assert identify(text, newline="") != identify(text)
 
 
