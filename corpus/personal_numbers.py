@@ -46,12 +46,14 @@ _NORTH_AMERICAN_DIGITS = re.compile(f"{_NXX}{_NXX}[0-9]{{4}}")
 # What says that a phone number follows, up to the number; then a colon or dot, or a number that
 # starts like one (0… or an area code in parentheses).
 _PHONE_WORDS = (
-    "tel|tél|ph|phone|telephone|telefon|telefono|teléfono|téléphone|telefone|telefoon|puhelin|fax"
-    "|telefax|mobile|mobil|mob|cell|handy|hotline|helpline|whatsapp|call|тел|телефон|факс"
+    "tel|tél|ph|phone|telephone|telefon|telefono|teléfono|téléphone|telefone|telefoon|telefonisch"
+    "|puhelin|fax|telefax|mobile|mobil|mob|cell|handy|hotline|helpline|whatsapp|call|ring"
+    "|dial|тел|телефон|факс"
 )
 _PHONE_LABEL = re.compile(
     rf"(?:(?<![^\W\d_])(?:{_PHONE_WORDS})|电话|電話|전화|โทร)"
-    rf"(?:{_SPACE}?(?:no|nr|number))?(?P<mark>\s?[.:：]{{1,2}})?\s{{0,2}}\Z",
+    rf"(?:{_SPACE}?(?:no|nr|number))?(?:{_SPACE}(?:us|me))?"
+    rf"(?:{_SPACE}(?:on|at|to|is|under|unter|au|al|op|på))?(?P<mark>\s?[.:：]{{1,2}})?\s{{0,2}}\Z",
     re.IGNORECASE,
 )
 _LABEL_WINDOW = 24
@@ -71,7 +73,7 @@ _ISSUER = re.compile(
     "|3[47][0-9]{13}"
     "|(?:6011|64[4-9][0-9]|65[0-9]{2})[0-9]{12}"
     "|35(?:2[89]|[3-8][0-9])[0-9]{12}"
-    "|3(?:0[0-5]|09|[689][0-9])[0-9]{11}"
+    "|3(?:0[0-5][0-9]|095|[689][0-9]{2})[0-9]{10}"
     "|62[0-9]{14,17}"
 )
 
@@ -104,12 +106,8 @@ def _longest_number(match: re.Match[str], accept: Callable[[str], bool]) -> Iter
     """The longest run of whole groups from the match's start that `accept` takes, if any."""
     number = match[0]
     for group in reversed([*_GROUP.finditer(number, 0, _NUMBER_WINDOW)]):
-        end = group.end()
-        if accept(number[:end]):
-            closes = number[end : end + 1] == ")" and number.count("(", 0, end) > number.count(
-                ")", 0, end
-            )
-            yield match.start(), match.start() + end + closes
+        if accept(number[: group.end()]):
+            yield match.start(), match.start() + group.end()
             return
 
 

@@ -41,7 +41,7 @@ def tagged(message: str) -> str:
         "ශ්\u200dරී ලංකාව",  # Sinhala: Sri Lanka
         "র\u200d্যাব, অবন্\u200cতি",  # Bengali
         "നന്\u200dമ",  # Malayalam
-        "ภาษา\u200bไทย",
+        "ภาษา\u200bไทย\u200b English \u200bไทย",
         "ភាសា\u200bខ្មែរ",
         "日本\u200b語 葛\U000e0100城市 辻\U000e0101",
         FAMILY,

@@ -76,6 +76,7 @@ def test_emails_are_found(text: str, expected: list[str]) -> None:
         ("from 8.8.8.8, 1.1.1.1.", ["8.8.8.8", "1.1.1.1"]),
         ("http://93.184.216.34:80/ and 8.8.4.4/24", ["93.184.216.34", "8.8.4.4"]),
         ("60.28.164.72 - - [24/Mar/2007] GET", ["60.28.164.72"]),
+        ("212.94.201.10 www.example.com", ["212.94.201.10"]),
         ("10.0.0.1 172.16.0.9 192.168.1.1 127.0.0.1 169.254.1.1", []),
         ("192.0.2.7 198.51.100.3 203.0.113.9 0.0.0.0 224.0.0.1 255.255.255.255", []),
         ("1.2.3.4.5, v1.2.3.4, Chrome/119.0.0.0, 15.4.1.3.8. git", []),
@@ -92,6 +93,7 @@ def test_only_public_addresses_are_found(text: str, expected: list[str]) -> None
         "See below.\n\n12.2.2.4. Starting the Container\n",
         "6.3.7.1 Ανίχνευση άλλων λειτουργικών",
         "beschreven in Paragraaf\u00a012.1.2.1, “LVM”",
+        "網絡配置: 12.2.2.2, “Network Configuration”",
         "see section 5.2.1.1 for the fields",
         "kapitola 6.3.4.2 – „Asistované dělení“",
     ],
@@ -122,12 +124,16 @@ def test_only_global_ipv6_addresses_are_found(text: str, expected: list[str]) ->
         ("(+49 431 – 5 36 22 67), +421 2 32132032", ["+49 431 – 5 36 22 67", "+421 2 32132032"]),
         ("+44 (0) 1744 692000, +7 (495) 504-37-01", ["+44 (0) 1744 692000", "+7 (495) 504-37-01"]),
         ("tel:+441632960114 (+1.415.263.9024)", ["+441632960114", "+1.415.263.9024"]),
+        ("+250 788 123 456, +852 2506 2529", ["+250 788 123 456", "+852 2506 2529"]),
         ("+44 20 7946 0018 or 0800 123 4567 8910", ["+44 20 7946 0018"]),
         ("(212) 555-0123, 604.822.3131", ["(212) 555-0123", "604.822.3131"]),
         ("1-800-584-7263 or 1 (800) 584-7263", ["1-800-584-7263", "1 (800) 584-7263"]),
         ("(413)-577-0010 or (602)\u00a0900-0807.", ["(413)-577-0010", "(602)\u00a0900-0807"]),
         ("Tel. 030 23125 418, Fax: 555 0199", ["030 23125 418", "555 0199"]),
         ("电话：010-64870663 тел. 8 343 379 00 33", ["010-64870663", "8 343 379 00 33"]),
+        ("call us on 0845 653 2064 today", ["0845 653 2064"]),
+        ("par téléphone au 01 99 00 47 12", ["01 99 00 47 12"]),
+        ("telefonisch unter 030 23125 418", ["030 23125 418"]),
         ("Tel: 909.598.0787 – 909.598.8329", ["909.598.0787", "909.598.8329"]),
     ],
 )  # fmt: skip
@@ -142,7 +148,7 @@ def test_phone_numbers_are_found(text: str, expected: list[str]) -> None:
         "ISBN 978-3-16-148410-0, 0-306-40615-2, ISSN 2049-3630, doi 10.1000/234-567-8901",
         "+48.856614, +2.3522219, +40.712776,-74.005974, +48.8566 2.3522, 52.520008 13.404954",
         "$1,234,567.89, +1 000 000, +10 000 000 people, +250 000 000, 300 400 5000",
-        "C++11 1234567, x+491234567890, 1e+4912345678, 3+4=7, +999 1234 56789",
+        "C++11 1234567, x+491234567890, 1e+4912345678, +999 1234 56789, +45 123 45 6",
         "version 1.22.333.4444, 192.168.100.1, order 123-4567890-1234567, 978-212-555-0123",
         "911-555-0123, 212-911-0123, 112-555-0123, 212-555-01234, a212-555-0123, 212-555-0123-9",
         "iPhone 14 2022 2023, mobile: 2024-05-06, call 911, tel: 12345, phone 12 345 6789",
@@ -161,6 +167,7 @@ def test_other_numbers_are_not_phone_numbers(text: str) -> None:
         ("378282246310005 and 3782 822463 10005", ["378282246310005", "3782 822463 10005"]),
         ("6011111111111117 3530111333300000", ["6011111111111117", "3530111333300000"]),
         ("30569309025904, 3056-930902-5904", ["30569309025904", "3056-930902-5904"]),
+        ("36227206271667 and 30900000000005", ["36227206271667"]),
         ("6200000000000005", ["6200000000000005"]),
         ("4111 1111 1111 1112, 4111-1111 1111-1111, 411 11111 1111 1111", []),
         ("9999 9999 9999 9995, 1111111111111117, 378282246310005123", []),
@@ -234,9 +241,7 @@ def test_a_key_inside_a_word_or_too_short_is_not_found(key: str) -> None:
 
 
 def test_words_are_not_api_keys() -> None:
-    text = (
-        "ASIAPACIFICREGIONALHQS sk-learn hf_hub npm_config_registry SKILLS SG. ghp_xxx task-sk-ill"
-    )
+    text = "ASIAPACIFICREGIONHQS sk-learn hf_hub npm_config_registry SKILLS SG. ghp_xxx task-sk-ill"
     assert found(find_api_keys, text) == []
 
 
@@ -302,13 +307,11 @@ def test_where_kinds_overlap_one_has_the_whole() -> None:
 
 
 def test_what_comes_together_by_dropping_goes_too() -> None:
-    assert (
-        scrub("x+1 212[8.8.8.8]-555-0123", Pii(ips="drop", phones="drop")).text
-        == "x+1 212[]-555-0123"
-    )
-    assert scrub("(212) a@b.cc555-0123", Pii(emails="drop", phones="drop")).text == "(212) "
-    nested = "+44 20 +44 20 7946 0018 7946 0018"
-    assert find(scrub(nested, Pii(phones="drop")).text, Pii(phones="drop")) == []
+    dropping = Pii(phones="drop", private_keys="drop", ssns="drop")
+    for halves in (f"415-555{PEM}-0123", f"415{PEM}-5{PEM}55-{PEM}0123", f"123-4{PEM}5-6789"):
+        scrubbed = scrub(halves, dropping)
+        assert scrubbed.text == ""
+        assert sum(scrubbed.counts.values()) == halves.count("BEGIN") + 1
 
 
 def test_the_settings_are_the_kinds() -> None:
