@@ -1,21 +1,23 @@
 """Main text of an HTML page by trafilatura or resiliparse, within bounds on the parsed tree.
 
 trafilatura is called as FineWeb calls it (precision, no comments), but without `deduplicate`: that
-is a memory of the whole process, so that a page's text depends on what came before it. The tree
-is parsed by trafilatura's own loader, counted, and handed over; the text is the same as from the
-string.
+is a memory of the whole process, so that a page's text depends on what came before it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
-import logging
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from corpus import quick_trafilatura
 from corpus.limits import CpuTimeError, cpu_limit
+
+Engine = Literal["trafilatura", "trafilatura-fast", "resiliparse"]
 
 _TAG = re.compile("<[a-zA-Z]")
 
@@ -28,6 +30,27 @@ class RejectedError(Exception):
         self.reason, self.detail = reason, detail
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a parsed page may have: elements, and elements one inside the other."""
+
+    max_nodes: int
+    max_depth: int
+
+    def check_source(self, html: str) -> None:
+        """Refuse before parsing what would not fit in memory; scripts may quote many tags, too."""
+        most = 10 * self.max_nodes
+        if html.count("<") > most and (tags := len(_TAG.findall(html))) > most:
+            raise RejectedError("too_many_nodes", f"{tags} start tags")
+
+    def check_tree(self, num_nodes: int, too_deep: bool) -> None:
+        """Refuse a tree by what was counted in it."""
+        if num_nodes > self.max_nodes:
+            raise RejectedError("too_many_nodes", f"{num_nodes} elements")
+        if too_deep:
+            raise RejectedError("too_deep", f"elements nested over {self.max_depth} deep")
+
+
 @functools.cache
 def extractor_name(engine: str) -> str:
     """Engine and version, for the rows and the manifest."""
@@ -35,16 +58,12 @@ def extractor_name(engine: str) -> str:
     return f"{engine} {importlib.metadata.version(package)}"
 
 
-def main_text(
-    html: str, engine: str, max_nodes: int, max_depth: int, max_cpu_seconds: float
-) -> str:
-    """The main text of `html`, '' if there is none; raises `RejectedError` where a limit is met."""
+@contextmanager
+def limited(max_cpu_seconds: float) -> Iterator[None]:
+    """Make a `RejectedError` of whatever goes wrong in the block, and of too much CPU time."""
     try:
         with cpu_limit(max_cpu_seconds):
-            _check_tags(html, max_nodes)
-            if engine == "resiliparse":
-                return _resiliparse(html, max_nodes, max_depth)
-            return _trafilatura(html, engine == "trafilatura-fast", max_nodes, max_depth)
+            yield
     except CpuTimeError:
         raise RejectedError("extraction_cpu_time", f"over {max_cpu_seconds} CPU seconds") from None
     except MemoryError:
@@ -58,46 +77,17 @@ def main_text(
         raise RejectedError("extraction_failed", detail) from None
 
 
-def _check_tags(html: str, max_nodes: int) -> None:
-    """Refuse before parsing what would not fit in memory; scripts may quote many tags, too."""
-    if html.count("<") > 10 * max_nodes and (tags := len(_TAG.findall(html))) > 10 * max_nodes:
-        raise RejectedError("too_many_nodes", f"{tags} start tags")
-
-
-def _trafilatura(html: str, fast: bool, max_nodes: int, max_depth: int) -> str:
-    # Imported here: half a second that readers of settings need not pay.
-    import trafilatura
-    from trafilatura.utils import load_html
-
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-    tree = load_html(html)
+def main_text(html: str, engine: Engine, bounds: Bounds) -> str:
+    """The main text of `html`, '' if there is none; raises `RejectedError` where a bound is met."""
+    if engine == "resiliparse":
+        return ResiliparsePage(html, bounds).main_content
+    bounds.check_source(html)
+    tree = quick_trafilatura.parse(html)
     if tree is None:
         return ""
-    count, deep = _measures(max_depth)
-    _check_bounds(int(count(tree)), deep(tree), max_nodes, max_depth)
-    text = trafilatura.extract(
-        tree, fast=fast, favor_precision=True, include_comments=False, deduplicate=False
-    )
-    return text or ""
-
-
-def _resiliparse(html: str, max_nodes: int, max_depth: int) -> str:
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.html import HTMLTree
-
-    tree = HTMLTree.parse(html)
-    assert tree.document is not None
-    num_nodes = len(tree.document.get_elements_by_tag_name("*"))
-    deep = tree.document.query_selector(" > ".join("*" * (max_depth + 1))) is not None
-    _check_bounds(num_nodes, deep, max_nodes, max_depth)
-    return extract_plain_text(tree, main_content=True, comments=False)
-
-
-def _check_bounds(num_nodes: int, deep: bool, max_nodes: int, max_depth: int) -> None:
-    if num_nodes > max_nodes:
-        raise RejectedError("too_many_nodes", f"{num_nodes} elements")
-    if deep:
-        raise RejectedError("too_deep", f"elements nested over {max_depth} deep")
+    count, deep = _measures(bounds.max_depth)
+    bounds.check_tree(int(count(tree)), deep(tree))
+    return quick_trafilatura.extract(tree, fast=engine == "trafilatura-fast")
 
 
 @functools.lru_cache(maxsize=4)
@@ -106,3 +96,32 @@ def _measures(max_depth: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any
     from lxml.etree import XPath
 
     return XPath("count(//*)"), XPath("boolean(" + "/*" * (max_depth + 1) + ")")
+
+
+class ResiliparsePage:
+    """A page parsed by resiliparse, whose texts are made when first asked for, then kept."""
+
+    def __init__(self, html: str, bounds: Bounds) -> None:
+        from resiliparse.parse.html import HTMLTree
+
+        bounds.check_source(html)
+        self._tree = HTMLTree.parse(html)
+        assert self._tree.document is not None
+        num_nodes = len(self._tree.document.get_elements_by_tag_name("*"))
+        deeper = " > ".join("*" * (bounds.max_depth + 1))
+        too_deep = num_nodes > bounds.max_depth and bool(self._tree.document.query_selector(deeper))
+        bounds.check_tree(num_nodes, too_deep)
+
+    @functools.cached_property
+    def main_content(self) -> str:
+        """The main text as DCLM takes it."""
+        from resiliparse.extract.html2text import extract_plain_text
+
+        return extract_plain_text(self._tree, main_content=True, comments=False)
+
+    @functools.cached_property
+    def all_text(self) -> str:
+        """All text that a reader sees."""
+        from resiliparse.extract.html2text import extract_plain_text
+
+        return extract_plain_text(self._tree, main_content=False)

@@ -12,15 +12,19 @@ from typing import Any
 
 from corpus.bpe import TokenizerSettings
 from corpus.c4 import C4
+from corpus.classifier import QualityClassifier
 from corpus.extract import Extract
-from corpus.filters import FILTERS
+from corpus.filters import FILTERS, FINEWEB_FILTERS
 from corpus.fineweb import FineWebQuality
 from corpus.gopher import GopherQuality, GopherRepetition
 from corpus.language_rule import LanguageRule
+from corpus.look import Look
 from corpus.minhash import MinHash
 from corpus.pii import Pii
+from corpus.refinedweb import RefinedWebLines
 from corpus.shards import Shard
 from corpus.survivor import Survivor
+from corpus.url_rules import UrlRules
 from schemas import config
 
 
@@ -29,13 +33,17 @@ class Recipe:
     """A whole recipe. `filters` lists the rules to apply, in order, by their section's name."""
 
     name: str = ""
-    filters: tuple[str, ...] = tuple(FILTERS)
+    filters: tuple[str, ...] = FINEWEB_FILTERS
+    url: UrlRules = field(default_factory=UrlRules)
+    look: Look = field(default_factory=Look)
     extract: Extract = field(default_factory=Extract)
     language: LanguageRule = field(default_factory=LanguageRule)
     gopher_repetition: GopherRepetition = field(default_factory=GopherRepetition)
     gopher_quality: GopherQuality = field(default_factory=GopherQuality)
     c4: C4 = field(default_factory=C4)
     fineweb_quality: FineWebQuality = field(default_factory=FineWebQuality)
+    refinedweb_lines: RefinedWebLines = field(default_factory=RefinedWebLines)
+    quality_classifier: QualityClassifier = field(default_factory=QualityClassifier)
     minhash: MinHash = field(default_factory=MinHash)
     survivor: Survivor = field(default_factory=Survivor)
     pii: Pii = field(default_factory=Pii)
@@ -48,6 +56,17 @@ class Recipe:
                 raise ValueError(f"filters = {name!r}: must be among {', '.join(FILTERS)}")
         if len(set(self.filters)) < len(self.filters):
             raise ValueError(f"filters = {list(self.filters)}: each filter at most once")
+        self._check_look()
+
+    def _check_look(self) -> None:
+        """The look must not drop what the language rule would keep."""
+        wanted, looked = set(self.language.languages), set(self.look.languages)
+        if looked and "language" in self.filters and (not wanted or wanted - looked):
+            missing = ", ".join(sorted(wanted - looked)) or "any"
+            raise ValueError(
+                f"look.languages = {sorted(looked)}: drops pages in languages that "
+                f"language.languages keeps ({missing}); name the same in both"
+            )
 
     def chosen_filters(self) -> dict[str, Any]:
         """Filter name -> its settings, in the order in which they judge."""

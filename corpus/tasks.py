@@ -9,12 +9,13 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from corpus import keys, limits, minhash, pii, shards
-from corpus.extract import Outcome, extract_file
+from corpus import keys, limits, minhash, pii, shards, url_rules
+from corpus.extract import Gates, Outcome, extract_file
 from corpus.filters import judge_batch
 from corpus.recipe import Recipe
 from schemas import config, tokenizer
@@ -35,15 +36,17 @@ def bind(task: str, recipe: dict[str, Any]) -> Task:
 
 
 def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Extract one WARC file; the request is (path, file_path, start, crashed_at, rows).
+    """Extract one WARC file; the request is (path, file_path, url_rules, start, crashed_at, rows).
 
     Every answer says in its metadata where reading can start again (`next_offset`), what was read
     (`outcomes`, kind or reason -> count) and which of these have no row (`rowless`).
     """
     ask = request.to_pylist()[0]
     answer = _Answer(ask["start"])
+    rules = url_rules.load(Path(ask["url_rules"])) if ask["url_rules"] else None
+    gates = Gates(recipe.extract, recipe.look, rules)
     for outcome in extract_file(
-        ask["path"], ask["file_path"], recipe.extract, ask["start"], ask["crashed_at"]
+        ask["path"], ask["file_path"], gates, ask["start"], ask["crashed_at"]
     ):
         answer.add(outcome)
         if len(answer.rows) >= ask["rows"]:

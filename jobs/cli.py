@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_stages(commands, "run", pipeline.STAGES, "all stages, skipping what is done")
+    run = _add_stages(commands, "run", pipeline.STAGES, "all stages, skipping what is done")
+    names = [stage.name for stage in pipeline.STAGES]
+    run.add_argument("--until", choices=names, help="the last stage to run (default: all)")
     for stage in pipeline.STAGES:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, (stage,), text)
@@ -71,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_stages(commands, name: str, stages: tuple[Stage, ...], text: str) -> None:  # type: ignore[no-untyped-def]
+def _add_stages(  # type: ignore[no-untyped-def]
+    commands, name: str, stages: tuple[Stage, ...], text: str
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -93,7 +97,8 @@ def _add_stages(commands, name: str, stages: tuple[Stage, ...], text: str) -> No
         "--overwrite", action="store_true", help="make anew what another recipe wrote"
     )
     parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
-    parser.set_defaults(command=_run, stages=stages)
+    parser.set_defaults(command=_run, stages=stages, until=None)
+    return parser
 
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:
@@ -115,21 +120,27 @@ def _run(arguments: argparse.Namespace) -> int:
     from jobs.inputs import resolve
 
     loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
+    stages = _until(arguments.stages, arguments.until)
     inputs = tuple(getattr(arguments, "input", ()))
     # What is wrong with the input or the tokenizer is said now, not after hours of extraction.
     if inputs:
         resolve(inputs)
-    if shard.STAGE in arguments.stages:
+    if shard.STAGE in stages:
         shard.check_tokenizer(loaded)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
         shards = getattr(arguments, "shards", "shards")
         job = Job(loaded, root, engine, inputs, arguments.overwrite, shards)
-        worked = pipeline.run(job, arguments.stages)
-    if arguments.stages == pipeline.STAGES:
+        worked = pipeline.run(job, stages)
+    if len(stages) > 1:
         console.print(report.funnel_table(report.funnel(root, shards)))
     if not worked:
         console.print(f"{root}: everything was done already; no work was done")
     return 0
+
+
+def _until(stages: tuple[Stage, ...], last: str | None) -> tuple[Stage, ...]:
+    names = [stage.name for stage in stages]
+    return stages[: names.index(last) + 1] if last else stages
 
 
 def _report(arguments: argparse.Namespace) -> int:

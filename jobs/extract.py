@@ -11,8 +11,8 @@ Also: spark-submit jobs/extract.py --recipe R --input 'crawl/*.warc.gz' --root R
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus import child, lid
-from corpus.extract import Extract
+from corpus import child, lid, url_rules
+from corpus.recipe import Recipe
 from corpus.tasks import ROWS_PER_ANSWER
 from jobs import datasets
 from jobs.inputs import WarcFile, resolve
@@ -37,6 +37,7 @@ _REQUEST = pa.schema(
     [
         ("path", pa.string()),
         ("file_path", pa.string()),
+        ("url_rules", pa.string()),
         ("start", pa.int64()),
         ("crashed_at", pa.int64()),
         ("rows", pa.int64()),
@@ -52,31 +53,20 @@ def inputs(job: Job) -> dict[str, str]:
     if not job.inputs:
         raise UserError("--input: name the WARC files to read")
     files = {file.file_path: file.identity for file in resolve(job.inputs)}
-    return files | _named_files(job.recipe.extract)
+    return files | _named_files(job.recipe)
 
 
-def _named_files(settings: Extract) -> dict[str, str]:
-    """Setting -> SHA-256 of the file that it names: another model or list is another input."""
-    hashes = {"extract.language_model": lid.model_sha256(settings.language_model)}
-    for name in ("blocked_domains", "blocked_words"):
-        path = getattr(settings, name)
-        if path:
-            hashes[f"extract.{name}"] = _sha256(path, f"extract.{name}")
-    return hashes
-
-
-def _sha256(path: str, setting: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{setting} = {path!r}: cannot be read: {error.strerror}") from None
+def _named_files(recipe: Recipe) -> dict[str, str]:
+    """Setting -> SHA-256 of the files that it names: another model or list is another input."""
+    lists = {f"url.{name}": sha256 for name, sha256 in url_rules.list_hashes(recipe.url).items()}
+    return {"extract.language_model": lid.model_sha256(recipe.extract.language_model)} | lists
 
 
 def run(job: Job) -> dict[str, Written]:
     """Extract the files that are not committed yet, and list all."""
     folder = job.folder("documents")
     folder.mkdir(parents=True, exist_ok=True)
-    made_with = [job.recipe.settings(*STAGE.sections), _named_files(job.recipe.extract)]
+    made_with = [job.recipe.settings(*STAGE.sections), _named_files(job.recipe)]
     wanted = {_committed_name(file, made_with): file for file in resolve(job.inputs)}
     missing = {name: file for name, file in wanted.items() if not (folder / name).exists()}
     if missing:
@@ -106,7 +96,10 @@ def _extract_missing(job: Job, folder: Path, missing: dict[str, WarcFile]) -> No
     with track(
         job.root, "extract", sum(file.size for file in missing.values()), "bytes"
     ) as tallies:
-        task = functools.partial(_extract_partition, str(folder), job.recipe_values(), tallies)
+        rules = _url_rules(job.recipe, folder)
+        task = functools.partial(
+            _extract_partition, str(folder), job.recipe_values(), rules, tallies
+        )
         listed = job.spark.createDataFrame(
             rows, "name string, path string, file_path string, size long"
         )
@@ -114,13 +107,26 @@ def _extract_missing(job: Job, folder: Path, missing: dict[str, WarcFile]) -> No
         datasets.receipts(listed.repartition(len(rows)).mapInArrow(task, datasets.RECEIPT))
 
 
+def _url_rules(recipe: Recipe, folder: Path) -> str | None:
+    """Where the compiled lists are, for all processes to share; those of other recipes go."""
+    compiled = url_rules.build(recipe.url, folder) if url_rules.list_hashes(recipe.url) else None
+    for old in folder.glob(".url_rules-*"):
+        if old != compiled:
+            shutil.rmtree(old)
+    return str(compiled) if compiled else None
+
+
 def _extract_partition(
-    folder: str, recipe: dict[str, Any], tallies: str, batches: datasets.Batches
+    folder: str,
+    recipe: dict[str, Any],
+    rules: str | None,
+    tallies: str,
+    batches: datasets.Batches,
 ) -> datasets.Batches:
     for batch in batches:
         for file in batch.to_pylist():
-            tally = Tally(tallies)
-            yield datasets.receipt(_extract_file(Path(folder), recipe, tally, file))
+            asked = {**file, "url_rules": rules}
+            yield datasets.receipt(_extract_file(Path(folder), recipe, Tally(tallies), asked))
 
 
 def _extract_file(
@@ -149,8 +155,8 @@ def _answers(
     recipe: dict[str, Any], file: dict[str, Any]
 ) -> Iterator[tuple[pa.RecordBatch, dict[str, Any]]]:
     """All answers on one file, over as many children as it takes."""
-    ask = {"path": file["path"], "file_path": file["file_path"], "start": 0}
-    ask |= {"crashed_at": None, "rows": ROWS_PER_ANSWER}
+    ask = {name: file[name] for name in ("path", "file_path", "url_rules")}
+    ask |= {"start": 0, "crashed_at": None, "rows": ROWS_PER_ANSWER}
     for _ in range(_MAX_CRASHES):
         request = pa.RecordBatch.from_pylist([ask], schema=_REQUEST)
         try:
@@ -188,7 +194,7 @@ STAGE: Stage = Stage(
     name="extract",
     reads=(),
     writes=("documents",),
-    sections=("extract",),
+    sections=("url", "look", "extract"),
     run=run,
     check=check,
     inputs=inputs,

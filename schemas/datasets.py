@@ -41,12 +41,19 @@ _PROVENANCE = [
     column("extractor", pa.string(), "engine and version that made the text"),
 ]
 
+_LOOK = [
+    column("look_chars", pa.int64(), "characters of the look's text; null where it did not look"),
+    column("look_language", pa.string(), "most probable language of that text; '' without text"),
+    column("look_score", pa.float64(), "probability of the wanted languages together, 0 to 1"),
+    column("look_passage_chars", pa.int64(), "in passages in them; null where the score sufficed"),
+]
+
 _VERDICT = [
     column("rejected_by", pa.string(), "first rule broken, in recipe order; null where kept"),
     column("detail", pa.string(), "what exactly was wrong, for a person; null where kept"),
 ]
 
-DOCUMENTS = pa.schema(_FINEWEB + _PROVENANCE + _VERDICT)
+DOCUMENTS = pa.schema(_FINEWEB + _PROVENANCE + _LOOK + _VERDICT)
 
 
 def judged_schema(signals: pa.Schema) -> pa.Schema:

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.document import Document
-from corpus.filters import FILTERS, judge, judge_batch, signals_schema
+from corpus.filters import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
 from corpus.fineweb import FineWebQuality
 from corpus.gopher import GopherQuality
 from corpus.language_rule import LanguageRule
 from schemas.datasets import DOCUMENTS, judged_schema
 
-DEFAULTS = {name: filter_() for name, filter_ in FILTERS.items()}
+DEFAULTS = {name: FILTERS[name]() for name in FINEWEB_FILTERS}
 PROSE = (
     "The mill by the river ground corn for the whole valley, and people came to it with carts. "
     "Nobody remembered who had built the wheel or when its stones were cut. Children were told "
@@ -67,7 +67,7 @@ def english(text: str) -> Document:
 
 
 def test_every_rule_has_a_peer() -> None:
-    reasons = {f"{n}.{r.fault}" for n, f in FILTERS.items() if n != "language" for r in f.RULES}
+    reasons = {f"{n}.{r.fault}" for n, f in DEFAULTS.items() if n != "language" for r in f.RULES}
     assert reasons == set(PEER_REASONS)
 
 
@@ -87,7 +87,7 @@ def test_a_rejected_document_is_measured_to_the_end() -> None:
     assert verdict.rejected_by == "language.unwanted_language"
     assert verdict.detail == "language = de, languages = ('en',)"
     assert verdict.signals["c4"]["num_curly_bracket_lines"] == 1
-    assert set(verdict.signals) == set(FILTERS)
+    assert set(verdict.signals) == set(DEFAULTS)
 
 
 def test_fineweb_measures_what_c4_leaves() -> None:
@@ -146,9 +146,9 @@ def test_every_setting_is_a_threshold_or_asks_to_measure_again(name: str) -> Non
     assert {f.name for f in fields(filter_)} == thresholds | set(filter_.MEASURING)
 
 
-@pytest.mark.parametrize("name", ["gopher_repetition", "gopher_quality", "c4", "fineweb_quality"])
+@pytest.mark.parametrize("name", [*list(DEFAULTS)[1:], "refinedweb_lines"])
 def test_a_threshold_changes_no_signal_and_no_text(name: str) -> None:
-    doc, usual = english(f"{PROSE}\nmenu\n{PROSE}"), DEFAULTS[name]
+    doc, usual = english(f"{PROSE}\nmenu\n{PROSE}"), FILTERS[name]()
     rules = {rule.setting for rule in usual.RULES}
     others = replace(usual, **{s: getattr(usual, s) // 2 for s in rules})
     assert others.measure(doc) == usual.measure(doc)
@@ -230,8 +230,22 @@ NOISE = st.sampled_from(
 def test_any_text_gets_one_verdict_that_arrow_can_hold(text: str) -> None:
     verdict = judge(english(text), DEFAULTS)
     assert verdict == judge(english(text), DEFAULTS)
-    for name, filter_ in FILTERS.items():
+    for name, filter_ in DEFAULTS.items():
         pa.array([verdict.signals[name]], filter_.SIGNALS)
+
+
+LINES = st.sampled_from(
+    [PROSE, " Don't stop. ", "menu", "a fact[1] that is known", "", "one {", "{"]
+)
+
+
+@given(st.lists(LINES, max_size=8), st.sampled_from(["spacy", "treebank", "spaces"]))
+def test_a_rewritten_document_has_the_words_of_its_text(lines: list[str], splitter: Any) -> None:
+    doc = english("\n".join(lines))
+    doc.words(splitter)
+    for name in ("c4", "refinedweb_lines"):
+        left = FILTERS[name]().rewrite(doc)  # type: ignore[attr-defined]
+        assert left.words(splitter) == english(left.text).words(splitter)
 
 
 def golden(shared: Path) -> dict[str, dict[str, str]]:

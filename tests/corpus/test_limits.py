@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corpus.limits import CpuTimeError, cpu_limit
-from corpus.main_text import RejectedError, main_text
+from corpus.main_text import Bounds, Engine, RejectedError, main_text
 
 PROJECT = Path(__file__).parents[2]
 
@@ -74,9 +74,9 @@ def test_in_another_thread_the_limit_is_not_set_and_nothing_fails() -> None:
         ("<div>" * 120 + "<p>text</p>", "too_deep"),
     ],
 )
-def test_size_and_depth_are_bounded(engine: str, html: str, reason: str) -> None:
+def test_size_and_depth_are_bounded(engine: Engine, html: str, reason: str) -> None:
     with pytest.raises(RejectedError) as rejection:
-        main_text(f"<html><body>{html}</body></html>", engine, 500, 100, 5.0)
+        main_text(f"<html><body>{html}</body></html>", engine, Bounds(500, 100))
     assert rejection.value.reason == reason
 
 
@@ -106,9 +106,10 @@ def test_a_call_that_never_returns_ends_a_confined_process() -> None:
 def test_a_page_that_takes_too_long_is_named() -> None:
     """In a process of its own: a test runner's callbacks would swallow the first signal."""
     code = (
-        "from corpus.main_text import main_text\n"
+        "from corpus.main_text import Bounds, limited, main_text\n"
         "html = '<html><body>' + '<ul><li>item one two three</li></ul>' * 4000\n"
-        "try: main_text(html, 'trafilatura', 100_000, 250, 0.05)\n"
+        "try:\n"
+        "    with limited(0.05): main_text(html, 'trafilatura', Bounds(100_000, 250))\n"
         "except Exception as error: print(error)\n"
     )
     assert run(code).stdout == "extraction_cpu_time: over 0.05 CPU seconds\n"

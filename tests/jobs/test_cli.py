@@ -99,12 +99,14 @@ def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "no.toml: no such recipe" in _refused(capsys, *_run(tmp_path, SAMPLE, recipe="no.toml"))
 
 
-@pytest.mark.parametrize("setting", ["language_model", "blocked_domains", "blocked_words"])
+@pytest.mark.parametrize(
+    "setting", ['extract]\nlanguage_model = "not-here"', 'url]\ndomains = ["not-here"]']
+)
 def test_a_file_that_the_recipe_names_and_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, setting: str
 ) -> None:
     recipe = tmp_path / "r.toml"
-    recipe.write_text(f'[extract]\n{setting} = "not-here"\n')
+    recipe.write_text(f"[{setting}\n")
     error = _refused(capsys, *_run(tmp_path / "root", SAMPLE, recipe=str(recipe)))
     assert "not-here" in error
 

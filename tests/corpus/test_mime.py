@@ -1,66 +1,12 @@
-"""MIME types, URL lists, and what pages say about their use."""
+"""MIME types, and what pages say about their use."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from corpus.gates import blocked_url, mime_type
+from corpus.mime import mime_type
 from corpus.rights import rights_of
 from corpus.warc import Headers
-from schemas.errors import UserError
-
-
-@pytest.fixture
-def domains(tmp_path: Path) -> str:
-    path = tmp_path / "domains.txt"
-    path.write_text("# sites\nBad-Example.com\nevil.co.uk\nonly.host.example.org\n\n")
-    return str(path)
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> str:
-    path = tmp_path / "words.txt"
-    path.write_text("casino\nloan\n")
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("http://bad-example.com/page", "domain bad-example.com"),
-        ("https://www.BAD-example.com:8080/page", "domain bad-example.com"),
-        ("http://shop.evil.co.uk/", "domain evil.co.uk"),
-        ("http://only.host.example.org/", "domain only.host.example.org"),
-        ("http://example.org/", None),
-        ("http://not.bad.example.com/bad-example.com", None),
-        ("http://co.uk/", None),
-        ("http://127.0.0.1/", None),
-        ("not a url", None),
-        ("", None),
-    ],
-)
-def test_a_listed_domain_or_host_is_blocked(domains: str, url: str, found: str | None) -> None:
-    assert blocked_url(url, domains_file=domains) == found
-
-
-@pytest.mark.parametrize(
-    ("url", "found"),
-    [
-        ("http://a.example/best-casino-games", "word 'casino'"),
-        ("http://loan.example/", "word 'loan'"),
-        ("http://a.example/casinos", None),
-        ("http://a.example/aloane", None),
-    ],
-)
-def test_a_listed_word_is_blocked_as_a_whole(words: str, url: str, found: str | None) -> None:
-    assert blocked_url(url, words_file=words) == found
-
-
-def test_a_list_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(UserError, match=r"/none/words\.txt: not a readable list"):
-        blocked_url("http://a.example/", words_file="/none/words.txt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,236 @@
+"""FineWeb's recipe by Gristmill and by datatrove on the same WARC files, in one run.
+
+    make bench-datatrove                      # real pages in ../shared/crawl
+    make bench-datatrove INPUT='crawl/*.warc.gz'
+
+Both read the files, extract, and filter, with the same trafilatura and language model,
+`deduplicate` off, on the same cores. CPU seconds are those of the whole process tree, memory is
+each process's peak. The marginal cost a page is the difference between all files and the first one,
+which leaves out what a run costs before its first page. Then page by page: who keeps what, why not,
+and whether the text is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from measured import Run, measured
+from rich.console import Console
+from rich.table import Table
+
+from corpus import lid
+
+PROJECT = Path(__file__).parents[1]
+DEFAULT_INPUT = str(PROJECT.parent / "shared" / "crawl" / "REALWEB-public-*.warc.gz")
+# Our reasons by datatrove's step; what has none there: pages that it loses without a word.
+STEPS = ("url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality")
+Fates = dict[str, tuple[str, str]]  # id -> (kept or the step that rejects, hash of a kept text)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system and what it took, on all files and on the first one."""
+
+    name: str
+    all_files: Run
+    first_file: Run
+    fates: Fates
+
+
+def main() -> None:
+    """Run both, print the tables."""
+    arguments = _arguments()
+    files = [Path(path) for path in sorted(glob.glob(arguments.input))]  # noqa: PTH207
+    if not files:
+        raise SystemExit(f"--input {arguments.input}: no such files")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.workers])
+    with contextlib.ExitStack() as stack:
+        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
+        bench = Bench(Path(work), files, arguments)
+        peer = bench.datatrove()
+        ours = [bench.gristmill("gristmill, fineweb.toml", "fineweb")]
+        if arguments.master:
+            ours.append(bench.gristmill(f"  on Spark {arguments.master}", "fineweb", True))
+        ours.append(bench.gristmill("gristmill, dclm.toml", "dclm"))
+    console = Console(width=120)
+    pages = sum(_num_pages(file) for file in files), _num_pages(files[0])
+    console.print(_cost_table(peer, ours, pages))
+    console.print(_decision_table(peer.fates, ours[0].fates))
+    console.print(_step_table(peer.fates, ours[0].fates))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", default=DEFAULT_INPUT, metavar="GLOB", help="WARC files, .warc.gz"
+    )
+    parser.add_argument("--peer-python", required=True, help="Python of datatrove's environment")
+    parser.add_argument("--workers", type=int, default=2, help="cores for each (default 2)")
+    parser.add_argument(
+        "--master", metavar="URL", help="also run ours on Apache Spark, e.g. local[2]"
+    )
+    parser.add_argument("--work", metavar="DIR", help="keep what is written, here")
+    return parser.parse_args()
+
+
+class Bench:
+    """The files, and a folder for what the runs write."""
+
+    def __init__(self, work: Path, files: list[Path], arguments: argparse.Namespace) -> None:
+        self.work, self.files, self.arguments = work, files, arguments
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def datatrove(self) -> Contender:
+        """datatrove's pipeline: a task a file, as its users run it."""
+        runs = []
+        for name, files in (("all", self.files), ("first", self.files[:1])):
+            folder = self._fresh(f"datatrove-{name}")
+            (folder / "in").mkdir()
+            for file in files:
+                (folder / "in" / file.name).symlink_to(file.resolve())
+            command = [
+                self.arguments.peer_python, str(PROJECT / "benchmarks" / "datatrove_fineweb.py"),
+                "--input", f"{folder}/in", "--output", f"{folder}/out", "--logs", f"{folder}/logs",
+                "--language-model", str(lid.model_path()),
+                "--tasks", str(len(files)), "--workers", str(self.arguments.workers),
+            ]  # fmt: skip
+            runs.append(measured(command, folder / "log"))
+        return Contender("datatrove", *runs, _datatrove_fates(self.work / "datatrove-all" / "out"))
+
+    def gristmill(self, name: str, recipe: str, on_spark: bool = False) -> Contender:
+        """Ours: `gristmill run --until filter`."""
+        engine = ["--master", self.arguments.master] if on_spark else []
+        runs = []
+        for part, files in (("all", self.files), ("first", self.files[:1])):
+            folder = self._fresh(f"gristmill-{recipe}-{part}{'-spark' if on_spark else ''}")
+            command = [
+                shutil.which("gristmill") or "gristmill", "run", "--until", "filter",
+                "--recipe", str(PROJECT / "recipes" / f"{recipe}.toml"),
+                "--input", *map(str, files), "--root", f"{folder}/root", *engine,
+            ]  # fmt: skip
+            runs.append(measured(command, folder / "log"))
+            if part == "all":
+                fates = _gristmill_fates(folder / "root" / "judged")
+        return Contender(name, *runs, fates)
+
+    def _fresh(self, name: str) -> Path:
+        folder = self.work / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _datatrove_fates(folder: Path) -> Fates:
+    fates: Fates = {}
+    for step in ("kept", *STEPS):
+        for path in (folder / step).glob("**/*.jsonl"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                page = json.loads(line)
+                fates[page["id"]] = (step, _hash(page["text"]) if step == "kept" else "")
+    return fates
+
+
+def _gristmill_fates(folder: Path) -> Fates:
+    fates: Fates = {}
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path, columns=["id", "text", "rejected_by"])
+        for row in table.to_pylist():
+            if row["rejected_by"] is None:
+                fates[row["id"]] = ("kept", _hash(row["text"]))
+            else:
+                step = row["rejected_by"].split(".")[0].replace("look", "language")
+                fates[row["id"]] = (step if step in STEPS else "not extracted", "")
+    return fates
+
+
+def _num_pages(file: Path) -> int:
+    from corpus.warc import read_records
+
+    return sum(r.headers.get("warc-type") == "response" for r in read_records(str(file)))
+
+
+def _cost_table(peer: Contender, ours: list[Contender], pages: tuple[int, int]) -> Table:
+    table = Table(title=f"{pages[0]:,} pages", title_justify="left")
+    for column in ("", "wall s", "CPU s", "CPU ms a page", "marginal", "peak MB: main",
+                   "worker PSS", "worker RSS", "pages a CPU-s",
+                   "wall, CPU, marginal CPU: less by"):  # fmt: skip
+        table.add_column(column, justify="left" if not column else "right")
+    base = _costs(peer, pages)
+    for contender in (peer, *ours):
+        wall, whole, marginal = _costs(contender, pages)
+        run = contender.all_files
+        ratios = f"{base[0] / wall:.1f}x {base[1] / whole:.1f}x {base[2] / marginal:.1f}x"
+        table.add_row(
+            contender.name, f"{wall:.1f}", f"{run.cpu_seconds:.1f}", f"{whole * 1e3:.2f}",
+            f"{marginal * 1e3:.2f}", f"{run.peak(run.rss, main=True) / 1e6:.0f}",
+            f"{run.peak(run.pss, main=False) / 1e6:.0f}",
+            f"{run.peak(run.rss, main=False) / 1e6:.0f}", f"{1 / whole:.0f}",
+            "" if contender is peer else ratios,
+        )  # fmt: skip
+    return table
+
+
+def _costs(contender: Contender, pages: tuple[int, int]) -> tuple[float, float, float]:
+    """Wall seconds; CPU seconds a page of the whole run, and without what a run costs first."""
+    every, first = contender.all_files, contender.first_file
+    more = max(1, pages[0] - pages[1])
+    marginal = (every.cpu_seconds - first.cpu_seconds) / more if pages[0] > pages[1] else 0.0
+    return every.wall_seconds, every.cpu_seconds / pages[0], marginal or float("nan")
+
+
+def _decision_table(theirs: Fates, ours: Fates) -> Table:
+    """Kept by whom; pages that datatrove has no row for stand apart."""
+    known = {page for page in ours if page in theirs}
+    their_kept = {page for page, (fate, _) in theirs.items() if fate == "kept"}
+    our_kept = {page for page, (fate, _) in ours.items() if fate == "kept"}
+    both, either = their_kept & our_kept, their_kept | (our_kept & known)
+    same = sum(theirs[page][1] == ours[page][1] for page in both)
+    rejected = [page for page in known if "kept" not in (theirs[page][0], ours[page][0])]
+    agreed = sum(theirs[page][0] == ours[page][0] for page in rejected)
+    table = Table(title="decisions before deduplication", title_justify="left", show_header=False)
+    for name, value in (
+        ("pages with a row: datatrove, gristmill", f"{len(theirs):,}, {len(ours):,}"),
+        ("kept by datatrove, by gristmill", f"{len(their_kept):,}, {len(our_kept):,}"),
+        ("kept by both", f"{len(both):,}"),
+        ("only by datatrove", f"{len(their_kept - our_kept):,}"),
+        ("only by gristmill", f"{len((our_kept & known) - their_kept):,}"),
+        ("kept by gristmill, no row in datatrove", f"{len(our_kept - known):,}"),
+        ("intersection over union", f"{len(both) / max(1, len(either)):.4f}"),
+        ("same text where both keep", f"{same:,} ({same / max(1, len(both)):.2%})"),
+        ("same step where both reject", f"{agreed:,} of {len(rejected):,}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _step_table(theirs: Fates, ours: Fates) -> Table:
+    """Our fate down, datatrove's across."""
+    flow = Counter((ours[page][0], theirs.get(page, ("no row", ""))[0]) for page in ours)
+    across = ["kept", *STEPS, "no row"]
+    table = Table(title="gristmill's step down, datatrove's across", title_justify="left")
+    for name in ("", *across):
+        table.add_column(name.replace("_", " "), justify="right")
+    for fate in ("kept", *STEPS, "not extracted"):
+        table.add_row(fate, *(f"{flow[fate, other]:,}" for other in across))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""trafilatura's own text of a page, for half of its time.
+
+Nothing of what it decides is changed; `benchmarks/extraction_quality.py` counts the pages on
+which the text differs. What it does again and again is done once, or not where the result is known:
+
+- what its XPath expressions ask of attributes is asked once a page (`corpus.quick_xpath`);
+- elements are made in C: lxml.html looks up a class in Python each time an element is touched, for
+  the sake of forms, whose classes trafilatura does not use;
+- the tree that is handed over is not copied, and justext's stop words are hashed once;
+- readability, its second opinion, is not heard where it cannot win: where the page has no more than
+  twice the text that was found already.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from corpus.quick_xpath import Quick, quicken
+
+
+def parse(html: str) -> Any:
+    """The tree that trafilatura would make of `html`, or None."""
+    _prepare()
+    from trafilatura.utils import load_html
+
+    return load_html(html)
+
+
+def extract(tree: Any, fast: bool) -> str:
+    """Main text of a tree made by `parse`, as FineWeb calls trafilatura; '' if there is none."""
+    from trafilatura import extract as trafilatura_extract
+
+    _prepare().mark(tree)
+    text = trafilatura_extract(
+        _Parsed(tree), fast=fast, favor_precision=True, include_comments=False, deduplicate=False
+    )
+    return text or ""
+
+
+class _Parsed:
+    """A tree that is given away: trafilatura copies one that its caller may still want."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+
+class _StopWords(tuple[str, ...]):
+    """justext's stop words, which are the key of a memory and are hashed for every page."""
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@functools.cache
+def _prepare() -> Quick:
+    # Imported here: half a second that readers of settings need not pay.
+    from lxml.etree import ElementDefaultClassLookup
+    from lxml.html import HtmlComment, HtmlElement, HtmlEntity, HtmlProcessingInstruction
+    from trafilatura import core as trafilatura_core
+    from trafilatura import external, utils, xpaths
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    quick = Quick()
+    lists = (
+        xpaths.RAW_TREE_PRUNE_XPATH,
+        xpaths.REMOVE_COMMENTS_AND_LISTS_XPATH,
+        xpaths.REMOVE_COMMENTS_XPATH,
+        xpaths.BODY_XPATH,
+        xpaths.OVERALL_DISCARD_XPATH,
+        xpaths.DISCARD_IMAGE_ELEMENTS,
+        xpaths.TEASER_DISCARD_XPATH,
+        xpaths.PRECISION_DISCARD_XPATH,
+    )
+    quicken(quick, lists)
+    utils.HTML_PARSER.set_element_class_lookup(
+        ElementDefaultClassLookup(
+            element=HtmlElement,
+            comment=HtmlComment,
+            pi=HtmlProcessingInstruction,
+            entity=HtmlEntity,
+        )
+    )
+    core: Any = trafilatura_core
+    core.load_html = _take_parsed(core.load_html)
+    core.compare_extraction = _hear_readability_where_it_can_win(core.compare_extraction)
+    justext: Any = external
+    justext.JT_STOPLIST = _StopWords(external.jt_stoplist_init())
+    return quick
+
+
+def _take_parsed(load_html: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda page, *size: page.tree if isinstance(page, _Parsed) else load_html(page, *size)
+
+
+def _hear_readability_where_it_can_win(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """`compare_extraction`, given an empty page for readability where a page's text cannot win."""
+    from lxml.html import fromstring
+    from trafilatura.htmlprocessing import prune_unwanted_nodes
+    from trafilatura.xpaths import OVERALL_DISCARD_XPATH
+
+    @functools.wraps(compare)
+    def compare_quickly(
+        cleaned_tree: Any, raw_tree: Any, body: Any, text: str, options: Any
+    ) -> Any:
+        if text and options.focus == "precision":
+            raw_tree = prune_unwanted_nodes(raw_tree, OVERALL_DISCARD_XPATH)
+            if not _can_win(raw_tree, body, len(text), options.min_extracted_size):
+                raw_tree = fromstring("<html><body></body></html>")
+        return compare(cleaned_tree, raw_tree, body, text, options)
+
+    return compare_quickly
+
+
+def _can_win(raw_tree: Any, body: Any, len_text: int, min_extracted_size: int) -> bool:
+    """Whether readability's text of `raw_tree` could be preferred to `len_text` characters.
+
+    It is a part of the page's text. It is preferred if it is more than twice as long, or longer
+    than `2 * min_extracted_size` where `body` has no text in paragraphs, or more tables than these.
+    """
+    most = _most_text(raw_tree)
+    if most > 2 * len_text:
+        return True
+    deficient = not body.xpath("boolean(.//p//text())")
+    deficient = deficient or len(body.findall(".//table")) > len(body.findall(".//p"))
+    return deficient and most > 2 * min_extracted_size
+
+
+def _most_text(tree: Any) -> int:
+    """Characters that readability can find in `tree`, from which it, too, first drops scripts."""
+    for element in list(tree.iter("script", "style")):
+        element.drop_tree()
+    videos = len("VIDEO") * sum(1 for _ in tree.iter("iframe"))  # what it writes in their place
+    return len(" ".join(tree.text_content().split())) + videos

@@ -1,0 +1,304 @@
+"""XPath expressions made cheap: what they ask of attributes is asked once a page.
+
+trafilatura finds furniture by patterns on `class`, `id` and `style`, in a dozen XPath expressions
+that call a regular expression for each element, on four copies of a page: half of what it costs.
+Here the tests of attributes are cut out of the expressions. `Quick.mark` asks them once, when a
+page has been parsed, and writes what holds into the tree as attributes of its own (`GM0`, `GM1`,
+...; a page cannot have them, HTML's attribute names are lower case), which copies of the tree keep.
+What is left of an expression then only asks for marks, which libxml2 answers without leaving C.
+
+An element may lose all its attributes later, and its marks with them, but nothing here sees a
+changed value. On a tree without marks, the original expression is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from lxml.etree import XPath
+
+_NAMESPACES = {"re": "http://exslt.org/regular-expressions"}
+_PREFIX = "GM"
+_TOKEN = re.compile(
+    r"\s*(?:(?P<text>'[^']*'|\"[^\"]*\")|(?P<path>\.//[\w*-]+)|(?P<self>self::[\w-]+)"
+    r"|(?P<attribute>@[\w-]+)|(?P<name>[A-Za-z][\w:-]*)|(?P<number>\d+)|(?P<mark>[()\[\]|,=]))"
+)
+# What pages can make us remember of one attribute: a full memory is emptied.
+_MAX_VALUES, _MAX_CHARS = 1 << 14, 256
+
+
+class UnreadError(Exception):
+    """The expression holds something that this module does not read."""
+
+
+class Test(NamedTuple):
+    """Of an attribute's value, or of the first of several attributes; false where there is none."""
+
+    attributes: tuple[str, ...]
+    source: str
+    holds: Callable[[str], Any]
+
+
+class Quick:
+    """Some expressions, and the marks by which they are evaluated."""
+
+    def __init__(self) -> None:
+        self._tests: list[tuple[Test, ...]] = []  # a mark is set where one of its tests holds
+        self._values: dict[tuple[str, ...], _Values] = {}
+        self._of_attribute: dict[str, list[_Values]] = {}
+        self._elements = XPath("descendant-or-self::*[@*]")
+
+    def expression(self, original: XPath) -> Expression | XPath:
+        """What stands in for `original`: itself, if it is not of the kind that is read here."""
+        num_marks = len(self._tests)
+        try:
+            return Expression(original, *_Reader(original.path, self._add).paths())
+        except UnreadError:
+            del self._tests[num_marks:]
+            return original
+
+    def _add(self, tests: tuple[Test, ...]) -> str:
+        self._tests.append(tests)
+        return f"{_PREFIX}{len(self._tests) - 1}"
+
+    def mark(self, root: Any) -> None:
+        """Mark every element of a parsed page, and write into its root which marks there are."""
+        if not self._of_attribute:
+            self._index()
+        of_attribute, seen = self._of_attribute, 0
+        for element in self._elements(root):
+            marks, decided = 0, 0
+            for name, value in element.items():
+                for values in of_attribute.get(name, ()):
+                    if not decided & values.shared:
+                        decided |= values.shared
+                        marks |= values[value]
+            if marks:
+                seen |= marks
+                for number in _bits(marks):
+                    element.set(f"{_PREFIX}{number}", "")
+        root.set(_PREFIX, " ".join(f"{_PREFIX}{number}" for number in _bits(seen)))
+
+    def _index(self) -> None:
+        found: dict[tuple[str, ...], dict[str, tuple[int, Test]]] = defaultdict(dict)
+        for number, tests in enumerate(self._tests):
+            for test in tests:  # several expressions have the same one
+                bits, _ = found[test.attributes].get(test.source, (0, test))
+                found[test.attributes][test.source] = bits | 1 << number, test
+        for number, (attributes, bits_and_tests) in enumerate(found.items()):
+            shared = 1 << number if len(attributes) > 1 else 0
+            values = _Values(bits_and_tests.values(), shared)
+            for name in attributes:
+                self._of_attribute.setdefault(name, []).append(values)
+
+
+class _Values(dict[str, int]):
+    """Attribute value -> the marks that it gives an element, as bits; made where missing.
+
+    `shared`: a bit of its own where several attributes are asked, of which an element's first one
+    decides; else 0.
+    """
+
+    def __init__(self, tests: Iterable[tuple[int, Test]], shared: int) -> None:
+        super().__init__()
+        self._tests = [(bits, test.holds) for bits, test in tests]
+        self.shared = shared
+
+    def __missing__(self, value: str) -> int:
+        marks = 0
+        for bits, holds in self._tests:
+            if holds(value):
+                marks |= bits
+        if len(value) <= _MAX_CHARS:
+            if len(self) >= _MAX_VALUES:
+                self.clear()
+            self[value] = marks
+        return marks
+
+
+def _bits(number: int) -> Iterator[int]:
+    while number:
+        low = number & -number
+        yield low.bit_length() - 1
+        number ^= low
+
+
+class Expression:
+    """Stands in for an XPath: the same elements in the same order, with or without marks."""
+
+    def __init__(self, original: XPath, marked: str, needed: list[str]) -> None:
+        self._original, self.path, self._needed = original, original.path, needed
+        self._marked = XPath(marked, namespaces=_NAMESPACES)
+
+    def __call__(self, tree: Any) -> Any:
+        """The elements below `tree`, as the XPath gives them."""
+        marks = tree.getroottree().getroot().get(_PREFIX)
+        if marks is None:
+            return self._original(tree)
+        if self._needed and not any(mark in marks.split() for mark in self._needed):
+            return []
+        return self._marked(tree)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+
+
+def _tokens(source: str) -> Iterator[_Token]:
+    at, end = 0, len(source.rstrip())
+    while at < end:
+        found = _TOKEN.match(source, at)
+        if not found or not found.lastgroup:
+            raise UnreadError(f"{source!r}: {source[at : at + 20]!r}")
+        yield _Token(found.lastgroup, found[found.lastgroup])
+        at = found.end()
+    yield _Token("end", "")
+
+
+class _Reader:
+    """Recursive descent through an expression, which gives it back with marks for its tests.
+
+    Predicates may hold `or`, `and`, `not`, `self::name`, `.//name`, and tests of attributes: `@a`,
+    `@a='x'`, and `contains`, `starts-with`, `re:test` of `@a`, `@a|@b` or `translate(@a, ...)`.
+    """
+
+    def __init__(self, source: str, add: Callable[[tuple[Test, ...]], str]) -> None:
+        self._source, self._add = source, add
+        self._tokens = list(_tokens(source))
+        self._next = 0
+
+    def paths(self) -> tuple[str, list[str]]:
+        """The whole expression, and the marks of which it needs one (none: it needs no mark)."""
+        parts = [self.path()]
+        while self.accept("|"):
+            parts.append(self.path())
+        self.take("end")
+        needed = [mark for _, mark in parts if mark]
+        written = "|".join(text for text, _ in parts)
+        return written, needed if len(needed) == len(parts) else []
+
+    def peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def take(self, *wanted: str) -> str:
+        """The next token, which must be of a kind, or be a mark or name, among `wanted`."""
+        token = self.peek()
+        if token.kind not in wanted and (token.kind == "text" or token.text not in wanted):
+            raise UnreadError(f"{self._source!r}: {token.text!r} where {wanted} is expected")
+        self._next += 1
+        return token.text
+
+    def accept(self, text: str) -> bool:
+        found = self.peek().text == text and self.peek().kind != "text"
+        self._next += found
+        return found
+
+    def path(self) -> tuple[str, str | None]:
+        if not self.accept("("):
+            return self.step()
+        text, needed = self.step()
+        for mark in (")", "[", "1", "]"):
+            self.take(mark)
+        return f"({text})[1]", needed
+
+    def step(self) -> tuple[str, str | None]:
+        name = self.take("path").removeprefix(".//")
+        marks: list[str] = []
+        others: list[str] = []
+        axis, end = "descendant::", ""
+        while self.accept("["):
+            if end:
+                raise UnreadError(f"{self._source!r}: a predicate behind [1]")
+            if self.accept("1"):
+                axis, end = ".//", "[1]"  # the first of each parent's children
+            else:
+                predicate = self.either()
+                (others if isinstance(predicate, str) else marks).append(self.written(predicate))
+            self.take("]")
+        # Marks first: they are rarer than names.
+        predicates = "".join(f"[{text}]" for text in (*marks, *others))
+        return f"{axis}{name}{predicates}{end}", marks[0].removeprefix("@") if marks else None
+
+    def written(self, part: str | tuple[Test, ...]) -> str:
+        return part if isinstance(part, str) else f"@{self._add(part)}"
+
+    def either(self) -> str | tuple[Test, ...]:
+        parts = [self.both()]
+        while self.accept("or"):
+            parts.append(self.both())
+        tests = tuple(test for part in parts if not isinstance(part, str) for test in part)
+        texts = [part for part in parts if isinstance(part, str)]
+        if not texts:
+            return tests
+        return " or ".join([*texts, *([self.written(tests)] if tests else [])])
+
+    def both(self) -> str | tuple[Test, ...]:
+        parts = [self.single()]
+        while self.accept("and"):
+            parts.append(self.single())
+        return parts[0] if len(parts) == 1 else " and ".join(map(self.written, parts))
+
+    def single(self) -> str | tuple[Test, ...]:
+        if self.peek().kind in ("self", "path"):
+            return self.take("self", "path")
+        if self.accept("not"):
+            self.take("(")
+            inner = self.written(self.either())
+            self.take(")")
+            return f"not({inner})"
+        if self.peek().kind == "name":
+            return (self.function(self.take("contains", "starts-with", "re:test")),)
+        return (self.comparison(),)
+
+    def function(self, name: str) -> Test:
+        self.take("(")
+        attributes, table = self.value()
+        self.take(",")
+        wanted = self.take("text")[1:-1]
+        flags = self.take("text")[1:-1] if self.accept(",") else ""
+        self.take(")")
+        # All as methods of compiled patterns, which are called without a frame of Python's.
+        pattern = re.compile(
+            wanted if name == "re:test" else re.escape(wanted),
+            re.IGNORECASE if "i" in flags else 0,
+        )
+        find = pattern.match if name == "starts-with" else pattern.search
+        source = f"{name} {wanted!r} {flags} {table}"
+        if table:
+            return Test(attributes, source, lambda value: find(value.translate(table)))
+        return Test(attributes, source, find)
+
+    def comparison(self) -> Test:
+        attribute = self.take("attribute")[1:]
+        if not self.accept("="):
+            return Test((attribute,), "exists", lambda value: True)
+        wanted = self.take("text")[1:-1]
+        return Test((attribute,), f"= {wanted!r}", wanted.__eq__)
+
+    def value(self) -> tuple[tuple[str, ...], dict[int, int]]:
+        """The attributes that are asked for, and what `translate` changes of their characters."""
+        if not self.accept("translate"):
+            names = [self.take("attribute")[1:]]
+            while self.accept("|"):
+                names.append(self.take("attribute")[1:])
+            return tuple(names), {}
+        self.take("(")
+        name = self.take("attribute")[1:]
+        self.take(",")
+        before = self.take("text")[1:-1]
+        self.take(",")
+        after = self.take("text")[1:-1]
+        self.take(")")
+        if len(before) != len(after):
+            raise UnreadError(f"{self._source!r}: translate to another length")
+        return (name,), str.maketrans(before, after)
+
+
+def quicken(quick: Quick, lists: Iterable[list[Any]]) -> None:
+    """Put quick expressions in the place of those in `lists`."""
+    for expressions in lists:
+        expressions[:] = [quick.expression(expression) for expression in expressions]
