@@ -87,6 +87,10 @@ def _check_has_effect(name: str, new: Recipe) -> None:
             f"--set {name}: {section} is not among filters = {list(new.filters)}, "
             "so it changes nothing"
         )
+    if section == "look" and not new.look.languages:
+        raise UserError(
+            f"--set {name}: look.languages is empty: there is no look, so nothing changes"
+        )
 
 
 def _check_can_be_told(name: str) -> None:
@@ -110,7 +114,7 @@ _PAGES = "the stored columns do not hold what it looks at"
 _AFTER = "it acts after the filters, on what they keep"
 _STAGE_OF = {
     "extract": ("extract", _PAGES),
-    "url": ("extract", _PAGES),
+    "url": ("extract", "what lists say of a URL is not stored"),
     "look": ("extract", _PAGES),
     "minhash": ("dedup", _AFTER),
     "survivor": ("dedup", _AFTER),

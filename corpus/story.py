@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from corpus.document import Rule
 from corpus.recipe import Recipe
+from corpus.url_rules import LISTS
 from corpus.verdicts import Row, setting, signals_of
 
 State = Literal["passed", "rejected", "not reached", "not stored"]
@@ -29,7 +29,7 @@ class GateStep:
 class Check:
     """One rule: the signal against its threshold. `first` is the one that named the verdict.
 
-    `needs` says what the signal has to be: "at least" the threshold, ...; '' where no word does.
+    `needs` is how the signal has to compare with the threshold, e.g. ">="; '' where no sign says.
     """
 
     fault: str
@@ -84,10 +84,11 @@ def _rights(row: Row) -> str | None:
 
 
 def _look(row: Row) -> str | None:
-    if row.get("look_score") is None:
+    if row["look_score"] is None:
         return None
-    chars = f" on {row['look_chars']:,} characters" if row.get("look_chars") is not None else ""
-    return f"{row.get('look_language') or 'no language'}, score {row['look_score']:.6g}{chars}"
+    language, passages = row["look_language"] or "no language", row["look_passage_chars"]
+    found = f"{language}, score {row['look_score']:.4g} on {row['look_chars']:,} characters"
+    return found if passages is None else f"{found}, {passages:,} in wanted passages"
 
 
 def _text(row: Row) -> str | None:
@@ -95,7 +96,7 @@ def _text(row: Row) -> str | None:
     return None if text is None else f"{len(text):,} characters, {row['language']}"
 
 
-# As corpus/extract.py has them. A gate that a root's recipe has no setting of shows none.
+# In the order of corpus/extract.py.
 _GATES: tuple[_Gate, ...] = (
     _Gate(
         "record",
@@ -113,13 +114,18 @@ _GATES: tuple[_Gate, ...] = (
     ),
     _Gate(
         "url",
-        ("url_blocked", "url."),
-        ("extract.blocked_domains", "extract.blocked_words", "url"),
+        ("url.",),
+        tuple(f"url.{name}" for name in LISTS),
         _host,
     ),
     _Gate("decoding", ("undecodable",), (), _shown("charset")),
     _Gate("rights", ("reserved_rights",), ("extract.honour_noai", "extract.honour_tdm"), _rights),
-    _Gate("look", ("look.",), ("look",), _look),
+    _Gate(
+        "look",
+        ("look.",),
+        ("look.languages", "look.min_score", "look.min_passage_chars"),
+        _look,
+    ),
     _Gate(
         "extraction",
         ("too_many_nodes", "too_deep", "extraction_"),
@@ -137,7 +143,7 @@ def gate_steps(row: Row, recipe: Recipe) -> list[GateStep]:
     steps = [
         _step(gate, row, recipe, _state(gate, row, i, at))
         for i, gate in enumerate(_GATES)
-        if gate.name != "look" or "look_score" in row
+        if gate.name != "look" or recipe.look.languages
     ]
     if reason and at is None:
         steps.append(GateStep(reason, row["detail"], {}, "rejected"))
@@ -163,16 +169,9 @@ def _state(gate: _Gate, row: Row, i: int, at: int | None) -> State:
 
 
 def _settings(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
-    """The settings that exist; of a whole section, those that are set to something."""
-    found: dict[str, Any] = {}
-    for name in names:
-        section, _, field = name.partition(".")
-        values = getattr(recipe, section, None)
-        if field and hasattr(values, field):
-            found[name] = setting(recipe, name)
-        elif not field and values is not None:
-            found |= {f"{name}.{k}": v for k, v in dataclasses.asdict(values).items() if v}
-    return {name: value for name, value in found.items() if value != ""}
+    """Settings by name; lists that are empty decide nothing and are left out."""
+    values = {name: setting(recipe, name) for name in names}
+    return {name: value for name, value in values.items() if value != []}
 
 
 def filter_steps(row: Row, recipe: Recipe) -> list[FilterStep]:
@@ -192,7 +191,6 @@ def _filter_step(name: str, row: Row, recipe: Recipe) -> FilterStep:
 
 def _checks(name: str, filter_: Any, signals: Row, reason: str | None) -> Iterator[Check]:
     for rule in filter_.RULES:
-        broken = bool(rule.breaks(signals, filter_))
         yield Check(
             fault=rule.fault,
             signal=rule.signal,
@@ -200,18 +198,18 @@ def _checks(name: str, filter_: Any, signals: Row, reason: str | None) -> Iterat
             needs=_needs(rule, filter_),
             setting=_setting_name(rule, signals, filter_),
             threshold=rule.threshold(signals, filter_),
-            broken=broken,
-            first=broken and reason == f"{name}.{rule.fault}",
+            broken=bool(rule.breaks(signals, filter_)),
+            first=reason == f"{name}.{rule.fault}",
         )
 
 
 def _needs(rule: Rule, filter_: object) -> str:
     strict = bool(rule.at_threshold) and getattr(filter_, rule.at_threshold)
     needs = {
-        operator.lt: "above" if strict else "at least",
-        operator.le: "above",
-        operator.gt: "below" if strict else "at most",
-        operator.ge: "below",
+        operator.lt: ">" if strict else ">=",
+        operator.le: ">",
+        operator.gt: "<" if strict else "<=",
+        operator.ge: "<",
     }
     return needs.get(rule.broken, "")
 

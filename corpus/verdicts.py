@@ -22,7 +22,7 @@ from corpus.recipe import Recipe
 from schemas.datasets import DOCUMENTS, KEY
 
 KEPT = "kept"
-READ_AGAIN = "read_again"  # a gate rejected it and no longer would: only reading it again can tell
+READ_AGAIN = "read_again"  # the gates now go another way: only extracting it again can tell
 
 Row = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -31,9 +31,9 @@ Names = NDArray[np.object_]
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate that the stored columns can be put through again, under any values of its settings.
+    """A gate that the stored columns can be put through again, under other settings.
 
-    `fails` never holds where the row did not get as far as the gate, its columns being null.
+    `fails` is false where the row did not get as far, and null where the columns cannot say.
     """
 
     name: str
@@ -55,7 +55,8 @@ def _is_not_html(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
 def _is_too_large(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
     # A body whose encoding breaks off is rejected before its size is looked at.
     is_whole = pc.not_equal(rows["rejected_by"].fill_null(""), "undecodable_body")
-    return pc.and_(pc.greater(rows["html_bytes"], recipe.extract.max_html_bytes), is_whole)
+    size = rows["html_bytes"].fill_null(0)
+    return pc.and_(pc.greater(size, recipe.extract.max_html_bytes), is_whole)
 
 
 def _is_reserved(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
@@ -63,11 +64,20 @@ def _is_reserved(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
     return pc.or_(noai, pc.and_(rows["tdm_reservation"], recipe.extract.honour_tdm))
 
 
+def _is_unwanted(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
+    # Passages were looked at only where the score did not suffice: it cannot be known what those of
+    # a page hold whose score would not suffice now.
+    few = pc.less(rows["look_passage_chars"], recipe.look.min_passage_chars)
+    fails = pc.and_kleene(pc.less(rows["look_score"], recipe.look.min_score), few)
+    return pc.if_else(pc.is_valid(rows["look_score"]), fails, False)
+
+
 def _is_outside(column: pa.Array, wanted: tuple[Any, ...]) -> pa.Array:
     inside = pc.is_in(column, value_set=pa.array(wanted, column.type))
     return pc.and_(pc.is_valid(column), pc.invert(inside))
 
 
+_LOOK = "look.unwanted_language"
 # In the order in which they stand in corpus/extract.py.
 GATES: tuple[Gate, ...] = (
     Gate("bad_status", ("http_status",), ("extract.statuses",), _is_bad_status),
@@ -78,6 +88,12 @@ GATES: tuple[Gate, ...] = (
         ("noai", "tdm_reservation"),
         ("extract.honour_noai", "extract.honour_tdm"),
         _is_reserved,
+    ),
+    Gate(
+        _LOOK,
+        ("look_score", "look_passage_chars"),
+        ("look.min_score", "look.min_passage_chars"),
+        _is_unwanted,
     ),
 )
 ROW = (*KEY, "id", "url", "rejected_by", "language", "html_bytes", "extractor")
@@ -121,10 +137,12 @@ def outcomes(rows: pa.RecordBatch, old: Recipe, new: Recipe) -> Outcomes:
 
 
 def _failed_gates(rows: pa.RecordBatch, recipe: Recipe) -> Names:
-    """The first of `GATES` that each row fails, '' where it fails none."""
+    """The first of `GATES` that each row fails, or may fail; '' where it fails none."""
     names = np.full(rows.num_rows, "", dtype=object)
     for gate in reversed(GATES):
-        names[_mask(gate.fails(rows, recipe))] = gate.name
+        fails = gate.fails(rows, recipe)
+        names[_mask(pc.is_null(fails))] = READ_AGAIN
+        names[_mask(fails)] = gate.name
     return names
 
 
@@ -166,12 +184,14 @@ def _strings(array: pa.Array) -> Names:
 
 
 def why(outcome: str, row: Row, recipe: Recipe) -> str:
-    """The deciding value against its setting: "num_words = 31, min_words = 50"; '' of `KEPT`.
+    """The deciding value against its setting: "num_words = 31, min_words = 50"; '' of others.
 
     `row` is a row of `judged` as Python values.
     """
+    # Of a page that was extracted, only the look can ask for reading it again.
+    failed = _LOOK if outcome == READ_AGAIN else outcome
     for gate in GATES:
-        if gate.name == outcome:
+        if gate.name == failed:
             return _shown(row, recipe, gate)
     name, _, fault = outcome.partition(".")
     filter_ = recipe.chosen_filters().get(name)
@@ -192,11 +212,12 @@ def _shown(row: Row, recipe: Recipe, gate: Gate) -> str:
     found = {name: row[name] for name in gate.columns}
     settings = {name.partition(".")[2]: setting(recipe, name) for name in gate.settings}
     pairs = (found | settings).items()
-    return ", ".join(f"{n} = {v}" for n, v in pairs if v is not None and v is not False)
+    shown = {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in pairs}
+    return ", ".join(f"{n} = {v}" for n, v in shown.items() if v is not None and v is not False)
 
 
 def setting(recipe: Recipe, dotted: str) -> Any:
     """The value of `section.name`; lists as TOML has them."""
     section, _, name = dotted.partition(".")
-    value = getattr(getattr(recipe, section), name) if name else getattr(recipe, section)
+    value = getattr(getattr(recipe, section), name)
     return list(value) if isinstance(value, tuple) else value

@@ -54,9 +54,10 @@ def _gate_table(steps: list[GateStep]) -> Table:
 
 
 def _filter_table(steps: list[FilterStep]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
+    table.add_column(max_width=14)  # a list of languages would take the room of the faults
     for step in steps:
         table.add_row(_text(step.filter, "bold"))
         for check in step.checks:
@@ -70,7 +71,7 @@ def _filter_table(steps: list[FilterStep]) -> Table:
 def _fault(check: Check) -> str:
     if not check.broken:
         return ""
-    return f"{check.fault}, first" if check.first else check.fault
+    return f"{check.fault} (first)" if check.first else check.fault
 
 
 def _other_signals(steps: list[FilterStep]) -> Iterator[Text]:
@@ -96,7 +97,7 @@ def _ending(one: Story) -> Iterator[RenderableType]:
         yield _text("kept by the filters" if one.judged else "extracted", "bold green")
     yield from _duplicates(one)
     if one.canonical:
-        yield _text(f"canonical: {_num_pii(one.canonical)} pieces of personal data scrubbed")
+        yield _text(f"canonical: {_scrubbed(one.canonical['pii'])}")
     if one.shard:
         shard = one.shard
         yield _text(f"shard: {shard['tokens']:,} tokens in {shard['file']} ({shard['split']})")
@@ -111,9 +112,9 @@ def _ending(one: Story) -> Iterator[RenderableType]:
     yield Text("")
 
 
-def _num_pii(canonical: Mapping[str, Any]) -> int:
-    kinds = canonical.get("pii") or {"all": canonical.get("num_pii", 0)}
-    return sum(kinds.values())
+def _scrubbed(kinds: Mapping[str, int]) -> str:
+    found = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    return f"scrubbed of {found}" if found else "no personal data was found in it"
 
 
 def _duplicates(one: Story) -> Iterator[Text]:
@@ -126,7 +127,7 @@ def _duplicates(one: Story) -> Iterator[Text]:
     elif cluster["survivor"]:
         stays = cluster["survivor"]
         yield _text(f"dedup: {cluster['duplicate_kind']} in {size}; what stays is", "bold red")
-        yield _text(f"  {stays['url'] or stays['id']}")
+        yield _text(f"  {stays['url'] or 'a record without a URL'}, {stays['id']}")
     else:
         yield _text(f"dedup: the document that stays of {size}; copies:")
     for copy in cluster["copies"]:

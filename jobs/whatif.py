@@ -84,9 +84,10 @@ def _batches(folder: Path, judged: Manifest, wanted: list[str]) -> Iterator[pa.R
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("judging again", total=judged.rows)
         for path in judged.paths(folder):
-            for rows in _open(path, wanted).iter_batches(_ROWS, columns=wanted):
-                yield rows
-                bar.advance(task, rows.num_rows)
+            with _open(path, wanted) as file:
+                for rows in file.iter_batches(_ROWS, columns=wanted):
+                    yield rows
+                    bar.advance(task, rows.num_rows)
 
 
 def _open(path: str, wanted: list[str]) -> pq.ParquetFile:
@@ -94,14 +95,22 @@ def _open(path: str, wanted: list[str]) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    there = {file.schema.column(i).path for i in range(len(file.schema))}
+    there = set(_paths(file.schema_arrow))
     lacking = [name for name in wanted if name not in there]
     if lacking:
         raise UserError(
-            f"{path}: lacks the signal {lacking[0]}, which this version measures; "
-            "gristmill filter --overwrite measures again"
+            f"{path}: lacks {lacking[0]}: another version of gristmill wrote it; "
+            "gristmill run --overwrite makes it anew"
         )
     return file
+
+
+def _paths(schema: pa.Schema) -> Iterator[str]:
+    """The columns, those inside a struct as `struct.name`."""
+    for column in schema:
+        yield column.name
+        if pa.types.is_struct(column.type):
+            yield from (f"{column.name}.{inner.name}" for inner in column.type)
 
 
 def _check_stored(root: Path, rows: pa.RecordBatch, found: Outcomes) -> None:
@@ -118,9 +127,10 @@ def _add_changed(
     answer: Answer, rows: pa.RecordBatch, found: Outcomes, recipes: tuple[Recipe, Recipe], most: int
 ) -> None:
     """Add the documents of a batch that change to the sides they change to."""
+    dropped = (found.after != KEPT) & (found.after != READ_AGAIN)
     sides = (
         (answer.newly_kept, (found.stored != KEPT) & (found.after == KEPT)),
-        (answer.newly_dropped, (found.stored == KEPT) & (found.after != KEPT)),
+        (answer.newly_dropped, (found.stored == KEPT) & dropped),
         (answer.read_again, found.after == READ_AGAIN),
     )
     for side, mask in sides:

@@ -111,6 +111,8 @@ def printed(answer: Answer) -> RenderableType:
     parts: list[RenderableType] = [_question(answer), "", _outcome_table(answer)]
     if answer.moved():
         parts += ["", _move_table(answer)]
+    else:
+        parts += ["", "No document would come to another outcome."]
     parts += ["", *_sides(answer)]
     return Group(*parts)
 
@@ -168,8 +170,8 @@ def _sides(answer: Answer) -> Iterator[RenderableType]:
             yield from map(_example, side.examples)
     if answer.read_again.documents:
         yield Text(
-            f"{READ_AGAIN}: a gate rejected these pages and would let them pass; whether they "
-            "would be kept, only extracting them can say."
+            f"{READ_AGAIN}: these pages would come through other gates than they did; whether they "
+            "would be kept, only extracting them again can say."
         )
     yield Text("Counted before duplicates are removed.", style="dim")
 

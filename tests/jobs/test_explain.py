@@ -16,11 +16,12 @@ import pytest
 from corpus import recipe, story, tasks
 from corpus.fineweb import FineWebQuality
 from corpus.language_rule import LanguageRule
+from corpus.look import Look
 from corpus.recipe import Recipe
 from jobs import datasets, explain
 from jobs.explain import Story
 from schemas import manifest
-from schemas.datasets import CANONICAL, CLUSTERS, DOCUMENTS, SHARDS
+from schemas.datasets import CANONICAL, CLUSTERS, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 
@@ -52,7 +53,7 @@ def _page(offset: int, url: str, text: str | None, **columns: Any) -> dict[str, 
 ROWS = [
     _page(0, "https://a.example/ferry", PROSE),
     _page(100, "https://a.example/short", "The end of it. " * 12),
-    _page(200, "https://www.b.example/ferry", PROSE),
+    _page(200, "https://www.b.example/ferry", PROSE, id="<urn:uuid:-200>"),
     _page(300, "https://a.example/ferry", PROSE, language_score=0.1),
     _row(400, None, rejected_by="damaged_record", detail="gzip member: Error -3"),
     _row(500, "https://a.example/gone", http_status=404, rejected_by="bad_status", detail="404"),
@@ -74,12 +75,12 @@ def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[s
 
 
 def _sections(settings: Recipe) -> dict[str, Any]:
-    return settings.settings(*(s for s in ("extract", "url", "look") if hasattr(settings, s)))
+    return settings.settings("extract", "url", "look")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`ROWS`, judged; the page at 200 is a copy of the one at 0, that at 800 stands alone."""
+    """`ROWS`, judged; the pages at 200 and 800 count as copies of the one at 0."""
     folder = tmp_path_factory.mktemp("root")
     settings = recipe.Recipe(name="r")
     documents = pa.Table.from_pylist(ROWS, DOCUMENTS)
@@ -97,26 +98,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _clusters() -> pa.Table:
-    def member(offset: int, size: int, of: str | None) -> dict[str, Any]:
-        key = {"id": f"<urn:uuid:{offset}>", "file_path": "crawl-data/a/x.warc.gz"}
-        kind = "exact_duplicate" if of else None
-        cluster = {"cluster": 7 if size > 1 else 8, "cluster_size": size}
-        return key | cluster | {
-            "node": offset, "record_offset": offset, "duplicate_of": of, "duplicate_kind": kind,
-        }  # fmt: skip
+    def member(offset: int, of: str | None) -> dict[str, Any]:
+        row = {name: ROWS[offset // 100][name] for name in ("id", "file_path", "record_offset")}
+        row |= {"node": offset, "cluster": 7, "cluster_size": 3, "duplicate_of": of}
+        return row | {"duplicate_kind": "exact_duplicate" if of else None}
 
-    rows = [member(0, 2, None), member(200, 2, "<urn:uuid:0>"), member(800, 1, None)]
-    return pa.Table.from_pylist(rows, CLUSTERS)
+    copies = [member(offset, "<urn:uuid:0>") for offset in (200, 800)]
+    return pa.Table.from_pylist([*copies, member(0, None)], CLUSTERS)
 
 
 def _canonical(kept: pa.Table) -> pa.Table:
-    added = {"cluster_size": pa.array([2], pa.int64())}
-    if "num_pii" in CANONICAL.names:
-        added["num_pii"] = pa.array([3], pa.int64())
-    else:
-        type_ = CANONICAL.field("pii").type
-        counts = {field.name: 3 if i == 0 else 0 for i, field in enumerate(type_)}
-        added["pii"] = pa.array([counts], type_)
+    counts = {kind: int(kind == "emails") for kind in PII_KINDS}
+    added = {"cluster_size": pa.array([3]), "pii": pa.array([counts], CANONICAL.field("pii").type)}
     columns = [added[n] if n in added else kept[n] for n in CANONICAL.names]
     return pa.table(columns, schema=CANONICAL)
 
@@ -140,7 +133,7 @@ def test_a_page_that_was_kept_passed_every_gate_and_broke_no_rule(root: Path) ->
     assert found.shard is not None
     assert (found.shard["tokens"], found.shard["split"]) == (3, "train")
     assert found.canonical is not None
-    assert found.canonical["cluster_size"] == 2
+    assert found.canonical["cluster_size"] == 3
 
 
 def test_all_broken_rules_are_marked_and_the_first_one_is_the_verdict(root: Path) -> None:
@@ -151,7 +144,7 @@ def test_all_broken_rules_are_marked_and_the_first_one_is_the_verdict(root: Path
     assert first == [found.rejected_by] == [f"{broken[0][0]}.{broken[0][1].fault}"]
     check = broken[0][1]
     assert check.value > check.threshold
-    assert (check.needs, check.setting[:4]) == ("at most", "max_")
+    assert (check.needs, check.setting[:4]) == ("<=", "max_")
     assert found.cluster is found.canonical is found.shard is None
 
 
@@ -162,10 +155,10 @@ def test_the_threshold_told_is_the_one_that_judged(root: Path) -> None:
     settings = dataclasses.replace(Recipe(), language=own, fineweb_quality=at)
     checks = {c.fault: c for step in story.filter_steps(judged, settings) for c in step.checks}
     score = checks["low_language_score"]
-    assert (score.setting, score.threshold, score.needs) == ("min_score_of.en", 0.05, "above")
+    assert (score.setting, score.threshold, score.needs) == ("min_score_of.en", 0.05, ">")
     assert not score.broken
-    assert checks["too_many_short_lines"].needs == "below"
-    assert checks["too_few_words"].needs == "at least"
+    assert checks["too_many_short_lines"].needs == "<"
+    assert checks["too_few_words"].needs == ">="
 
 
 def test_every_signal_is_in_the_story(root: Path) -> None:
@@ -198,37 +191,38 @@ def test_every_gate_of_extract_has_its_place(root: Path) -> None:
     """A reason that corpus/extract.py gives is never shown as that of an unknown gate."""
     reasons = (
         "damaged_record torn_record not_http bad_status not_html too_large empty_body "
-        "undecodable_body url_blocked url.domain undecodable reserved_rights too_many_nodes "
-        "too_deep extraction_failed extraction_crashed extraction_cpu_time extraction_memory "
-        "no_text"
+        "undecodable_body url.domain url.substring undecodable reserved_rights "
+        "look.unwanted_language too_many_nodes too_deep extraction_failed extraction_crashed "
+        "extraction_cpu_time extraction_memory no_text"
     )
+    settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
     for reason in reasons.split():
-        steps = story.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, Recipe())
+        steps = story.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, settings)
         assert [step.state for step in steps].count("rejected") == 1
         assert reason not in [step.gate for step in steps]
 
 
-def test_the_look_is_told_of_where_its_columns_are(root: Path) -> None:
-    assert "look" not in [s.gate for s in story.gate_steps(_without_look(ROWS[0]), Recipe())]
+def test_the_look_is_told_of_where_there_was_one() -> None:
+    assert "look" not in [step.gate for step in story.gate_steps(ROWS[0], Recipe())]
     looked = {**ROWS[0], "look_score": 0.2, "look_language": "de", "look_chars": 1234}
-    looked |= {"rejected_by": "look.unwanted_language", "detail": "score 0.2"}
-    step = next(s for s in story.gate_steps(looked, Recipe()) if s.gate == "look")
+    looked |= {"look_passage_chars": 90, "rejected_by": "look.unwanted_language", "detail": ""}
+    settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
+    step = next(s for s in story.gate_steps(looked, settings) if s.gate == "look")
     assert step.state == "rejected"
-    assert step.found == "de, score 0.2 on 1,234 characters"
-
-
-def _without_look(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if not name.startswith("look_")}
+    assert step.found == "de, score 0.2 on 1,234 characters, 90 in wanted passages"
+    assert step.settings["look.languages"] == ["en"]
 
 
 def test_a_copy_names_the_document_that_stays_by_its_url(root: Path) -> None:
-    copy, stays = _story(root, 200), _story(root, 0)
+    copy, stays = _story(root, 800), _story(root, 0)
     assert copy.cluster is not None
     assert stays.cluster is not None
     assert copy.cluster["survivor"] == {"id": "<urn:uuid:0>", "url": "https://a.example/ferry"}
     assert copy.cluster["duplicate_kind"] == "exact_duplicate"
+    assert [c["id"] for c in copy.cluster["copies"]] == ["<urn:uuid:-200>"]
     assert stays.cluster["survivor"] is None
-    assert [c["url"] for c in stays.cluster["copies"]] == ["https://www.b.example/ferry"]
+    urls = {c["url"] for c in stays.cluster["copies"]}
+    assert urls == {"https://www.b.example/ferry", EVIL}
     assert copy.canonical is None
 
 

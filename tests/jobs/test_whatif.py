@@ -34,7 +34,7 @@ def _extract(settings: Recipe) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     for path in sorted(SAMPLES.glob("*.warc.gz")):
         ask = {"path": str(path), "file_path": path.name, "start": 0, "rows": 64}
-        request = pa.RecordBatch.from_pylist([{**ask, "crashed_at": None}])
+        request = pa.RecordBatch.from_pylist([{**ask, "crashed_at": None, "url_rules": None}])
         batches += [b.replace_schema_metadata(None) for b in tasks.extract(settings, request)]
     return pa.Table.from_batches(batches)
 
@@ -45,8 +45,8 @@ def _judge(settings: Recipe, documents: pa.Table) -> pa.Table:
 
 
 def _commit(root: Path, settings: Recipe, documents: pa.Table, judged: pa.Table) -> None:
-    sections = [s for s in ("extract", "url", "look") if hasattr(settings, s)]
-    before = Manifest("documents", settings.name, settings.settings(*sections), {}, (), {})
+    sections = settings.settings("extract", "url", "look")
+    before = Manifest("documents", settings.name, sections, {}, (), {})
     _write(root / "documents", before, documents)
     inputs = {"documents": before.fingerprint}
     after = Manifest("judged", settings.name, settings.settings("filters"), inputs, (), {})
@@ -143,6 +143,18 @@ def test_a_tightened_gate_answers_as_extracting_again_does(
     assert any(was != then for was, then in told)
 
 
+def test_a_body_that_broke_off_is_not_too_large_and_a_size_at_the_limit_passes(
+    judged: pa.Table, settings: Recipe
+) -> None:
+    row = next(row for row in judged.to_pylist() if row["rejected_by"] is None)
+    broken = row | {"language": None, "rejected_by": "undecodable_body"}
+    rows = pa.RecordBatch.from_pylist([row, broken], judged.schema)
+    for limit, expected in ((row["html_bytes"], "kept"), (row["html_bytes"] - 1, "too_large")):
+        new = _changed(settings, f"extract.max_html_bytes={limit}")
+        found = verdicts.outcomes(rows, settings, new)
+        assert found.after.tolist() == [expected, "undecodable_body"]
+
+
 def test_a_loosened_gate_counts_the_pages_that_would_be_read_again(
     root: Path, judged: pa.Table
 ) -> None:
@@ -153,6 +165,45 @@ def test_a_loosened_gate_counts_the_pages_that_would_be_read_again(
     assert found.read_again.documents == len(missing)
     assert {e.url for e in found.read_again.examples} == {row["url"] for row in missing}
     assert found.newly_kept.documents == found.newly_dropped.documents == 0
+
+
+@pytest.fixture(scope="module")
+def looked_at(settings: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A root whose pages had to pass a look for English, and its judged rows."""
+    english = _changed(settings, 'look.languages=["en"]', 'language.languages=["en"]')
+    documents = _extract(english)
+    judged = _judge(english, documents)
+    folder = tmp_path_factory.mktemp("looked_at")
+    _commit(folder, english, documents, judged)
+    return folder, judged
+
+
+def test_a_lower_bar_of_the_look_counts_the_pages_that_would_be_extracted(
+    looked_at: tuple[Path, pa.Table],
+) -> None:
+    root, judged = looked_at
+    rows = [r for r in judged.to_pylist() if r["rejected_by"] == "look.unwanted_language"]
+    assert len(rows) > 10
+    bar = sorted(row["look_score"] for row in rows)[len(rows) // 2]
+    found = whatif.ask(root, [f"look.min_score={bar}"])
+    assert found.read_again.documents == sum(row["look_score"] >= bar for row in rows) > 0
+    assert {was for was, then, _ in found.moved()} == {"look.unwanted_language"}
+
+
+def test_a_higher_bar_of_the_look_says_where_passages_were_not_looked_at(
+    looked_at: tuple[Path, pa.Table],
+) -> None:
+    root, judged = looked_at
+    looked = [row for row in judged.to_pylist() if row["look_score"] is not None]
+    passed = [row for row in looked if row["rejected_by"] != "look.unwanted_language"]
+    rows = [row for row in passed if row["look_score"] < 0.9]
+    unknown = sum(row["look_passage_chars"] is None for row in rows)
+    assert unknown
+    found = whatif.ask(root, ["look.min_score=0.9", "look.min_passage_chars=100000"])
+    assert found.read_again.documents == unknown
+    told = sum(n for was, then, n in found.moved() if then == "look.unwanted_language")
+    assert told == len(rows) - unknown
+    assert not whatif.ask(root, ["look.min_score=0.3"]).moved()
 
 
 def test_stored_settings_give_the_stored_verdicts(root: Path, judged: pa.Table) -> None:
@@ -215,6 +266,9 @@ def _row_by_row(row: dict[str, Any], settings: Recipe) -> str:
         ("fineweb_quality.short_line_length=20", "gristmill filter --overwrite"),
         ("extract.engine='trafilatura'", "gristmill extract --overwrite"),
         ("extract.max_nodes=10", "gristmill extract --overwrite"),
+        ("url.hard_words=['x.txt']", "gristmill extract --overwrite"),
+        ("look.languages=['en', 'de', 'fr', 'es', 'it']", "gristmill extract --overwrite"),
+        ("look.min_score=0.5", "there is no look"),
         ("minhash.bands=3", "gristmill dedup --overwrite"),
         ("shard.seed=3", "gristmill shard --overwrite"),
         ('filters=["language", "nothing"]', "must be among"),
@@ -281,7 +335,7 @@ def test_a_signal_that_is_not_in_the_file_is_named(
     tmp_path: Path, settings: Recipe, documents: pa.Table, judged: pa.Table
 ) -> None:
     _commit(tmp_path, settings, documents, judged.drop_columns(["c4"]))
-    with pytest.raises(UserError, match=r"lacks the signal c4\."):
+    with pytest.raises(UserError, match=r"lacks c4\."):
         whatif.ask(tmp_path, ["gopher_quality.min_words=50"])
 
 
