@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -95,9 +96,7 @@ class C4:
     def measure(self, doc: Document) -> Signals:
         """Lines by what became of them, and the sentences of those kept."""
         counts: Counter[str] = Counter(num_lines=len(doc.lines))
-        for i, line in enumerate(doc.lines):
-            clean = self._clean(line)
-            fate = self._fate(line, clean)
+        for i, (fate, clean) in enumerate(_sorted_lines(self, doc)):
             counts[f"num_{fate}_lines"] += 1
             if fate in ("kept", "policy", "javascript") and "lorem ipsum" in clean.lower():
                 counts["num_lorem_ipsum_lines"] += 1
@@ -113,10 +112,10 @@ class C4:
 
     def rewrite(self, doc: Document) -> Document:
         """The document with only the lines kept, stripped and without citation marks."""
-        lines = ((line, self._clean(line)) for line in doc.lines)
-        kept = (clean for line, clean in lines if self._fate(line, clean) == "kept")
-        text = "\n".join(kept).strip()
-        return doc if text == doc.text else replace(doc, text=text)
+        text = "\n".join(
+            clean for fate, clean in _sorted_lines(self, doc) if fate == "kept"
+        ).strip()
+        return doc if text == doc.text else doc.rewritten(text)
 
     def _sentences(self, doc: Document, i: int, clean: str) -> int:
         """The sentences of line `i`, which would be kept as `clean`."""
@@ -125,12 +124,12 @@ class C4:
         unchanged = len(clean) == len(doc.lines[i].strip())
         return count_sentences(doc.words().by_line[i] if unchanged else split_words(clean))
 
-    def _clean(self, line: str) -> str:
+    def clean(self, line: str) -> str:
         """The line as it would be kept."""
         line = line.strip()
         return _CITATION.sub("", line) if self.remove_citations and "[" in line else line
 
-    def _fate(self, line: str, clean: str) -> str:
+    def fate(self, line: str, clean: str) -> str:
         """What becomes of a line: kept, or the first rule that drops it, as in `num_..._lines`."""
         limit = self.max_word_length
         if len(line) > limit and any(len(word) > limit for word in line.split()):
@@ -144,6 +143,19 @@ class C4:
         lowered = clean.lower()
         if self.drop_javascript_lines and "javascript" in lowered:
             return "javascript"
-        if self.drop_policy_lines and any(phrase in lowered for phrase in _POLICY):
+        if self.drop_policy_lines and _speaks_of_policy(lowered):
             return "policy"
         return "kept"
+
+
+@lru_cache(maxsize=1)  # measure and rewrite ask one after the other
+def _sorted_lines(settings: C4, doc: Document) -> list[tuple[str, str]]:
+    """What becomes of each line, and the line as it would be kept."""
+    cleaned = ((line, settings.clean(line)) for line in doc.lines)
+    return [(settings.fate(line, clean), clean) for line, clean in cleaned]
+
+
+def _speaks_of_policy(lowered: str) -> bool:
+    # Nearly all lines have none of the three words, which is quicker to see than six phrases.
+    has_word = "cookie" in lowered or "policy" in lowered or "terms of use" in lowered
+    return has_word and any(phrase in lowered for phrase in _POLICY)

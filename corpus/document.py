@@ -53,6 +53,7 @@ class Document:
     text: str
     language: str | None = None
     language_score: float | None = None
+    before: Document | None = field(default=None, repr=False, compare=False)  # what it was made of
     _words: dict[Splitter, Words] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -65,8 +66,20 @@ class Document:
     def words(self, splitter: Splitter = "spacy") -> Words:
         """The words as `splitter` finds them."""
         if splitter not in self._words:
-            self._words[splitter] = Words(list(map(_SPLIT[splitter], self.lines)))
+            split, known = _SPLIT[splitter], self._known_lines(splitter)
+            by_line = [known[line] if line in known else split(line) for line in self.lines]
+            self._words[splitter] = Words(by_line)
         return self._words[splitter]
+
+    def _known_lines(self, splitter: Splitter) -> dict[str, list[str]]:
+        """Lines of the document before this one that have been split."""
+        if self.before is None or splitter not in self.before._words:
+            return {}
+        return dict(zip(self.before.lines, self.before._words[splitter].by_line, strict=True))
+
+    def rewritten(self, text: str) -> Document:
+        """The same document with another text; lines that stay aren't split again."""
+        return Document(text, self.language, self.language_score, before=self)
 
     @cached_property
     def paragraphs(self) -> list[str]:

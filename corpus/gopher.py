@@ -29,6 +29,7 @@ from corpus.document import (
 )
 from corpus.words import is_symbol
 
+_Ints = NDArray[np.int64]
 _TOP_N = (2, 3, 4)
 _DUPLICATE_N = (5, 6, 7, 8, 9, 10)
 
@@ -110,10 +111,10 @@ class NGrams:
     """The n-grams of one length that occur more than once, occurrence by occurrence, in order."""
 
     n: int
-    starts: NDArray[np.int64]  # of all words: how many characters stand before, each with a space
-    places: NDArray[np.int64]  # the occurrence's first word
-    ids: NDArray[np.int64]  # equal n-grams, equal ids
-    counts: NDArray[np.int64]  # occurrences of this n-gram
+    starts: _Ints  # of all words: how many characters stand before, each with a space
+    places: _Ints  # the occurrence's first word
+    ids: _Ints  # equal n-grams, equal ids
+    counts: _Ints  # occurrences of this n-gram
 
     def chars(self, place: int) -> int:
         """Characters of the n-gram at `place`, its spaces included."""
@@ -156,14 +157,20 @@ def repeated_n_grams(words: Words) -> Iterator[NGrams]:
     counts = np.fromiter(words.counts.values(), np.int64, len(number))[last]
     places, ids = np.flatnonzero(counts > 1), last[counts > 1]
     for n in range(_TOP_N[0], _DUPLICATE_N[-1] + 1):
-        inside = places + n <= len(last)
-        places = places[inside]
-        pairs = ids[inside] * len(number) + last[places + n - 1]
-        _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
-        counts = counts[ids]
-        repeated = counts > 1
-        places, ids, counts = places[repeated], ids[repeated], counts[repeated]
+        if len(places):
+            places, ids, counts = _grow(places, ids, last, n)
         yield NGrams(n, starts, places, ids, counts)
+
+
+def _grow(places: _Ints, ids: _Ints, last: _Ints, n: int) -> tuple[_Ints, _Ints, _Ints]:
+    """Places and ids of repeated (n-1)-grams -> those of the repeated n-grams, and their counts."""
+    inside = places + n <= len(last)
+    places = places[inside]
+    pairs = ids[inside] * len(last) + last[places + n - 1]
+    _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    counts = counts[ids]
+    repeated = counts > 1
+    return places[repeated], ids[repeated], counts[repeated]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -98,7 +98,7 @@ class RefinedWebLines:
         """The document with only the lines kept, without the phrases."""
         kept = (line for fate, line in _corrected(self, doc) if fate == "kept")
         text = "\n".join(kept).strip()
-        return doc if text == doc.text else replace(doc, text=text)
+        return doc if text == doc.text else doc.rewritten(text)
 
     def fate(self, line: str) -> str:
         """What the rules before those of phrases make of a line, as in `num_..._lines`."""
