@@ -2,7 +2,7 @@
 
 Supervised fastText (Joulin et al. 2016, arXiv 1607.01759) is how DCLM chose its 10% best pages
 (Li et al. 2024, arXiv 2406.11794, section 4.4). Any model of the library's format does; `gristmill
-train-classifier` makes one of two folders of texts. One model a process; about 0.3 ms a page.
+train-classifier` makes one of two folders of texts. One model a process; 0.2 ms a page.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 
 from corpus.c4 import C4
+from corpus.classifier import QualityClassifier
 from corpus.document import Document, Rule, Signals
 from corpus.fineweb import FineWebQuality
 from corpus.gopher import GopherQuality, GopherRepetition
 from corpus.language_rule import LanguageRule
+from corpus.refinedweb import RefinedWebLines
 from schemas.datasets import DOCUMENTS, column, judged_schema
 
 
@@ -42,6 +44,8 @@ FILTERS: dict[str, type[Filter]] = {
     "gopher_quality": GopherQuality,
     "c4": C4,
     "fineweb_quality": FineWebQuality,
+    "refinedweb_lines": RefinedWebLines,
+    "quality_classifier": QualityClassifier,
 }
 FINEWEB_FILTERS = ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality")
 

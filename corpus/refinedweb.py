@@ -7,6 +7,7 @@ order of DCLM's reproduction (Li et al. 2024, arXiv 2406.11794; dclm_baseline_re
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _COUNTER = re.compile(
 # DCLM's words: what fastText's white space separates, if it starts with a letter or a digit.
 _PIECE = re.compile(r"[^ \n\r\t\v\f\0]+")
 
+_CAPITALS = string.ascii_uppercase.encode()
 # What becomes of a line: num_..._lines sum to num_lines.
 _FATES = ("kept", "uppercase", "numeric", "counter", "short", "phrase")
 
@@ -81,13 +83,14 @@ class RefinedWebLines:
     def measure(self, doc: Document) -> Signals:
         """Lines by what became of them, and the share of words that go; 1 of a text without any."""
         lines = _corrected(self, doc)
-        fates = Counter(fate for fate, _ in lines)
-        before = _count_words(doc.text)
-        after = sum(_count_words(line) for fate, line in lines if fate == "kept")
+        fates = Counter(fate for fate, _, _ in lines)
+        words = _count_words(doc.text)
+        changed = ((old, new) for _, old, new in lines if old != new)
+        removed = sum(_count_words(old) - _count_words(new) for old, new in changed)
         return {
             "num_lines": len(lines),
             **{f"num_{fate}_lines": fates[fate] for fate in _FATES},
-            "frac_removed_words": (before - after) / before if before else 1.0,
+            "frac_removed_words": removed / words if words else 1.0,
         }
 
     def fault(self, signals: Mapping[str, Any]) -> str | None:
@@ -96,7 +99,7 @@ class RefinedWebLines:
 
     def rewrite(self, doc: Document) -> Document:
         """The document with only the lines kept, without the phrases."""
-        kept = (line for fate, line in _corrected(self, doc) if fate == "kept")
+        kept = (line for fate, _, line in _corrected(self, doc) if fate == "kept")
         text = "\n".join(kept).strip()
         return doc if text == doc.text else doc.rewritten(text)
 
@@ -104,7 +107,7 @@ class RefinedWebLines:
         """What the rules before those of phrases make of a line, as in `num_..._lines`."""
         if not line:
             return "kept"
-        if sum(map(str.isupper, line)) / len(line) > self.max_frac_uppercase:
+        if _count_capitals(line) / len(line) > self.max_frac_uppercase:
             return "uppercase"
         if self.drop_numeric_lines and line.isdigit():
             return "numeric"
@@ -114,26 +117,27 @@ class RefinedWebLines:
 
     def cut_phrases(self, line: str) -> str:
         """The line without the phrases."""
+        if len(line.split()) > self.max_words_around_phrase:
+            return line
         for pattern in _patterns(self):
-            if len(line.split()) <= self.max_words_around_phrase:
-                line = pattern.sub("", line)
+            line = pattern.sub("", line)
         return line
 
 
 @lru_cache(maxsize=1)  # measure and rewrite ask one after the other
-def _corrected(settings: RefinedWebLines, doc: Document) -> list[tuple[str, str]]:
-    """Each line's fate, and the line as it would stand."""
+def _corrected(settings: RefinedWebLines, doc: Document) -> list[tuple[str, str, str]]:
+    """Each line's fate, the line, and what is left of it."""
     most = settings.max_newlines
     text = re.sub(rf"\n{{{most + 1},}}", "\n" * most, doc.text)
     return [_correct(settings, line) for line in text.split("\n")]
 
 
-def _correct(settings: RefinedWebLines, line: str) -> tuple[str, str]:
+def _correct(settings: RefinedWebLines, line: str) -> tuple[str, str, str]:
     fate = settings.fate(line)
     if not line or fate != "kept":
-        return fate, line
+        return fate, line, ""
     cut = settings.cut_phrases(line)
-    return ("kept" if cut.strip() else "phrase"), cut
+    return ("kept" if cut.strip() else "phrase"), line, cut
 
 
 @lru_cache(maxsize=4)
@@ -153,6 +157,12 @@ def _patterns(settings: RefinedWebLines) -> list[re.Pattern[str]]:
 
 def _as_pattern(phrase: str) -> str:
     return ".".join(map(re.escape, phrase.split(".")))
+
+
+def _count_capitals(line: str) -> int:
+    if line.isascii():  # eight times as fast
+        return len(line) - len(line.encode().translate(None, _CAPITALS))
+    return sum(map(str.isupper, line))
 
 
 def _count_words(text: str) -> int:

@@ -34,6 +34,7 @@ def fault(text: str) -> str | None:
     ("line", "signal"),
     [
         ("READ THIS NOW or not", "num_uppercase_lines"),
+        ("ЧИТАЙТЕ ЭТО сейчас", "num_uppercase_lines"),
         ("2024", "num_numeric_lines"),
         ("3 likes", "num_counter_lines"),
         ("- 1,204.5K Followers -", "num_counter_lines"),
