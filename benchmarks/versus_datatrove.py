@@ -141,7 +141,7 @@ def _datatrove_fates(folder: Path) -> Fates:
     fates: Fates = {}
     for step in ("kept", *STEPS):
         for path in (folder / step).glob("**/*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.open(encoding="utf-8"):
                 page = json.loads(line)
                 fates[page["id"]] = (step, _hash(page["text"]) if step == "kept" else "")
     return fates

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import html_report, pipeline, report, shard
+from jobs import explain, html_report, pipeline, report, shard, train_classifier, whatif
 from jobs.progress import console
 from jobs.session import open_engine
 from jobs.stage import BooksDontBalanceError, Job, Stage, locked
@@ -22,6 +22,8 @@ examples:
   gristmill run --recipe r.toml --input 'a/*.warc.gz' --root out --master 'local[4]'
   gristmill filter --recipe r.toml --root out --overwrite        # another threshold
   gristmill report --root out --html funnel.html
+  gristmill explain --root out --url http://example.com/page
+  gristmill whatif --root out --set gopher_quality.min_words=30
   spark-submit --master yarn jobs/pipeline.py --recipe recipes/fineweb.toml --input ... --root ...
 
 A root holds one folder a dataset (documents, judged, bands, clusters, canonical, shards), each with
@@ -70,13 +72,15 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, (stage,), text)
     _add_report(commands)
+    for module in (explain, whatif, train_classifier):
+        module.add_parser(commands)
     return parser
 
 
 def _add_stages(  # type: ignore[no-untyped-def]
     commands, name: str, stages: tuple[Stage, ...], text: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
+    parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
