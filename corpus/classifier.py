@@ -54,12 +54,17 @@ def model_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_model(settings: QualityClassifier) -> None:
+    """Raise `UserError` unless the model can be read and has the label: said before work starts."""
+    _load(settings.model, settings.label.removeprefix(_PREFIX))
+
+
 def probability(text: str, path: str, label: str) -> float:
     """The probability, by the model at `path`, that `text` has `label`."""
-    model = _model(path, label.removeprefix(_PREFIX))
-    labels, scores = model.predict(one_line(text), k=-1)
+    name = label.removeprefix(_PREFIX)
+    labels, scores = _model(path, name).predict(one_line(text), k=-1)
     found = dict(zip(labels, scores, strict=True))
-    return min(1.0, float(found.get(_PREFIX + label.removeprefix(_PREFIX), 0.0)))
+    return min(1.0, float(found.get(_PREFIX + name, 0.0)))
 
 
 def one_line(text: str) -> str:
@@ -77,6 +82,11 @@ def _found(path: str) -> Path:
 
 @functools.lru_cache(maxsize=2)
 def _model(path: str, label: str) -> Any:
+    return _load(path, label)
+
+
+def _load(path: str, label: str) -> Any:
+    """The model, which has `label`. Raises `UserError`."""
     import fasttext
 
     try:

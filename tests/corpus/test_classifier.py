@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.classifier import QualityClassifier, model_sha256, probability
+from corpus.classifier import QualityClassifier, check_model, model_sha256, probability
 from corpus.document import Document
 from corpus.filters import judge
 from corpus.texts import read_texts
@@ -116,6 +116,14 @@ def test_a_missing_or_foreign_model_and_a_missing_label_are_named(
         probability("x", str(tmp_path / "other.bin"), "hq")
     with pytest.raises(UserError, match=r"has no label 'good'; its labels are cc, hq"):
         probability("x", model, "good")
+
+
+def test_a_model_is_checked_before_work_starts(model: str) -> None:
+    check_model(QualityClassifier(model=model, label="__label__cc"))
+    with pytest.raises(UserError, match="has no label 'good'"):
+        check_model(QualityClassifier(model=model, label="good"))
+    with pytest.raises(UserError, match=r"quality_classifier\.model = ''"):
+        check_model(QualityClassifier())
 
 
 def test_a_word_that_looks_like_a_label_is_none(tmp_path: Path) -> None:
