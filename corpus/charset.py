@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from resiliparse.parse.encoding import detect_encoding
@@ -118,25 +119,26 @@ def meta_charset(body: bytes) -> str | None:
     return declaration[1] if declaration else None
 
 
-def meta_tags(head: str) -> list[dict[str, str]]:
+def meta_tags(head: str) -> Iterator[dict[str, str]]:
     """The attributes of each meta tag in `head` that is not inside a comment; linear time."""
-    tags = []
     lowered = head.lower()
-    at = lowered.find("<")
-    while at >= 0:
-        if lowered.startswith("<!--", at):
-            at = lowered.find("-->", at)
-            if at < 0:
+    meta, comment = lowered.find("<meta"), lowered.find("<!--")
+    while meta >= 0:
+        if 0 <= comment < meta:
+            past = lowered.find("-->", comment)
+            if past < 0:
                 break
-        elif lowered.startswith("<meta", at):
-            end = lowered.find(">", at)
-            if end < 0:
+            comment = lowered.find("<!--", past)
+        else:
+            past = lowered.find(">", meta)
+            if past < 0:
                 break
-            found = _TAG_ATTRIBUTE.finditer(head[at + 5 : min(end, at + 2048)])
-            tags.append({m[1].lower(): m[2] or m[3] or m[4] or "" for m in found})
-            at = end
-        at = lowered.find("<", at + 1)
-    return tags
+            found = _TAG_ATTRIBUTE.finditer(head[meta + 5 : min(past, meta + 2048)])
+            yield {m[1].lower(): m[2] or m[3] or m[4] or "" for m in found}
+            if 0 <= comment < past:
+                comment = lowered.find("<!--", past)
+        if meta < past:
+            meta = lowered.find("<meta", past)
 
 
 def _utf16_without_mark(body: bytes) -> str | None:

@@ -16,12 +16,15 @@ import numpy as np
 from corpus import treebank
 from corpus.words import split_words
 
-# What a word is: spaCy's English, NLTK's, or what white space leaves.
-Splitter = Literal["spacy", "treebank", "spaces"]
+# What a word is: spaCy's English, NLTK's, what white space leaves, or a run of letters and digits
+# as Unicode has it (UAX #29, WB5 to WB13), without punctuation.
+Splitter = Literal["spacy", "treebank", "spaces", "unicode"]
+_UNICODE_WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])|(?<=\d)['’.,;](?=\d))\w+)*")
 _SPLIT: dict[Splitter, Callable[[str], list[str]]] = {
     "spacy": split_words,
     "treebank": treebank.split_words,
     "spaces": str.split,
+    "unicode": _UNICODE_WORD.findall,
 }
 
 Signals = dict[str, Any]  # name -> int, float or str, as the filter's SIGNALS declares them

@@ -34,6 +34,7 @@ from schemas.datasets import DOCUMENTS
 
 _DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';,]+)", re.IGNORECASE)
+_CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32)])
 _RECORD_TYPES = ("warcinfo", "request", "metadata", "revisit", "resource", "continuation")
 
 
@@ -43,7 +44,8 @@ class Extract:
 
     `max_nodes` and `max_depth` bound the parsed page, `max_cpu_seconds` what one page may take
     (a backstop: the other limits are the same on every machine), `max_memory_mb` the address
-    space of the process. `statuses` and `mime_types` are what is accepted.
+    space of the process. `statuses` and `mime_types` are what is accepted. Of a text the first
+    `language_chars` characters are identified (0: all), newlines as `language_newline`.
     """
 
     engine: Engine = "trafilatura"
@@ -57,6 +59,8 @@ class Extract:
     max_cpu_seconds: float = 60.0
     max_memory_mb: int = 3072
     language_model: str = ""
+    language_chars: int = 0
+    language_newline: str = " "
     honour_noai: bool = False
     honour_tdm: bool = False
 
@@ -65,8 +69,11 @@ class Extract:
         for name in (*limits, "max_cpu_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
-        if self.min_broken_bytes < 0:
-            raise ValueError(f"min_broken_bytes = {self.min_broken_bytes}: must be 0 or more")
+        for name in ("min_broken_bytes", "language_chars"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be 0 or more")
+        if self.language_newline not in ("", " "):
+            raise ValueError(f"language_newline = {self.language_newline!r}: must be '' or ' '")
         for status in self.statuses:
             if not 100 <= status <= 999:
                 raise ValueError(f"statuses = {status}: must be HTTP status codes, e.g. 200")
@@ -224,12 +231,12 @@ def _page_text(row: dict[str, Any], html: str, gates: Gates) -> str:
     settings = gates.extract
     bounds = Bounds(settings.max_nodes, settings.max_depth)
     with limited(settings.max_cpu_seconds):
-        page = ResiliparsePage(html, bounds) if gates.look.languages else None
-        if page:
+        page = ResiliparsePage(html, bounds)
+        if gates.look.languages:
             _look(row, page, gates)
         row["extractor"] = extractor_name(settings.engine)
-        if page and settings.engine == "resiliparse":
-            return page.main_content
+        if settings.engine == "resiliparse":
+            return page.main_content  # parsed already, if the look had to
         return main_text(html, settings.engine, bounds)
 
 
@@ -259,7 +266,8 @@ def _check_url(url: str | None, rules: CompiledRules | None) -> None:
 
 def _check_text(text: str) -> None:
     """No text at all: a tenth of it is not characters (images and archives served as HTML)."""
-    wrong = text.count("�") + len(re.findall("[\x00-\x08\x0e-\x1a\x1c-\x1f]", text))
+    encoded = text.encode("utf-8", "surrogatepass")  # bytes lose characters faster than a text
+    wrong = text.count("�") + len(encoded) - len(encoded.translate(None, _CONTROLS))
     if wrong > len(text) / 10:
         raise RejectedError("undecodable", f"{wrong} of {len(text)} characters")
 
@@ -277,4 +285,6 @@ def _set_text(row: dict[str, Any], text: str, settings: Extract) -> None:
     if not text.strip():
         raise RejectedError("no_text", "the extractor found no main text")
     row["text"] = text
-    row["language"], row["language_score"] = lid.identify(text, settings.language_model)
+    row["language"], row["language_score"] = lid.identify(
+        text[: settings.language_chars or None], settings.language_model, settings.language_newline
+    )

@@ -40,15 +40,15 @@ def identify(text: str, path: str = "", newline: str = " ") -> tuple[str, float]
     fastText reads one line: `newline` stands in for the ends of lines. A space keeps words apart;
     datatrove 0.2.0, which made the released FineWeb, joined them with an empty one.
     """
-    labels, scores = _model(str(model_path(path))).predict(text.replace("\n", newline))
+    labels, scores = _model(path).predict(text.replace("\n", newline))
     if not labels:
         return "", 0.0
     return labels[0].removeprefix("__label__"), min(1.0, float(scores[0]))
 
 
 def probabilities(text: str, path: str = "") -> dict[str, float]:
-    """Language (ISO 639 code) -> its probability, of all languages above the model's noise."""
-    labels, scores = _model(str(model_path(path))).predict(text.replace("\n", " "), k=-1)
+    """Language (ISO 639 code) -> its probability, of those that have a hundredth or more."""
+    labels, scores = _model(path).predict(text.replace("\n", " "), k=-1, threshold=0.01)
     pairs = zip(labels, scores, strict=True)
     return {label.removeprefix("__label__"): float(score) for label, score in pairs}
 
@@ -57,7 +57,8 @@ def probabilities(text: str, path: str = "") -> dict[str, float]:
 def _model(path: str) -> Any:
     import fasttext
 
+    chosen = model_path(path)
     try:
-        return fasttext.load_model(path)
+        return fasttext.load_model(str(chosen))
     except ValueError as error:
-        raise UserError(f"{path}: not a fastText model: {error}") from None
+        raise UserError(f"{chosen}: not a fastText model: {error}") from None

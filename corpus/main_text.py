@@ -99,18 +99,27 @@ def _measures(max_depth: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any
 
 
 class ResiliparsePage:
-    """A page parsed by resiliparse, whose texts are made when first asked for, then kept."""
+    """A page as resiliparse sees it, parsed when a text is first asked for.
+
+    Raises `RejectedError` then, where it meets a bound.
+    """
 
     def __init__(self, html: str, bounds: Bounds) -> None:
+        self.html, self._bounds = html, bounds
+
+    @functools.cached_property
+    def _tree(self) -> Any:
         from resiliparse.parse.html import HTMLTree
 
-        bounds.check_source(html)
-        self._tree = HTMLTree.parse(html)
-        assert self._tree.document is not None
-        num_nodes = len(self._tree.document.get_elements_by_tag_name("*"))
+        bounds = self._bounds
+        bounds.check_source(self.html)
+        tree = HTMLTree.parse(self.html)
+        assert tree.document is not None
+        num_nodes = len(tree.document.get_elements_by_tag_name("*"))
         deeper = " > ".join("*" * (bounds.max_depth + 1))
-        too_deep = num_nodes > bounds.max_depth and bool(self._tree.document.query_selector(deeper))
+        too_deep = num_nodes > bounds.max_depth and bool(tree.document.query_selector(deeper))
         bounds.check_tree(num_nodes, too_deep)
+        return tree
 
     @functools.cached_property
     def main_content(self) -> str:

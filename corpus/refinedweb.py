@@ -23,7 +23,7 @@ _COUNTER = re.compile(
     r"|downvotes|downloads|views|followers)\W*"
 )
 # DCLM's words: what fastText's white space separates, if it starts with a letter or a digit.
-_PIECE = re.compile(r"[^ \n\r\t\v\f\0]+")
+_WORD_START = re.compile(r"(?<![^ \n\r\t\v\f\0])[^\W_]")
 
 _CAPITALS = string.ascii_uppercase.encode()
 # What becomes of a line: num_..._lines sum to num_lines.
@@ -166,4 +166,4 @@ def _count_capitals(line: str) -> int:
 
 
 def _count_words(text: str) -> int:
-    return sum(piece[0].isalnum() for piece in _PIECE.findall(text))
+    return len(_WORD_START.findall(text))

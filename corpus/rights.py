@@ -14,6 +14,7 @@ from corpus.charset import meta_tags
 from corpus.warc import Headers
 
 HEAD_CHARS = 64 << 10
+_WORDS = ("noai", "noimageai", "tdm-reservation")  # without one, no meta tag need be read
 _NOAI = re.compile(r"\b(?:noai|noimageai)\b", re.IGNORECASE)
 
 
@@ -31,7 +32,9 @@ def rights_of(headers: Headers, text: str) -> Rights:
     robots_header = headers.joined("x-robots-tag")
     noai = bool(_NOAI.search(robots_header or ""))
     reserved = (headers.get("tdm-reservation") or "").strip() == "1"
-    for tag in meta_tags(text[:HEAD_CHARS]):
+    head = text[:HEAD_CHARS]
+    lowered = head.lower()
+    for tag in meta_tags(head) if any(word in lowered for word in _WORDS) else ():
         name, content = tag.get("name", "").lower(), tag.get("content", "")
         noai = noai or (name == "robots" and bool(_NOAI.search(content)))
         reserved = reserved or (name == "tdm-reservation" and content.strip() == "1")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from corpus.compression import Codec, DamageError, Plain, Source, codec_of, head_of, next_member
 from schemas.errors import UserError
@@ -322,8 +323,10 @@ def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
 def parse_headers(block: bytes) -> Headers:
     """Header lines after a first line (version or status), with continuation lines folded in."""
     lines: list[tuple[str, str]] = []
-    for raw in block.splitlines()[1:]:
-        text = _text(raw)
+    # One decoding where all is ASCII; else each line by itself, since lines may differ.
+    raws: list[Any] = block.decode().splitlines() if block.isascii() else block.splitlines()
+    for raw in raws[1:]:
+        text = raw if isinstance(raw, str) else _text(raw)
         if text[:1] in (" ", "\t") and lines:
             lines[-1] = (lines[-1][0], f"{lines[-1][1]} {text.strip()}".strip())
             continue

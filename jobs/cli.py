@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import explain, html_report, pipeline, report, shard, train_classifier, whatif
+from jobs import filter as filter_
 from jobs.progress import console
 from jobs.session import open_engine
 from jobs.stage import BooksDontBalanceError, Job, Stage, locked
@@ -120,15 +121,17 @@ def _add_report(commands) -> None:  # type: ignore[no-untyped-def]
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from corpus import recipe
+    from corpus import classifier, recipe
     from jobs.inputs import resolve
 
     loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
     stages = _until(arguments.stages, arguments.until)
     inputs = tuple(getattr(arguments, "input", ()))
-    # What is wrong with the input or the tokenizer is said now, not after hours of extraction.
+    # What is wrong with files that are named is said now, not after hours of extraction.
     if inputs:
         resolve(inputs)
+    if "quality_classifier" in loaded.filters and filter_.STAGE in stages:
+        classifier.check_model(loaded.quality_classifier)
     if shard.STAGE in stages:
         shard.check_tokenizer(loaded)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import sys
 
+from corpus import classifier
 from jobs import datasets
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
+
+
+def inputs(job: Job) -> dict[str, str]:
+    """The classifier's model is an input, where one judges: another file, another result."""
+    if "quality_classifier" not in job.recipe.filters:
+        return {}
+    model = job.recipe.quality_classifier.model
+    return {"quality_classifier.model": classifier.model_sha256(model)}
 
 
 def run(job: Job) -> dict[str, Written]:
@@ -37,6 +46,7 @@ STAGE: Stage = Stage(
     sections=("filters",),
     run=run,
     check=check,
+    inputs=inputs,
 )
 
 if __name__ == "__main__":

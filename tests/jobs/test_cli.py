@@ -111,6 +111,16 @@ def test_a_file_that_the_recipe_names_and_is_not_there_is_named(
     assert "not-here" in error
 
 
+def test_a_classifier_that_is_not_there_is_named_before_any_page_is_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('filters = ["quality_classifier"]\n[quality_classifier]\nmodel = "no.bin"\n')
+    error = _refused(capsys, *_run(tmp_path / "root", SAMPLE, recipe=str(recipe)))
+    assert "no.bin" in error
+    assert not (tmp_path / "root" / "documents").exists()
+
+
 def test_both_engines_at_once_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
