@@ -24,9 +24,10 @@ from corpus.main_text import ResiliparsePage
 _ENOUGH_CHARS = 500
 # Less of main content says too little, too: mostly a menu, where the whole page has more to say.
 _MIN_WORDS = 60
-# A passage: a paragraph or line of prose. What it is written in shows in its first characters.
+# A passage: a paragraph or line of prose. What it is written in shows in its first characters. The
+# text of a page will not be in a language that has less than a quarter of its prose.
 _PASSAGE_CHARS, _PASSAGE_HEAD, _MAX_PASSAGES = 60, 150, 5
-_PASSAGE_SCORE = 0.5
+_PASSAGE_SCORE, _PASSAGE_SHARE = 0.5, 0.25
 
 _OPENING = re.compile(
     "<(?:([pP])[\\s>]|(!--)|([sS][cC][rR][iI][pP][tT]|[sS][tT][yY][lL][eE])[\\s>])"
@@ -47,7 +48,8 @@ class Look:
 
     `languages` (ISO 639 codes): pages in none of them are not extracted; none listed, no look. A
     page passes if the first `max_chars` characters have these with a probability of `min_score`
-    together, or if `min_passage_chars` characters of its longest passages are in one of them.
+    together, or if `min_passage_chars` characters of its longest passages, and a quarter of all,
+    are in one of them.
     """
 
     languages: tuple[str, ...] = ()
@@ -71,7 +73,8 @@ class Seen:
     num_chars: int  # of the text that was looked at first
     language: str  # the most probable one; "" without text
     score: float  # probability of the wanted languages together, 0 to 1
-    passage_chars: int | None  # of passages in wanted languages; None where the score sufficed
+    passage_chars: int | None  # of passages in wanted languages, 0 if they are under a quarter of
+    # all; None where the score sufficed
 
     def passes(self, settings: Look) -> bool:
         """Whether the page is worth extracting."""
@@ -93,6 +96,8 @@ def look(page: ResiliparsePage, settings: Look, language_model: str = "") -> See
     if score < settings.min_score:
         passages = [text for text in (*first, *more) if len(text) >= _PASSAGE_CHARS]
         passage_chars = sum(_wanted_passages(passages, settings.languages, language_model))
+        if passage_chars < _PASSAGE_SHARE * sum(map(len, passages)):
+            passage_chars = 0
     return Seen(len(head), language, score, passage_chars)
 
 

@@ -6,7 +6,8 @@ which the text differs. What it does again and again is done once, or not where 
 - what its XPath expressions ask of attributes is asked once a page (`corpus.quick_xpath`);
 - elements are made in C: lxml.html looks up a class in Python each time an element is touched, for
   the sake of forms, whose classes trafilatura does not use;
-- the tree that is handed over is not copied, and justext's stop words are hashed once;
+- scripts and styles go before the tree is copied, and the tree that is handed over is not;
+- justext's stop words are hashed once;
 - readability, its second opinion, is not heard where it cannot win: where the page has no more than
   twice the text that was found already.
 """
@@ -33,11 +34,25 @@ def extract(tree: Any, fast: bool) -> str:
     """Main text of a tree made by `parse`, as FineWeb calls trafilatura; '' if there is none."""
     from trafilatura import extract as trafilatura_extract
 
-    _prepare().mark(tree)
+    quick = _prepare()
+    _drop_code(tree)
+    quick.mark(tree)
     text = trafilatura_extract(
         _Parsed(tree), fast=fast, favor_precision=True, include_comments=False, deduplicate=False
     )
     return text or ""
+
+
+def _drop_code(tree: Any) -> None:
+    """Take scripts and styles out, as all of trafilatura's ways do first, but after copying them.
+
+    JSON-LD stays: it tells a forum.
+    """
+    from trafilatura.xml import delete_element
+
+    for element in list(tree.iter("script", "style")):
+        if element.get("type") != "application/ld+json":
+            delete_element(element)
 
 
 class _Parsed:
