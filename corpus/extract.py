@@ -106,16 +106,24 @@ class Outcome:
 
 
 def extract_file(
-    path: str, file_path: str, gates: Gates, start: int = 0, crashed_at: int | None = None
+    path: str,
+    file_path: str,
+    gates: Gates,
+    start: int = 0,
+    crashed_at: int | None = None,
+    stop: int | None = None,
 ) -> Iterator[Outcome]:
     """Yield one outcome a record of the WARC file at `path`, from the offset `start` on.
 
     `file_path` is the name in the rows' key. `start` is 0 or an outcome's `next_offset`. The
     first page at or after `crashed_at` is not looked into but recorded as extraction_crashed.
+    Records that begin at `stop` or behind are left to others.
     Raises `UserError` where the file is missing or no WARC file.
     """
     dump = _dump_of(path, file_path, gates.extract)
     for record in read_records(path, start, gates.extract.max_record_bytes):
+        if stop is not None and record.offset >= stop:
+            return
         kind = (record.headers.get("warc-type") or "unknown").lower()
         if record.damage is None and kind not in ("response", "conversion"):
             yield Outcome(kind if kind in _RECORD_TYPES else "unknown", None, record.next_offset)

@@ -262,15 +262,12 @@ class _Reader:
         flags = self.take("text")[1:-1] if self.accept(",") else ""
         self.take(")")
         # All as methods of compiled patterns, which are called without a frame of Python's.
-        pattern = re.compile(
-            wanted if name == "re:test" else re.escape(wanted),
-            re.IGNORECASE if "i" in flags else 0,
-        )
-        find = pattern.match if name == "starts-with" else pattern.search
-        source = f"{name} {wanted!r} {flags} {table}"
-        if table:
-            return Test(attributes, source, lambda value: find(value.translate(table)))
-        return Test(attributes, source, find)
+        if name == "re:test" and table:
+            raise UnreadError(f"{self._source!r}: re:test of translate()")
+        pattern = wanted if name == "re:test" else "".join(_untranslated(c, table) for c in wanted)
+        compiled = re.compile(pattern, re.IGNORECASE if "i" in flags else 0)
+        find = compiled.match if name == "starts-with" else compiled.search
+        return Test(attributes, f"{name} {wanted!r} {flags} {table}", find)
 
     def comparison(self) -> Test:
         attribute = self.take("attribute")[1:]
@@ -296,6 +293,14 @@ class _Reader:
         if len(before) != len(after):
             raise UnreadError(f"{self._source!r}: translate to another length")
         return (name,), str.maketrans(before, after)
+
+
+def _untranslated(character: str, table: dict[int, int]) -> str:
+    """A pattern of what `table` makes `character` of."""
+    sources = [chr(before) for before, after in table.items() if chr(after) == character]
+    if ord(character) not in table:
+        sources.append(character)
+    return f"[{re.escape(''.join(sources))}]" if sources else "(?!)"
 
 
 def quicken(quick: Quick, lists: Iterable[list[Any]]) -> None:

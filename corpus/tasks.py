@@ -27,6 +27,19 @@ Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
 ROWS_PER_ANSWER = 64
 
 
+EXTRACT_REQUEST = pa.schema(
+    [
+        ("path", pa.string()),
+        ("file_path", pa.string()),
+        ("url_rules", pa.string()),  # folder of the compiled lists, or null
+        ("start", pa.int64()),
+        ("stop", pa.int64()),  # null: to the file's end
+        ("crashed_at", pa.int64()),
+        ("rows", pa.int64()),  # in one answer
+    ]
+)
+
+
 def bind(task: str, recipe: dict[str, Any]) -> Task:
     """The task of that name under a recipe given as JSON values."""
     settings = config.from_dict(recipe, Recipe, "recipe")
@@ -36,7 +49,7 @@ def bind(task: str, recipe: dict[str, Any]) -> Task:
 
 
 def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Extract one WARC file; the request is (path, file_path, url_rules, start, crashed_at, rows).
+    """Extract one WARC file, or a piece of it; the request's columns are `EXTRACT_REQUEST`.
 
     Every answer says in its metadata where reading can start again (`next_offset`), what was read
     (`outcomes`, kind or reason -> count) and which of these have no row (`rowless`).
@@ -45,9 +58,8 @@ def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]
     answer = _Answer(ask["start"])
     rules = url_rules.load(Path(ask["url_rules"])) if ask["url_rules"] else None
     gates = Gates(recipe.extract, recipe.look, rules)
-    for outcome in extract_file(
-        ask["path"], ask["file_path"], gates, ask["start"], ask["crashed_at"]
-    ):
+    where = (ask["path"], ask["file_path"])
+    for outcome in extract_file(*where, gates, ask["start"], ask["crashed_at"], ask["stop"]):
         answer.add(outcome)
         if len(answer.rows) >= ask["rows"]:
             yield answer.batch()

@@ -84,6 +84,22 @@ def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) ->
             offset = stream.end
 
 
+def first_record_at(path: str, offset: int) -> int:
+    """Where the first record at or behind `offset` begins, or the file's size: a guess.
+
+    What looks like a record may stand inside one (an archive that was crawled). It is the truth if
+    reading from a known record on comes to begin one there.
+    """
+    if offset == 0:
+        return 0
+    with Source(path) as source:
+        codec = codec_of(source)
+        if codec is not Plain:
+            return next_member(source, codec, offset, _START)
+        stream = Stream(source, codec, offset - 1, 0)
+        return stream.offset + stream.consumed if stream.find_boundary() else source.size
+
+
 def check_format(path: str) -> None:
     """Raise `UserError` unless the file can be opened and starts as a WARC file does."""
     with Source(path) as source:

@@ -3,13 +3,15 @@
 Each WARC file is committed by itself: its rows go to a temporary file, renamed to a name made of
 the file's identity and the settings. So a killed run goes on with the files that are not there.
 A child process reads the file and extracts; if it dies, the record that it died on is found and
-becomes a row, and a new child goes on behind it.
+becomes a row, and a new child goes on behind it. Where files are few, large ones are read in
+pieces (`jobs.pieces`).
 
 Also: spark-submit jobs/extract.py --recipe R --input 'crawl/*.warc.gz' --root ROOT
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -23,26 +25,17 @@ import pyarrow.parquet as pq
 
 from corpus import child, lid, url_rules
 from corpus.recipe import Recipe
-from corpus.tasks import ROWS_PER_ANSWER
-from jobs import datasets
+from corpus.tasks import EXTRACT_REQUEST, ROWS_PER_ANSWER
+from corpus.warc import first_record_at
+from jobs import datasets, pieces
 from jobs.inputs import WarcFile, resolve
+from jobs.pieces import Piece, RowsWriter
 from jobs.progress import Tally, track
 from jobs.stage import Job, Stage, Written, balance
 from schemas import config, manifest
-from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
 from schemas.manifest import DataFile
 
-_REQUEST = pa.schema(
-    [
-        ("path", pa.string()),
-        ("file_path", pa.string()),
-        ("url_rules", pa.string()),
-        ("start", pa.int64()),
-        ("crashed_at", pa.int64()),
-        ("rows", pa.int64()),
-    ]
-)
 # A record that kills its child makes the batch be read again record by record; a file that kills
 # more children than this is not read on.
 _MAX_CRASHES = 1000
@@ -90,20 +83,30 @@ def _committed_name(file: WarcFile, made_with: list[dict[str, Any]]) -> str:
 
 
 def _extract_missing(job: Job, folder: Path, missing: dict[str, WarcFile]) -> None:
-    # Largest first, so that no long file is left for the end; a partition a file.
-    by_size = sorted(missing.items(), key=lambda item: -item[1].size)
-    rows = [(name, file.path, file.file_path, file.size) for name, file in by_size]
-    with track(
-        job.root, "extract", sum(file.size for file in missing.values()), "bytes"
-    ) as tallies:
-        rules = _url_rules(job.recipe, folder)
+    rules = _url_rules(job.recipe, folder)
+    wanted = pieces.split(missing, child.num_cores())
+    _extract_pieces(job, folder, wanted, rules)
+    apart: dict[str, list[Piece]] = {}
+    for piece in wanted:
+        if not piece.whole:
+            apart.setdefault(piece.name, []).append(piece)
+    again = [name for name, parts in apart.items() if not pieces.join(folder, parts)]
+    if again:
+        whole = pieces.split({name: missing[name] for name in again}, num_cores=0)
+        _extract_pieces(job, folder, whole, rules)
+
+
+def _extract_pieces(job: Job, folder: Path, wanted: list[Piece], rules: str | None) -> None:
+    todo = [piece for piece in wanted if not (folder / piece.target).exists()]
+    if not todo:
+        return
+    with track(job.root, "extract", sum(piece.size for piece in todo), "bytes") as tallies:
         task = functools.partial(
             _extract_partition, str(folder), job.recipe_values(), rules, tallies
         )
-        listed = job.spark.createDataFrame(
-            rows, "name string, path string, file_path string, size long"
-        )
-        # One file a task: the default would put all these small rows into one.
+        rows = [(json.dumps(dataclasses.asdict(piece)),) for piece in todo]
+        listed = job.spark.createDataFrame(rows, "piece string")
+        # One piece a task: the default would put all these small rows into one.
         datasets.receipts(listed.repartition(len(rows)).mapInArrow(task, datasets.RECEIPT))
 
 
@@ -124,41 +127,35 @@ def _extract_partition(
     batches: datasets.Batches,
 ) -> datasets.Batches:
     for batch in batches:
-        for file in batch.to_pylist():
-            asked = {**file, "url_rules": rules}
-            yield datasets.receipt(_extract_file(Path(folder), recipe, Tally(tallies), asked))
+        for text in batch["piece"].to_pylist():
+            piece = Piece(**json.loads(text))
+            _extract_piece(Path(folder), recipe, rules, Tally(tallies), piece)
+            yield datasets.receipt(_describe(Path(folder) / piece.target))
 
 
-def _extract_file(
-    folder: Path, recipe: dict[str, Any], tally: Tally, file: dict[str, Any]
-) -> DataFile:
-    counts: dict[str, int] = {}
-    rowless: set[str] = set()
-    with (
-        manifest.atomic_path(folder / file["name"]) as path,
-        pq.ParquetWriter(path, DOCUMENTS, compression="zstd") as writer,
-    ):
-        done = 0
-        for answer, noted in _answers(recipe, file):
-            writer.write_table(pa.Table.from_batches([answer]).cast(DOCUMENTS))
-            for name, count in noted["outcomes"].items():
-                counts[name] = counts.get(name, 0) + count
-            rowless.update(noted["rowless"])
+def _extract_piece(
+    folder: Path, recipe: dict[str, Any], rules: str | None, tally: Tally, piece: Piece
+) -> None:
+    first = done = first_record_at(piece.path, piece.begin)
+    ask: dict[str, Any] = {"path": piece.path, "file_path": piece.file_path, "url_rules": rules}
+    ask |= {"start": first, "stop": piece.end, "crashed_at": None, "rows": ROWS_PER_ANSWER}
+    with manifest.atomic_path(folder / piece.target) as path:
+        writer = RowsWriter(path)
+        has_records = piece.whole or first < piece.begin + piece.size
+        for answer, noted in _answers(recipe, ask) if has_records else ():
+            writer.add(pa.Table.from_batches([answer]))
+            writer.count(noted["outcomes"], noted["rowless"])
             tally.add(noted["next_offset"] - done)
             done = noted["next_offset"]
-        stated = {"counts": counts, "rowless": sorted(rowless)}
-        writer.add_key_value_metadata({"gristmill": config.canonical_json(stated)})
-    return _describe(folder / file["name"])
+        writer.close(first=first, next=done)
 
 
 def _answers(
-    recipe: dict[str, Any], file: dict[str, Any]
+    recipe: dict[str, Any], ask: dict[str, Any]
 ) -> Iterator[tuple[pa.RecordBatch, dict[str, Any]]]:
-    """All answers on one file, over as many children as it takes."""
-    ask = {name: file[name] for name in ("path", "file_path", "url_rules")}
-    ask |= {"start": 0, "crashed_at": None, "rows": ROWS_PER_ANSWER}
+    """All answers to `ask`, over as many children as it takes."""
     for _ in range(_MAX_CRASHES):
-        request = pa.RecordBatch.from_pylist([ask], schema=_REQUEST)
+        request = pa.RecordBatch.from_pylist([ask], schema=EXTRACT_REQUEST)
         try:
             for answer in child.map_batch("extract", recipe, request):
                 noted = json.loads(answer.schema.metadata[b"answer"])
@@ -167,7 +164,7 @@ def _answers(
             return
         except child.ChildDiedError:
             ask = _after_crash(ask)
-    raise RuntimeError(f"{file['path']}: its records killed {_MAX_CRASHES} children")
+    raise RuntimeError(f"{ask['path']}: its records killed {_MAX_CRASHES} children")
 
 
 def _after_crash(ask: dict[str, Any]) -> dict[str, Any]:
@@ -179,11 +176,10 @@ def _after_crash(ask: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(path: Path) -> DataFile:
-    footer = pq.read_metadata(path)
-    stated = json.loads(footer.metadata[b"gristmill"])
+    stated = pieces.noted(path)
     return DataFile(
         path.name,
-        footer.num_rows,
+        pq.read_metadata(path).num_rows,
         path.stat().st_size,
         counts=stated["counts"],
         extra={"rowless": stated["rowless"]},

@@ -54,7 +54,7 @@ def test_a_page_that_turns_to_a_wanted_language_later_passes_on_its_passages() -
 
 
 def test_one_short_passage_is_not_enough() -> None:
-    seen = see(*[GERMAN] * 4, ENGLISH)
+    seen = see(*[GERMAN] * 2, ENGLISH)
     assert seen.passage_chars == len(ENGLISH)
     assert not seen.passes(ENGLISH_ONLY)
 

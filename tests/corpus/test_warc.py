@@ -17,7 +17,7 @@ from fastwarc.warc import ArchiveIterator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus.warc import Record, read_records
+from corpus.warc import Record, first_record_at, read_records
 from schemas.errors import UserError
 
 Member = Callable[[bytes], bytes]
@@ -306,3 +306,13 @@ def test_a_wrong_bit_in_an_lz4_frame_with_a_checksum_is_noticed(
     records = read(tmp_path, bytes(data))
     assert [r.damage for r in records].count("damaged_record") == 1
     assert len(records) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_first_record_behind_any_byte_is_found(tmp_path: Path, form: str) -> None:
+    path, data, starts = tmp_path / "archive", archive(form), offsets(form)
+    path.write_bytes(data)
+    for offset in range(0, len(data), 97):
+        expected = next(start for start in starts if start >= offset)
+        assert first_record_at(str(path), offset) == expected
+    assert first_record_at(str(path), len(data)) == len(data)
