@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -21,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import tldextract
 import xxhash
 
+from corpus import suffixes
 from schemas.config import json_hash
 from schemas.datasets import SHARDS
 from schemas.manifest import DataFile
@@ -143,11 +142,11 @@ def split_of(url: str | None, fraction: float) -> Split:
 
 
 def site(url: str) -> str:
-    """Registered domain of a URL by the public suffix list that tldextract carries.
+    """Registered domain of a URL by the public suffix list (`corpus.suffixes`).
 
     An IP address, or a host without a public suffix, is a site of its own.
     """
-    host = _site_parser()(url)
+    host = suffixes.parser()(url)
     registered = host.top_domain_under_public_suffix
     whole = ".".join(part for part in (host.subdomain, host.domain, host.suffix) if part)
     return (registered or whole).lower()
@@ -258,9 +257,3 @@ def _flush_and_hash(path: Path) -> str:
 
 def _site_hash(name: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{SPLIT_SALT}:{name}".encode())
-
-
-@cache
-def _site_parser() -> tldextract.TLDExtract:
-    """Only the list inside the package: the split must not depend on the day or the network."""
-    return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)

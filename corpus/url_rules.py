@@ -29,9 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tldextract
-
-from corpus import url_lists
+from corpus import suffixes, url_lists
 from corpus.hashed_set import HashedSet
 from schemas import config, manifest
 from schemas.errors import UserError
@@ -45,7 +43,6 @@ _NOT_ALNUM = re.compile("[^a-zA-Z0-9]+")
 _AUTHORITY = re.compile(r"\s*(?:(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?[/\\]{2})?([^/\\?#]*)")
 _SCHEME_AND_WWW = re.compile(r"\A\s*(?:[a-zA-Z][a-zA-Z0-9+.-]*://)?(?:[wW]{3}\.)?")
 _MAX_HOST = 253  # characters of a DNS name (RFC 1035, 2.3.4, less the length bytes)
-_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def ascii_host(host: str) -> str:
 
 def registered_domain(host: str) -> str:
     """What stands directly under the public suffix; "" for an address or a name without one."""
-    parts = _suffixes.extract_str(host)
+    parts = suffixes.parser().extract_str(host)
     return f"{parts.domain}.{parts.suffix}" if parts.domain and parts.suffix else ""
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from rich import print as show
 
 from corpus import story
@@ -63,6 +62,8 @@ class Root:
         files: tuple[DataFile, ...] = (),
     ) -> list[Row]:
         """Rows of a dataset, or of some of its files; none where it is absent."""
+        import pyarrow.dataset as ds  # here: every command imports this module
+
         if dataset not in self.manifests:
             return []
         folder = _folder(self.folder, dataset, self.shards)
@@ -125,7 +126,7 @@ def _folder(root: Path, dataset: str, shards: str) -> Path:
 
 
 def _is(key: Row) -> pc.Expression:
-    path, offset = (ds.field(name) == key[name] for name in KEY)
+    path, offset = (pc.field(name) == key[name] for name in KEY)
     return path & offset
 
 
@@ -161,7 +162,7 @@ def _cluster(root: Root, where: pc.Expression) -> Row | None:
     row = _one(root, "clusters", where, columns)
     if row is None:
         return None
-    members = root.find("clusters", ds.field("cluster") == row["cluster"], columns)
+    members = root.find("clusters", pc.field("cluster") == row["cluster"], columns)
     members.sort(key=lambda m: (m["duplicate_of"] is not None, m["id"], m["record_offset"]))
     others = [m for m in members if any(m[name] != row[name] for name in KEY)]
     named = [{"id": m["id"], "url": _url(root, m)} for m in others[:_MOST_COPIES]]
@@ -195,7 +196,7 @@ def nearest_urls(root: Path, url: str, most: int = 5) -> list[str]:
 
 
 def _urls_with(root: Path, part: str) -> list[str]:
-    holds = pc.match_substring(ds.field("url"), part, ignore_case=True)
+    holds = pc.match_substring(pc.field("url"), part, ignore_case=True)
     urls = {row["url"] for row in open_root(root).find("documents", holds, ["url"])}
     return sorted(urls)[:_MOST_URLS]
 
@@ -203,15 +204,15 @@ def _urls_with(root: Path, part: str) -> list[str]:
 def _where(arguments: argparse.Namespace) -> pc.Expression:
     """What the flags say to look for."""
     if arguments.url is not None:
-        return ds.field("url") == arguments.url
+        return pc.field("url") == arguments.url
     if arguments.id is not None:
         bare = arguments.id.strip("<>").removeprefix("urn:uuid:")
-        return ds.field("id").isin([arguments.id, bare, f"<urn:uuid:{bare}>", f"<{bare}>"])
+        return pc.field("id").isin([arguments.id, bare, f"<urn:uuid:{bare}>", f"<{bare}>"])
     if arguments.offset is None:
         raise UserError(f"--file {arguments.file}: say --offset N as well")
-    path = ds.field("file_path")
+    path = pc.field("file_path")
     named = (path == arguments.file) | pc.ends_with(path, f"/{arguments.file}")
-    return named & (ds.field("record_offset") == arguments.offset)
+    return named & (pc.field("record_offset") == arguments.offset)
 
 
 def _not_found(root: Path, arguments: argparse.Namespace) -> UserError:

@@ -1,0 +1,17 @@
+"""The public suffix list, as tldextract carries it: no day's and no network's list decides."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tldextract
+
+
+@functools.cache
+def parser() -> tldextract.TLDExtract:
+    """Splits hosts and URLs at the suffix; made once, on first use: its import takes 50 ms."""
+    import tldextract
+
+    return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
