@@ -239,7 +239,7 @@ LINES = st.sampled_from(
 )
 
 
-@given(st.lists(LINES, max_size=8), st.sampled_from(["spacy", "treebank", "spaces"]))
+@given(st.lists(LINES, max_size=8), st.sampled_from(["spacy", "treebank", "spaces", "unicode"]))
 def test_a_rewritten_document_has_the_words_of_its_text(lines: list[str], splitter: Any) -> None:
     doc = english("\n".join(lines))
     doc.words(splitter)
@@ -294,3 +294,11 @@ def test_decisions_on_real_pages_are_datatroves(shared: Path) -> None:
     assert same_decision / total >= 0.97
     assert same_reason / total >= 0.95
     assert same_text / kept >= 0.97
+
+
+def test_unicode_words_are_runs_of_letters_and_digits_with_what_joins_them() -> None:
+    doc = Document("Don't pay 1,000.5 € at e-mail.example (l’été) — 3 o'clock...\nстрана, 東京")
+    assert doc.words("unicode").by_line == [
+        ["Don't", "pay", "1,000.5", "at", "e", "mail.example", "l’été", "3", "o'clock"],
+        ["страна", "東京"],
+    ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import html
 
-from corpus.look import Look, Seen, look
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpus.look import Look, Seen, look, paragraphs
 from corpus.main_text import Bounds, ResiliparsePage
 from schemas.config import from_dict
 from schemas.errors import UserError
@@ -22,8 +26,8 @@ ENGLISH_ONLY = Look(languages=("en",))
 
 def see(*paragraphs: str, settings: Look = ENGLISH_ONLY) -> Seen:
     body = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
-    html = f"<html><body><article>{body}</article></body></html>"
-    return look(ResiliparsePage(html, Bounds(1000, 100)), settings)
+    page = f"<html><body><article>{body}</article></body></html>"
+    return look(ResiliparsePage(page, Bounds(1000, 100)), settings)
 
 
 def test_a_page_in_a_wanted_language_passes_on_its_first_characters() -> None:
@@ -66,11 +70,53 @@ def test_a_page_without_text_does_not_pass() -> None:
 
 def test_where_there_is_little_main_content_the_whole_page_is_looked_at() -> None:
     menu = "".join(f"<li><a href=x>{word}</a></li>" for word in ENGLISH.split())
-    html = f"<html><body><nav><ul>{menu}</ul></nav><p>Kurz.</p></body></html>"
-    assert look(ResiliparsePage(html, Bounds(1000, 100)), ENGLISH_ONLY).language == "en"
+    page = f"<html><body><nav><ul>{menu}</ul></nav><p>Kurz.</p></body></html>"
+    assert look(ResiliparsePage(page, Bounds(1000, 100)), ENGLISH_ONLY).language == "en"
 
 
 @pytest.mark.parametrize("values", [{"min_score": 1.5}, {"max_chars": 0}, {"min_passage_chars": 0}])
 def test_settings_that_make_no_sense_are_named(values: dict[str, float]) -> None:
     with pytest.raises(UserError, match=rf"r\.toml: look\.{next(iter(values))} = "):
         from_dict(values, Look, "r.toml", "look.")
+
+
+LONG = "The committee met in the old town hall on Tuesday & decided to go on"
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        (f"<p>{LONG}</p><P class=x>{LONG}", [LONG, LONG]),
+        (f"<p>{LONG.replace('&', '&amp;')}<div>{LONG}</div>", [LONG]),
+        (f"<p>{LONG[:30]}<b>{LONG[30:]}</b>\n</p>", [LONG]),
+        (f"<p>{LONG}<p>short</p><pre>{LONG}</pre>", [LONG]),
+        (f"<!-- <p>{LONG}</p> --><p>{LONG}", [LONG]),
+        (f'<script>"<p>{LONG}</p>"</script><style><p>{LONG}</style><p>{LONG}', [LONG]),
+        (f"<p><img src='data:{'x' * 20_000}", []),
+        (f"<p>{LONG}<img src='data:{'x' * 20_000}'>", [LONG]),
+        (f"<p {LONG}", []),
+        (f"<script><p>{LONG}", []),
+        ("", []),
+    ],
+)
+def test_paragraphs_are_found_in_the_source(source: str, texts: list[str]) -> None:
+    assert list(paragraphs(source)) == texts
+
+
+@pytest.mark.parametrize(
+    "piece", ["<p>", "<p", "<p><", "<!--", "<script>", "<p>&", "<p><b", "</p>", f"<p>{LONG}<"]
+)
+def test_hostile_sources_give_little_and_end(piece: str) -> None:
+    """Each would take minutes if anything looked at the rest of the source for every piece."""
+    assert len(list(paragraphs(piece * 100_000))) <= 100_000
+
+
+@given(
+    st.lists(st.sampled_from(["<p>", "</p>", "<div>", "<!--", "-->", "<b>", LONG, "\n", "&lt;"]))
+)
+def test_what_is_found_is_text_of_the_page(pieces: list[str]) -> None:
+    source = "".join(pieces)
+    for text in paragraphs(source):
+        assert len(text) >= 60
+        assert text == " ".join(text.split())
+        assert LONG in text or text in html.unescape(source)
