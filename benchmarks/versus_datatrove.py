@@ -1,7 +1,7 @@
 """FineWeb's recipe by Gristmill and by datatrove on the same WARC files, in one run.
 
     make bench-datatrove                      # real pages in ../shared/crawl
-    make bench-datatrove INPUT='crawl/*.warc.gz'
+    make bench-datatrove BENCH_INPUT='crawl/*.warc.gz'
 
 Both read the files, extract, and filter, with the same trafilatura and language model,
 `deduplicate` off, on the same cores. CPU seconds are those of the whole process tree, memory is
@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from rich.table import Table
 from corpus import lid
 
 PROJECT = Path(__file__).parents[1]
+RECIPES = PROJECT / "recipes"
 DEFAULT_INPUT = str(PROJECT.parent / "shared" / "crawl" / "REALWEB-public-*.warc.gz")
 # Our reasons by datatrove's step; what has none there: pages that it loses without a word.
 STEPS = ("url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality")
@@ -59,15 +61,19 @@ def main() -> None:
         work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
         bench = Bench(Path(work), files, arguments)
         peer = bench.datatrove()
-        ours = [bench.gristmill("gristmill, fineweb.toml", "fineweb")]
+        fineweb, listed = RECIPES / "fineweb.toml", bench.with_url_lists()
+        ours = [bench.gristmill("fineweb.toml", fineweb)]
         if arguments.master:
-            ours.append(bench.gristmill(f"  on Spark {arguments.master}", "fineweb", True))
-        ours.append(bench.gristmill("gristmill, dclm.toml", "dclm"))
+            ours.append(bench.gristmill(f"  on Spark {arguments.master}", fineweb, on_spark=True))
+        ours.append(bench.gristmill("  and URL lists", listed))
+        ours.append(bench.gristmill("dclm.toml", RECIPES / "dclm.toml"))
     console = Console(width=120)
     pages = sum(_num_pages(file) for file in files), _num_pages(files[0])
     console.print(_cost_table(peer, ours, pages))
-    console.print(_decision_table(peer.fates, ours[0].fates))
-    console.print(_step_table(peer.fates, ours[0].fates))
+    compared = [ours[0], next(one for one in ours if "lists" in one.name)]
+    console.print(_decision_table(peer, compared))
+    for one in compared:
+        console.print(_step_table(peer.fates, one))
 
 
 def _arguments() -> argparse.Namespace:
@@ -110,21 +116,42 @@ class Bench:
             runs.append(measured(command, folder / "log"))
         return Contender("datatrove", *runs, _datatrove_fates(self.work / "datatrove-all" / "out"))
 
-    def gristmill(self, name: str, recipe: str, on_spark: bool = False) -> Contender:
+    def gristmill(self, name: str, recipe: Path, on_spark: bool = False) -> Contender:
         """Ours: `gristmill run --until filter`."""
         engine = ["--master", self.arguments.master] if on_spark else []
         runs = []
         for part, files in (("all", self.files), ("first", self.files[:1])):
-            folder = self._fresh(f"gristmill-{recipe}-{part}{'-spark' if on_spark else ''}")
+            folder = self._fresh(f"gristmill-{recipe.stem}-{part}{'-spark' if on_spark else ''}")
             command = [
                 shutil.which("gristmill") or "gristmill", "run", "--until", "filter",
-                "--recipe", str(PROJECT / "recipes" / f"{recipe}.toml"),
+                "--recipe", str(recipe),
                 "--input", *map(str, files), "--root", f"{folder}/root", *engine,
             ]  # fmt: skip
             runs.append(measured(command, folder / "log"))
             if part == "all":
                 fates = _gristmill_fates(folder / "root" / "judged")
         return Contender(name, *runs, fates)
+
+    def with_url_lists(self) -> Path:
+        """fineweb.toml with the URL lists that come in datatrove's package."""
+        asked = (
+            "import datatrove, pathlib; print(pathlib.Path(datatrove.__file__).parent / 'assets')"
+        )
+        command = [self.arguments.peer_python, "-c", asked]
+        assets = Path(
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        )
+        archive = assets / "url_filterblacklistsv0_3_0.tar.gz"
+        section = {
+            "domains": archive, "urls": archive, "hard_words": assets / "banned_words.txt",
+            "soft_words": assets / "soft_banned_words.txt",
+            "substrings": assets / "banned_subwords.txt",
+        }  # fmt: skip
+        lines = [f"{name} = [{json.dumps(str(path))}]" for name, path in section.items()]
+        recipe = self.work / "fineweb-url.toml"
+        text = (RECIPES / "fineweb.toml").read_text(encoding="utf-8")
+        recipe.write_text("\n".join([text, "[url]", *lines, ""]), encoding="utf-8")
+        return recipe
 
     def _fresh(self, name: str) -> Path:
         folder = self.work / name
@@ -167,22 +194,28 @@ def _num_pages(file: Path) -> int:
 
 
 def _cost_table(peer: Contender, ours: list[Contender], pages: tuple[int, int]) -> Table:
-    table = Table(title=f"{pages[0]:,} pages", title_justify="left")
-    for column in ("", "wall s", "CPU s", "CPU ms a page", "marginal", "peak MB: main",
-                   "worker PSS", "worker RSS", "pages a CPU-s",
-                   "wall, CPU, marginal CPU: less by"):  # fmt: skip
-        table.add_column(column, justify="left" if not column else "right")
+    """Costs, and by how much they are below datatrove's."""
+    caption = (
+        "ms: CPU a page, whole run and marginal; MB: largest worker (PSS, RSS) and main process;\n"
+        "last three: datatrove's wall, CPU and marginal CPU divided by ours"
+    )
+    table = Table(title=f"{pages[0]:,} pages", title_justify="left", caption=caption)
+    columns = ["wall s", "CPU s", "ms", "marginal ms", "PSS MB", "RSS MB", "main MB"]
+    columns += ["wall", "CPU", "marginal"]
+    for column in ("", *columns):
+        table.add_column(column, justify="right" if column else "left")
     base = _costs(peer, pages)
     for contender in (peer, *ours):
-        wall, whole, marginal = _costs(contender, pages)
-        run = contender.all_files
-        ratios = f"{base[0] / wall:.1f}x {base[1] / whole:.1f}x {base[2] / marginal:.1f}x"
+        run, costs = contender.all_files, _costs(contender, pages)
+        sizes = (
+            run.peak(run.pss, main=False), run.peak(run.rss, main=False),
+            run.peak(run.rss, main=True),
+        )  # fmt: skip
+        ratios = [f"{theirs / our:.1f}x" for theirs, our in zip(base, costs, strict=True)]
         table.add_row(
-            contender.name, f"{wall:.1f}", f"{run.cpu_seconds:.1f}", f"{whole * 1e3:.2f}",
-            f"{marginal * 1e3:.2f}", f"{run.peak(run.rss, main=True) / 1e6:.0f}",
-            f"{run.peak(run.pss, main=False) / 1e6:.0f}",
-            f"{run.peak(run.rss, main=False) / 1e6:.0f}", f"{1 / whole:.0f}",
-            "" if contender is peer else ratios,
+            contender.name, f"{costs[0]:.1f}", f"{run.cpu_seconds:.1f}", f"{costs[1] * 1e3:.2f}",
+            f"{costs[2] * 1e3:.2f}", *(f"{size / 1e6:.0f}" for size in sizes),
+            *(ratios if contender is not peer else ()),
         )  # fmt: skip
     return table
 
@@ -195,8 +228,18 @@ def _costs(contender: Contender, pages: tuple[int, int]) -> tuple[float, float, 
     return every.wall_seconds, every.cpu_seconds / pages[0], marginal or float("nan")
 
 
-def _decision_table(theirs: Fates, ours: Fates) -> Table:
+def _decision_table(peer: Contender, ours: list[Contender]) -> Table:
     """Kept by whom; pages that datatrove has no row for stand apart."""
+    table = Table(title="decisions before deduplication", title_justify="left")
+    for name in ("", *(one.name.strip() for one in ours)):
+        table.add_column(name, justify="left" if not name else "right")
+    compared = [_compare(peer.fates, one.fates) for one in ours]
+    for name in compared[0]:
+        table.add_row(name, *(values[name] for values in compared))
+    return table
+
+
+def _compare(theirs: Fates, ours: Fates) -> dict[str, str]:
     known = {page for page in ours if page in theirs}
     their_kept = {page for page, (fate, _) in theirs.items() if fate == "kept"}
     our_kept = {page for page, (fate, _) in ours.items() if fate == "kept"}
@@ -204,27 +247,27 @@ def _decision_table(theirs: Fates, ours: Fates) -> Table:
     same = sum(theirs[page][1] == ours[page][1] for page in both)
     rejected = [page for page in known if "kept" not in (theirs[page][0], ours[page][0])]
     agreed = sum(theirs[page][0] == ours[page][0] for page in rejected)
-    table = Table(title="decisions before deduplication", title_justify="left", show_header=False)
-    for name, value in (
-        ("pages with a row: datatrove, gristmill", f"{len(theirs):,}, {len(ours):,}"),
-        ("kept by datatrove, by gristmill", f"{len(their_kept):,}, {len(our_kept):,}"),
-        ("kept by both", f"{len(both):,}"),
-        ("only by datatrove", f"{len(their_kept - our_kept):,}"),
-        ("only by gristmill", f"{len((our_kept & known) - their_kept):,}"),
-        ("kept by gristmill, no row in datatrove", f"{len(our_kept - known):,}"),
-        ("intersection over union", f"{len(both) / max(1, len(either)):.4f}"),
-        ("same text where both keep", f"{same:,} ({same / max(1, len(both)):.2%})"),
-        ("same step where both reject", f"{agreed:,} of {len(rejected):,}"),
-    ):
-        table.add_row(name, value)
-    return table
+    return {
+        "pages with a row: datatrove, gristmill": f"{len(theirs):,}, {len(ours):,}",
+        "kept by datatrove, by gristmill": f"{len(their_kept):,}, {len(our_kept):,}",
+        "kept by both": f"{len(both):,}",
+        "only by datatrove": f"{len(their_kept - our_kept):,}",
+        "only by gristmill": f"{len((our_kept & known) - their_kept):,}",
+        "kept by gristmill, no row in datatrove": f"{len(our_kept - known):,}",
+        "intersection over union": f"{len(both) / max(1, len(either)):.4f}",
+        "same text where both keep": f"{same:,} ({same / max(1, len(both)):.2%})",
+        "same step where both reject": f"{agreed:,} of {len(rejected):,}",
+    }
 
 
-def _step_table(theirs: Fates, ours: Fates) -> Table:
+def _step_table(theirs: Fates, ours: Contender) -> Table:
     """Our fate down, datatrove's across."""
-    flow = Counter((ours[page][0], theirs.get(page, ("no row", ""))[0]) for page in ours)
+    flow = Counter(
+        (fate, theirs.get(page, ("no row", ""))[0]) for page, (fate, _) in ours.fates.items()
+    )
     across = ["kept", *STEPS, "no row"]
-    table = Table(title="gristmill's step down, datatrove's across", title_justify="left")
+    title = f"{ours.name.strip()}: gristmill's step down, datatrove's across"
+    table = Table(title=title, title_justify="left")
     for name in ("", *across):
         table.add_column(name.replace("_", " "), justify="right")
     for fate in ("kept", *STEPS, "not extracted"):
