@@ -236,8 +236,6 @@ def test_a_record_over_the_limit_is_passed_over_and_not_kept(tmp_path: Path) -> 
     ("data", "words"),
     [
         (b"", "not a WARC file"),
-        (b"filedesc://x.arc 0.0.0.0 20060731 text/plain 76\n", "ARC is not read yet"),
-        (gzip.compress(b"filedesc://x.arc 0.0.0.0 2006"), "ARC is not read yet"),
         (b"BZh91AY&SY", "bzip2"),
         (b"PK\x03\x04", "zip"),
         (b"<html>a page</html>", "it starts with b'<html>a page"),
@@ -263,10 +261,8 @@ def test_archives_of_real_crawlers_are_read_as_fastwarc_reads_them(shared: Path)
     equal = 0
     for row in rows_of(shared, "genuine", "genuine.tsv"):
         path = str(shared / "genuine" / row["file"])
-        if int(row["fastwarc_records"]) == 0:
-            with pytest.raises(UserError, match="is not a WARC file"):
-                list(read_records(path))
-            continue
+        if row["file"].lower().endswith((".arc", ".arc.gz")):
+            continue  # FastWARC reads none of them
         records = list(read_records(path))
         assert len(records) >= int(row["fastwarc_records"]), path
         if row["fastwarc_result"] == "ok" and len(records) == int(row["fastwarc_records"]):
