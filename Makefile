@@ -9,13 +9,18 @@ RECIPE ?= recipes/sample.toml
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check soak clean
+PEER := .venv-datatrove
+BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
+
+.PHONY: help demo test check soak bench bench-datatrove clean
 
 help:
 	@echo "make demo    sample crawl -> corpus -> small model that writes (INPUT='...' for your WARCs)"
 	@echo "make test    the tests, on the embedded engine and on Apache Spark"
 	@echo "make check   lint, format, types"
 	@echo "make soak    the longer proofs (kills, many orders, the real crawl)"
+	@echo "make bench   extraction against human gold, and what the look saves (needs ../shared)"
+	@echo "make bench-datatrove  FineWeb's recipe by both systems (BENCH_INPUT='...' for your WARCs)"
 	@echo "make clean   remove .venv and demo/"
 
 $(BIN)/python:
@@ -50,5 +55,21 @@ check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/extraction_quality.py
+	$(BIN)/python benchmarks/cascade.py
+
+# datatrove in an environment of its own: its dependencies are not ours.
+$(PEER)/.installed: benchmarks/datatrove-requirements.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-datatrove: $(VENV)/.installed $(PEER)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/versus_datatrove.py \
+	  --peer-python $(PEER)/bin/python --input '$(BENCH_INPUT)' --work .bench
+	$(BIN)/python benchmarks/filters.py --peer-python $(PEER)/bin/python \
+	  --documents .bench/gristmill-fineweb-all/root/documents
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(PEER) .bench demo

@@ -113,7 +113,7 @@ def extract_file(
     crashed_at: int | None = None,
     stop: int | None = None,
 ) -> Iterator[Outcome]:
-    """Yield one outcome a record of the WARC file at `path`, from the offset `start` on.
+    """Yield one outcome a record of the WARC or ARC file at `path`, from the offset `start` on.
 
     `file_path` is the name in the rows' key. `start` is 0 or an outcome's `next_offset`. The
     first page at or after `crashed_at` is not looked into but recorded as extraction_crashed.
