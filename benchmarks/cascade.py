@@ -235,7 +235,7 @@ def cost_table(results: Sequence[Result]) -> Table:
     table = Table(title=_title(results[0]), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("look: min_score", no_wrap=True)
     for name in ("pass", "look ms", "extract ms", "both s", "of no look", "kept", "lost",
-                 "kept with gold", "F1"):  # fmt: skip
+                 "with gold", "F1"):  # fmt: skip
         table.add_column(name, justify="right")
     for one in results:
         table.add_row(one.setting, *_cells(one, results[0]))
@@ -259,11 +259,16 @@ def _cells(one: Result, no_look: Result) -> Iterator[Any]:
 
 
 def lost_table(trials: Sequence[Trial], results: Sequence[Result]) -> Table:
-    """The kept pages that a setting loses, those first that most of the settings lose."""
+    """The kept pages that a setting loses, those first that most of the settings lose.
+
+    "seen" is the language that the look took the page for, "passages" the characters of those in
+    a wanted language.
+    """
     times = Counter(url for one in results for url in one.lost)
     title = f"kept without a look, lost by some setting: {len(times)}"
-    table = Table("URL", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("language seen", "score", "chars of passages", "settings that lose it"):
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("URL", overflow="fold")
+    for name in ("seen", "score", "passages", "lost by"):
         table.add_column(name, justify="right")
     by_url = {trial.url: trial.seen for trial in trials if trial.kept}
     for url, count in times.most_common(MAX_LISTED):
