@@ -32,10 +32,15 @@ class Run:
             (
                 size
                 for pid, size in sizes.items()
-                if (pid == self.root) == main and (main or "python" in self.commands[pid])
+                if (pid == self.root) == main and (main or _is_python(self.commands[pid]))
             ),
             default=0,
         )
+
+
+def _is_python(command: str) -> bool:
+    program = command.split(" ", 1)[0]
+    return Path(program).name.startswith("python")
 
 
 def measured(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Run:

@@ -76,8 +76,11 @@ def decode(body: bytes, http_charset: str | None = None) -> Decoded:
         return _decoded(body, wide)
     if b"\x1b$" in body and "iso-2022-jp" in names:
         return _decoded(body, "iso-2022-jp")
-    if _mostly_utf8(body, "utf-8" in names):
-        return _decoded(body, "utf-8")
+    try:
+        return Decoded(body.decode("utf-8"), "utf-8")
+    except UnicodeDecodeError:
+        if _mostly_utf8(body, "utf-8" in names):
+            return _decoded(body, "utf-8")
     return _decoded(body, _best(body, [name for name in names if name != "utf-8"]))
 
 
@@ -152,14 +155,10 @@ def _utf16_without_mark(body: bytes) -> str | None:
 
 def _mostly_utf8(body: bytes, declared: bool) -> bool:
     """Whether more of what is not ASCII is valid UTF-8 than is not; as much, where declared."""
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        text = body.decode("utf-8", "replace")
-        wrong = text.count("�")
-        valid = sum(1 for c in text if c > "\x7f") - wrong
-        return valid > wrong or (declared and valid == wrong)
-    return True
+    text = body.decode("utf-8", "replace")
+    wrong = text.count("�")
+    valid = sum(1 for c in text if c > "\x7f") - wrong
+    return valid > wrong or (declared and valid == wrong)
 
 
 # Wrongly decoded text shows in what stands beside what. Weights by how seldom a real text has it.

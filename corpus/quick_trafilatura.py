@@ -8,6 +8,7 @@ which the text differs. What it does again and again is done once, or not where 
   the sake of forms, whose classes trafilatura does not use;
 - scripts and styles go before the tree is copied, and the tree that is handed over is not;
 - justext's stop words are hashed once;
+- characters that XML has not are looked for in bytes;
 - readability, its second opinion, is not heard where it cannot win: where the page has no more than
   twice the text that was found already.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +64,24 @@ class _Parsed:
         self.tree = tree
 
 
+class _InvalidCharacters:
+    """trafilatura's pattern of what XML cannot hold, asked only of texts that have such."""
+
+    _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32)])
+    _NONCHARACTERS = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")  # U+FFFE, U+FFFF
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def sub(self, new: str, text: str) -> str:
+        """As the pattern's `sub`."""
+        encoded = text.encode("utf-8", "surrogatepass")
+        clean = len(encoded.translate(None, self._CONTROLS)) == len(encoded)
+        if clean and not any(character in encoded for character in self._NONCHARACTERS):
+            return text
+        return self._pattern.sub(new, text)
+
+
 class _StopWords(tuple[str, ...]):
     """justext's stop words, which are the key of a memory and are hashed for every page."""
 
@@ -103,6 +123,8 @@ def _prepare() -> Quick:
         )
     )
     core: Any = trafilatura_core
+    loading: Any = utils
+    loading.INVALID_XML_CHARS = _InvalidCharacters(utils.INVALID_XML_CHARS)
     core.load_html = _take_parsed(core.load_html)
     core.compare_extraction = _hear_readability_where_it_can_win(core.compare_extraction)
     justext: Any = external

@@ -49,7 +49,6 @@ class Quick:
         self._tests: list[tuple[Test, ...]] = []  # a mark is set where one of its tests holds
         self._values: dict[tuple[str, ...], _Values] = {}
         self._of_attribute: dict[str, list[_Values]] = {}
-        self._elements = XPath("descendant-or-self::*[@*]")
 
     def expression(self, original: XPath) -> Expression | XPath:
         """What stands in for `original`: itself, if it is not of the kind that is read here."""
@@ -69,7 +68,7 @@ class Quick:
         if not self._of_attribute:
             self._index()
         of_attribute, seen = self._of_attribute, 0
-        for element in self._elements(root):
+        for element in root.iter("*"):
             marks, decided = 0, 0
             for name, value in element.items():
                 for values in of_attribute.get(name, ()):
