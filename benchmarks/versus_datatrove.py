@@ -18,11 +18,13 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,14 +42,16 @@ STEPS = ("url", "language", "gopher_repetition", "gopher_quality", "c4", "finewe
 Fates = dict[str, tuple[str, str]]  # id -> (kept or the step that rejects, hash of a kept text)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Contender:
-    """A system and what it took, on all files and on the first one."""
+    """A system, what it decided, and its quickest runs on all files and on the first one."""
 
     name: str
-    all_files: Run
-    first_file: Run
-    fates: Fates
+    command: Callable[[Path, list[Path]], list[str]]  # of a folder for its output, and the files
+    fates_in: Callable[[Path], Fates]
+    all_files: Run | None = None
+    first_file: Run | None = None
+    fates: Fates = field(default_factory=dict)
 
 
 def main() -> None:
@@ -60,13 +64,16 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
         bench = Bench(Path(work), files, arguments)
-        peer = bench.datatrove()
-        fineweb, listed = RECIPES / "fineweb.toml", bench.with_url_lists()
+        peer, fineweb = bench.datatrove(), RECIPES / "fineweb.toml"
         ours = [bench.gristmill("fineweb.toml", fineweb)]
         if arguments.master:
-            ours.append(bench.gristmill(f"  on Spark {arguments.master}", fineweb, on_spark=True))
-        ours.append(bench.gristmill("  and URL lists", listed))
+            name = f"  on Spark {arguments.master}"
+            ours.append(bench.gristmill(name, fineweb, ["--master", arguments.master]))
+        ours.append(bench.gristmill("  and URL lists", bench.with_url_lists()))
         ours.append(bench.gristmill("dclm.toml", RECIPES / "dclm.toml"))
+        for _ in range(arguments.repeat):
+            for contender in (peer, *ours):
+                bench.run(contender)
     console = Console(width=120)
     pages = sum(_num_pages(file) for file in files), _num_pages(files[0])
     console.print(_cost_table(peer, ours, pages))
@@ -88,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--master", metavar="URL", help="also run ours on Apache Spark, e.g. local[2]"
     )
+    parser.add_argument("--repeat", type=int, default=1, help="rounds; each one's quickest counts")
     parser.add_argument("--work", metavar="DIR", help="keep what is written, here")
     return parser.parse_args()
 
@@ -99,38 +107,43 @@ class Bench:
         self.work, self.files, self.arguments = work, files, arguments
         self.work.mkdir(parents=True, exist_ok=True)
 
+    def run(self, contender: Contender) -> None:
+        """One run on all files and one on the first; what took less CPU time is kept."""
+        folder = self._fresh(contender.name)
+        run = measured(contender.command(folder, self.files), folder / "log")
+        contender.all_files = _quicker(run, contender.all_files)
+        contender.fates = contender.fates_in(folder)
+        folder = self._fresh(f"{contender.name} first")
+        run = measured(contender.command(folder, self.files[:1]), folder / "log")
+        contender.first_file = _quicker(run, contender.first_file)
+
     def datatrove(self) -> Contender:
         """datatrove's pipeline: a task a file, as its users run it."""
-        runs = []
-        for name, files in (("all", self.files), ("first", self.files[:1])):
-            folder = self._fresh(f"datatrove-{name}")
+
+        def command(folder: Path, files: list[Path]) -> list[str]:
             (folder / "in").mkdir()
             for file in files:
                 (folder / "in" / file.name).symlink_to(file.resolve())
-            command = [
+            return [
                 self.arguments.peer_python, str(PROJECT / "benchmarks" / "datatrove_fineweb.py"),
                 "--input", f"{folder}/in", "--output", f"{folder}/out", "--logs", f"{folder}/logs",
                 "--language-model", str(lid.model_path()),
                 "--tasks", str(len(files)), "--workers", str(self.arguments.workers),
             ]  # fmt: skip
-            runs.append(measured(command, folder / "log"))
-        return Contender("datatrove", *runs, _datatrove_fates(self.work / "datatrove-all" / "out"))
 
-    def gristmill(self, name: str, recipe: Path, on_spark: bool = False) -> Contender:
+        return Contender("datatrove", command, lambda folder: _datatrove_fates(folder / "out"))
+
+    def gristmill(self, name: str, recipe: Path, engine: Sequence[str] = ()) -> Contender:
         """Ours: `gristmill run --until filter`."""
-        engine = ["--master", self.arguments.master] if on_spark else []
-        runs = []
-        for part, files in (("all", self.files), ("first", self.files[:1])):
-            folder = self._fresh(f"gristmill-{recipe.stem}-{part}{'-spark' if on_spark else ''}")
-            command = [
+
+        def command(folder: Path, files: list[Path]) -> list[str]:
+            return [
                 shutil.which("gristmill") or "gristmill", "run", "--until", "filter",
-                "--recipe", str(recipe),
-                "--input", *map(str, files), "--root", f"{folder}/root", *engine,
+                "--recipe", str(recipe), "--input", *map(str, files),
+                "--root", f"{folder}/root", *engine,
             ]  # fmt: skip
-            runs.append(measured(command, folder / "log"))
-            if part == "all":
-                fates = _gristmill_fates(folder / "root" / "judged")
-        return Contender(name, *runs, fates)
+
+        return Contender(name, command, lambda folder: _gristmill_fates(folder / "root" / "judged"))
 
     def with_url_lists(self) -> Path:
         """fineweb.toml with the URL lists that come in datatrove's package."""
@@ -154,10 +167,14 @@ class Bench:
         return recipe
 
     def _fresh(self, name: str) -> Path:
-        folder = self.work / name
+        folder = self.work / re.sub(r"[^\w.]+", "-", name.strip())
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         return folder
+
+
+def _quicker(run: Run, before: Run | None) -> Run:
+    return run if before is None or run.cpu_seconds < before.cpu_seconds else before
 
 
 def _hash(text: str) -> str:
@@ -207,6 +224,7 @@ def _cost_table(peer: Contender, ours: list[Contender], pages: tuple[int, int]) 
     base = _costs(peer, pages)
     for contender in (peer, *ours):
         run, costs = contender.all_files, _costs(contender, pages)
+        assert run
         sizes = (
             run.peak(run.pss, main=False), run.peak(run.rss, main=False),
             run.peak(run.rss, main=True),
@@ -223,6 +241,8 @@ def _cost_table(peer: Contender, ours: list[Contender], pages: tuple[int, int]) 
 def _costs(contender: Contender, pages: tuple[int, int]) -> tuple[float, float, float]:
     """Wall seconds; CPU seconds a page of the whole run, and without what a run costs first."""
     every, first = contender.all_files, contender.first_file
+    assert every
+    assert first
     more = max(1, pages[0] - pages[1])
     marginal = (every.cpu_seconds - first.cpu_seconds) / more if pages[0] > pages[1] else 0.0
     return every.wall_seconds, every.cpu_seconds / pages[0], marginal or float("nan")

@@ -6,8 +6,8 @@ language, and a few paragraphs tell that. They are taken from the source as it s
 looked at. A page in two languages may start in one and keep to the other where it matters, so
 before one is dropped its longest passages are looked at one by one.
 
-Cost: 0.3 ms a page, 2 ms where it must be parsed. What it saves and what it loses:
-`benchmarks/cascade.py`.
+Cost: 0.7 ms a page on average, most of it where a page must be parsed. What it saves and what it
+loses: `benchmarks/cascade.py`.
 """
 
 from __future__ import annotations
