@@ -13,7 +13,7 @@ import pytest
 
 from corpus import child
 from corpus.recipe import Recipe
-from corpus.tasks import ROWS_PER_ANSWER
+from corpus.tasks import EXTRACT_REQUEST, ROWS_PER_ANSWER
 from schemas import config
 from schemas.datasets import DOCUMENTS
 
@@ -28,10 +28,8 @@ def reader() -> Iterator[child.Child]:
 
 
 def _request(path: str = str(SAMPLE), rows: int = ROWS_PER_ANSWER) -> pa.RecordBatch:
-    ask = {"path": path, "file_path": "s", "start": 0, "crashed_at": None, "rows": rows}
-    types = [("path", pa.string()), ("file_path", pa.string()), ("start", pa.int64())]
-    types += [("crashed_at", pa.int64()), ("rows", pa.int64())]
-    return pa.RecordBatch.from_pylist([ask], schema=pa.schema(types))
+    ask = {"path": path, "file_path": "s", "start": 0, "rows": rows}
+    return pa.RecordBatch.from_pylist([ask], schema=EXTRACT_REQUEST)
 
 
 def test_a_child_answers_in_batches_and_serves_again(reader: child.Child) -> None:

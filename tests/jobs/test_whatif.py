@@ -34,7 +34,7 @@ def _extract(settings: Recipe) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     for path in sorted(SAMPLES.glob("*.warc.gz")):
         ask = {"path": str(path), "file_path": path.name, "start": 0, "rows": 64}
-        request = pa.RecordBatch.from_pylist([{**ask, "crashed_at": None, "url_rules": None}])
+        request = pa.RecordBatch.from_pylist([ask], schema=tasks.EXTRACT_REQUEST)
         batches += [b.replace_schema_metadata(None) for b in tasks.extract(settings, request)]
     return pa.Table.from_batches(batches)
 
