@@ -69,7 +69,7 @@ bench-datatrove: $(VENV)/.installed $(PEER)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/versus_datatrove.py \
 	  --peer-python $(PEER)/bin/python --input '$(BENCH_INPUT)' --work .bench
 	$(BIN)/python benchmarks/filters.py --peer-python $(PEER)/bin/python \
-	  --documents .bench/fineweb.toml/root/documents
+	  --documents .bench/fineweb.toml/corpus/documents
 
 clean:
 	rm -rf $(VENV) $(PEER) .bench demo

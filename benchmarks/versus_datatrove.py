@@ -140,10 +140,11 @@ class Bench:
             return [
                 shutil.which("gristmill") or "gristmill", "run", "--until", "filter",
                 "--recipe", str(recipe), "--input", *map(str, files),
-                "--root", f"{folder}/root", *engine,
+                "--root", f"{folder}/corpus", *engine,
             ]  # fmt: skip
 
-        return Contender(name, command, lambda folder: _gristmill_fates(folder / "root" / "judged"))
+        judged = Path("corpus", "judged")
+        return Contender(name, command, lambda folder: _gristmill_fates(folder / judged))
 
     def with_url_lists(self) -> Path:
         """fineweb.toml with the URL lists that come in datatrove's package."""
