@@ -160,7 +160,7 @@ def _as_pattern(phrase: str) -> str:
 
 
 def _count_capitals(line: str) -> int:
-    if line.isascii():  # eight times as fast
+    if line.isascii():  # much the faster way
         return len(line) - len(line.encode().translate(None, _CAPITALS))
     return sum(map(str.isupper, line))
 

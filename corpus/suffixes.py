@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def parser() -> tldextract.TLDExtract:
-    """Splits hosts and URLs at the suffix; made once, on first use: its import takes 50 ms."""
+    """Splits hosts and URLs at the suffix; made once, on first use: its import takes long."""
     import tldextract
 
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
