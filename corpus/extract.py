@@ -7,6 +7,8 @@ The gates stand in the order of their cost, and the first one that fails names t
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import uuid
 from collections.abc import Iterator
@@ -194,11 +196,18 @@ def _fill(row: dict[str, Any], record: Record, kind: str, gates: Gates) -> None:
         raise RejectedError("not_http", f"the block starts with {record.content[:40]!r}")
     if response is not None:
         row["http_status"] = response.status
+        row["payload_digest"] = _payload_digest(record, response)
         if response.status not in gates.extract.statuses:
             raise RejectedError("bad_status", f"status {response.status}")
     if response is None or record.oversize:
         raise RejectedError("too_large", f"Content-Length {record.headers.get('content-length')}")
     _fill_page(row, record, response, gates)
+
+
+def _payload_digest(record: Record, response: Response) -> str:
+    """What the record says, else SHA-1 (base32, as crawlers write it) of the body as stored."""
+    stated = (record.headers.get("warc-payload-digest") or "").strip()
+    return stated or f"sha1:{base64.b32encode(hashlib.sha1(response.body).digest()).decode()}"
 
 
 def _fill_plain(row: dict[str, Any], record: Record, gates: Gates) -> None:

@@ -30,6 +30,7 @@ _FINEWEB = [
 _PROVENANCE = [
     column("record_offset", pa.int64(), "byte offset of the record (or gzip member) in its file"),
     column("record_length", pa.int64(), "bytes it takes in the file; null where unknown"),
+    column("payload_digest", pa.string(), "WARC-Payload-Digest, else SHA-1 of the HTTP body"),
     column("http_status", pa.int32(), "HTTP status code; null where there is no HTTP header"),
     column("content_type", pa.string(), "MIME type that decided: identified, header, or sniffed"),
     column("charset", pa.string(), "encoding that the body was decoded with"),

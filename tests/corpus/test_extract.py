@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import hashlib
@@ -13,8 +14,10 @@ import pyarrow as pa
 import pytest
 
 from corpus.extract import Extract, Gates, Outcome, extract_file
+from corpus.http_body import parse_response
 from corpus.look import Look
 from corpus.url_rules import UrlRules, compile_rules
+from corpus.warc import read_records
 from schemas.config import from_dict
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
@@ -89,6 +92,35 @@ def test_each_gate_names_itself_and_what_it_saw(
     assert detail in row["detail"]
     assert (row["text"], row["language"], row["language_score"]) == (None, None, None)
     pa.Table.from_pylist([row], schema=DOCUMENTS)
+
+
+def test_a_payload_digest_is_the_records_else_made_of_the_body_as_stored(tmp_path: Path) -> None:
+    stored = gzip.compress(PAGE.encode(), mtime=0)
+    made = f"sha1:{base64.b32encode(hashlib.sha1(stored).digest()).decode()}"
+    http = "Content-Type: text/html\r\nContent-Encoding: gzip\r\n"
+    row = row_of(tmp_path, capture(stored, http=http))
+    assert (row["payload_digest"], row["rejected_by"]) == (made, None)
+    stated = "WARC-Payload-Digest: sha256:ab12\r\n"
+    assert row_of(tmp_path, capture(warc=stated))["payload_digest"] == "sha256:ab12"
+    gone = capture(status="HTTP/1.1 404 Not Found", warc=stated)
+    assert row_of(tmp_path, gone)["payload_digest"] == "sha256:ab12"
+
+
+@pytest.mark.parametrize("data", [capture(status="gopher"), capture(kind="conversion")])
+def test_what_is_no_http_response_has_no_payload_digest(tmp_path: Path, data: bytes) -> None:
+    assert row_of(tmp_path, data)["payload_digest"] is None
+
+
+def test_the_digest_that_is_made_is_the_one_that_crawlers_write(small: Path) -> None:
+    compared = 0
+    for record in read_records(str(small)):
+        if record.headers.get("warc-type") == "response":
+            response = parse_response(record.content)
+            assert response is not None
+            digest = base64.b32encode(hashlib.sha1(response.body).digest()).decode()
+            assert record.headers.get("warc-payload-digest") == f"sha1:{digest}"
+            compared += 1
+    assert compared == 240
 
 
 @pytest.mark.parametrize("setting", ["honour_noai", "honour_tdm"])
