@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from corpus import hygiene, lid
+from corpus import forget, hygiene, lid
 from corpus.charset import decode
+from corpus.forget import Requests
 from corpus.http_body import Response, decode_body, parse_response
 from corpus.look import Look, look
 from corpus.main_text import (
@@ -86,11 +87,14 @@ class Extract:
 
 @dataclass(frozen=True)
 class Gates:
-    """All that decides what becomes of a record: three sections of the recipe."""
+    """All that decides what becomes of a record: three sections of the recipe, and the requests
+    to forget that were made in the root.
+    """
 
     extract: Extract = field(default_factory=Extract)
     look: Look = field(default_factory=Look)
     url: CompiledRules | None = None
+    forgotten: Requests | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def extract_file(
             if crashed:
                 crashed_at = None
                 raise RejectedError("extraction_crashed", "the process ended on this page")
+            _check_forgotten(row, gates.forgotten)
             _fill(row, record, kind, gates)
         except RejectedError as rejection:
             row.update(text=None, language=None, language_score=None)
@@ -266,6 +271,13 @@ def _look(row: dict[str, Any], page: ResiliparsePage, gates: Gates) -> None:
             "look.unwanted_language",
             f"look_score = {seen.score:.3f}, min_score = {gates.look.min_score}; {seen.language}",
         )
+
+
+def _check_forgotten(row: dict[str, Any], requests: Requests | None) -> None:
+    """First of all, so that nothing of the page gets into the row."""
+    reason = requests.reason(row["id"], row["url"]) if requests else None
+    if reason:
+        raise RejectedError(forget.REASON, reason)
 
 
 def _check_size(oversize: bool, size: int, settings: Extract) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from corpus import keys, limits, minhash, pii, shards, url_rules
+from corpus import forget, keys, limits, minhash, pii, shards, url_rules
 from corpus.extract import Gates, Outcome, extract_file
 from corpus.filters import judge_batch
 from corpus.recipe import Recipe
@@ -32,6 +32,7 @@ EXTRACT_REQUEST = pa.schema(
         ("path", pa.string()),
         ("file_path", pa.string()),
         ("url_rules", pa.string()),  # folder of the compiled lists, or null
+        ("forgotten", pa.string()),  # folder of the root's requests to forget, or null
         ("start", pa.int64()),
         ("stop", pa.int64()),  # null: to the file's end
         ("crashed_at", pa.int64()),
@@ -57,7 +58,8 @@ def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]
     ask = request.to_pylist()[0]
     answer = _Answer(ask["start"])
     rules = url_rules.load(Path(ask["url_rules"])) if ask["url_rules"] else None
-    gates = Gates(recipe.extract, recipe.look, rules)
+    requests = forget.load(Path(ask["forgotten"])) if ask["forgotten"] else None
+    gates = Gates(recipe.extract, recipe.look, rules, requests)
     where = (ask["path"], ask["file_path"])
     for outcome in extract_file(*where, gates, ask["start"], ask["crashed_at"], ask["stop"]):
         answer.add(outcome)

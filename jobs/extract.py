@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, Written]:
     missing = {name: file for name, file in wanted.items() if not (folder / name).exists()}
     if missing:
         _extract_missing(job, folder, missing)
-    files = tuple(_describe(folder / name) for name in sorted(wanted))
+    files = tuple(describe(folder / name) for name in sorted(wanted))
     # Rows of files that are not asked for now are kept: they cost most, and may be asked for again.
     keep = () if job.overwrite else tuple(path.name for path in folder.glob("*.parquet"))
     return {"documents": Written(files, datasets.sum_counts(files), keep=keep)}
@@ -101,8 +101,10 @@ def _extract_pieces(job: Job, folder: Path, wanted: list[Piece], rules: str | No
     if not todo:
         return
     with track(job.root, "extract", sum(piece.size for piece in todo), "bytes") as tallies:
+        # What a root was asked to forget stays away, whatever the recipe: no part of its settings.
+        lists = {"url_rules": rules, "forgotten": str(job.root / "forgotten")}
         task = functools.partial(
-            _extract_partition, str(folder), job.recipe_values(), rules, tallies
+            _extract_partition, str(folder), job.recipe_values(), lists, tallies
         )
         rows = [(json.dumps(dataclasses.asdict(piece)),) for piece in todo]
         listed = job.spark.createDataFrame(rows, "piece string")
@@ -122,22 +124,22 @@ def _url_rules(recipe: Recipe, folder: Path) -> str | None:
 def _extract_partition(
     folder: str,
     recipe: dict[str, Any],
-    rules: str | None,
+    lists: dict[str, str | None],
     tallies: str,
     batches: datasets.Batches,
 ) -> datasets.Batches:
     for batch in batches:
         for text in batch["piece"].to_pylist():
             piece = Piece(**json.loads(text))
-            _extract_piece(Path(folder), recipe, rules, Tally(tallies), piece)
-            yield datasets.receipt(_describe(Path(folder) / piece.target))
+            _extract_piece(Path(folder), recipe, lists, Tally(tallies), piece)
+            yield datasets.receipt(describe(Path(folder) / piece.target))
 
 
 def _extract_piece(
-    folder: Path, recipe: dict[str, Any], rules: str | None, tally: Tally, piece: Piece
+    folder: Path, recipe: dict[str, Any], lists: dict[str, str | None], tally: Tally, piece: Piece
 ) -> None:
     first = done = first_record_at(piece.path, piece.begin)
-    ask: dict[str, Any] = {"path": piece.path, "file_path": piece.file_path, "url_rules": rules}
+    ask: dict[str, Any] = {"path": piece.path, "file_path": piece.file_path, **lists}
     ask |= {"start": first, "stop": piece.end, "crashed_at": None, "rows": ROWS_PER_ANSWER}
     with manifest.atomic_path(folder / piece.target) as path:
         writer = RowsWriter(path)
@@ -175,7 +177,8 @@ def _after_crash(ask: dict[str, Any]) -> dict[str, Any]:
     return {**ask, "crashed_at": ask["start"], "rows": ROWS_PER_ANSWER}
 
 
-def _describe(path: Path) -> DataFile:
+def describe(path: Path) -> DataFile:
+    """What the footer of a file of rows says that was read, for the manifest."""
     stated = pieces.noted(path)
     return DataFile(
         path.name,
