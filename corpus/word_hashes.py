@@ -13,7 +13,7 @@ inverse of the power it began with. A block may begin and end within a word. Som
 character; memory O(longest text) beside the result.
 
 What one code point for one gives up: ß is not ss and a ligature not its letters. Unicode properties
-come from the installed Python and `regex`.
+come from the installed Python, scripts from `regex`.
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ CHARS_AT_ONCE = 1 << 16  # × 8 bytes for each pass's result: about a core's cac
 
 # Scripts written without spaces: each of their characters counts as a word.
 SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-# Marks of scripts that are read without them, soft hyphens and joiners, and Arabic's kashida. Not
-# kana's voicing, and not the zero-width space, which parts words.
-DROPPED = regex.compile(
-    r"(?V1)[[[\p{M}&&[\p{Common}\p{Inherited}\p{Latin}\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}"
-    r"\p{Syriac}]]\p{Cf}\u0640]--[\u3099\u309A\u200B]]"
+# Scripts that are read without their marks, and accents of any.
+_UNMARKED = regex.compile(
+    r"[\p{Common}\p{Inherited}\p{Latin}\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}\p{Syriac}]"
 )
 # What may join, or change places with, a character before it once nothing stands between them.
 _LOOSE = regex.compile(r"[\p{M}\u1160-\u11FF\U00016D63-\U00016D67]")
-_VOICING = "\u3099\u309a"
+_VOICING = "\u3099\u309a"  # of kana
+_ZERO_WIDTH_SPACE, _KASHIDA = "\u200b", "\u0640"
 
 # What a character is; a code is the code point it becomes, shifted, and these bits.
 SPACE = 1
@@ -66,8 +65,16 @@ class _Dropped(dict[int, int | None]):
     """For str.translate: whether a character is dropped, found out when it is first met."""
 
     def __missing__(self, code_point: int) -> int | None:
-        self[code_point] = value = None if DROPPED.match(chr(code_point)) else code_point
+        self[code_point] = value = None if _is_dropped(chr(code_point)) else code_point
         return value
+
+
+def _is_dropped(character: str) -> bool:
+    """Accents, points and harakat; soft hyphens and joiners; what only stretches a word."""
+    category = unicodedata.category(character)
+    if category[0] == "M":
+        return character not in _VOICING and bool(_UNMARKED.match(character))
+    return character == _KASHIDA or (category == "Cf" and character != _ZERO_WIDTH_SPACE)
 
 
 _DROPPED = _Dropped()
@@ -118,9 +125,12 @@ def ngram_hashes(words: UInt64s, n: int) -> UInt64s:
 
 def mix(values: UInt64s) -> UInt64s:
     """splitmix64's finaliser: every bit of the input reaches every bit of the output."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 def _without_accents(text: str) -> str:
@@ -196,7 +206,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[UInt32s]:
 
 
 def _cut(parts: list[UInt32s]) -> Iterator[UInt32s]:
-    joined = np.concatenate([np.empty(0, np.uint32), *parts])
+    joined = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint32), *parts])
     for start in range(0, len(joined), CHARS_AT_ONCE):
         yield joined[start : start + CHARS_AT_ONCE]
 
