@@ -10,7 +10,8 @@
    it would have kept pass to the next document that has them, whose loss can only shrink, so that
    one more round is all.
 
-Nothing depends on partitions or order: counts, smallest ranks and sorted places.
+Nothing depends on partitions or order: counts, smallest ranks and sorted places. In a join the
+small side stands first: Sail builds its hash table of that one.
 """
 
 from __future__ import annotations
@@ -78,11 +79,9 @@ def lost(ranks: DataFrame, listed: DataFrame, settings: Passages, work: Path) ->
     losses = _store(_losses(listed, shared, ranks, settings), work / "losses-1", LOSSES)
     dropped = losses.filter("dropped")
     if settings.keep == "first" and dropped.count():
-        nodes = dropped.select("node")
-        fewer = listed.join(nodes, on="node", how="left_anti")
-        shared = shared.join(nodes, on="node", how="left_anti")
-        again = _losses(fewer, shared, ranks, settings)
-        losses = _store(again.union(dropped), work / "losses-2", LOSSES)
+        again = _losses(listed, _without(dropped, shared), ranks, settings)
+        both = _without(dropped, again).union(dropped)
+        losses = _store(both, work / "losses-2", LOSSES)
     return Losses(losses, _count(listed, losses))
 
 
@@ -101,7 +100,7 @@ def _shared(listed: DataFrame, min_documents: int) -> DataFrame:
     once = _units(listed).filter(~F.col("again"))
     counted = once.groupBy("hash").agg(F.count("*").alias("documents"))
     often = counted.filter(F.col("documents") >= min_documents).select("hash")
-    return once.join(often, on="hash", how="inner").select(*SHARED.names)
+    return often.join(once, on="hash", how="inner").select(*SHARED.names)
 
 
 def _losses(
@@ -112,7 +111,7 @@ def _losses(
     if settings.keep == "first":
         ranked = shared.join(ranks, on="node", how="inner")
         keepers = ranked.groupBy("hash").agg(F.min(F.struct("rank", "node")).alias("first"))
-        going = shared.join(keepers, on="hash", how="inner").filter("node != first.node")
+        going = keepers.join(shared, on="hash", how="inner").filter("node != first.node")
     size = ["node", "place", "words", "chars"]
     both = going.select(*size).union(_units(listed).filter("again").select(*size))
     gathered = both.groupBy("node").agg(
@@ -124,6 +123,13 @@ def _losses(
     return gathered.join(listed.select("node", "num_words"), on="node", how="inner").select(
         "node", "removed", "removed_chars", (left < settings.min_words_left).alias("dropped")
     )
+
+
+def _without(gone: DataFrame, frame: DataFrame) -> DataFrame:
+    """The rows of `frame` whose node is not in `gone`."""
+    nodes = gone.select(F.col("node").alias("gone"))
+    marked = nodes.join(frame, on=F.col("gone") == F.col("node"), how="right")
+    return marked.filter(F.col("gone").isNull()).select(*frame.columns)
 
 
 def _count(listed: DataFrame, losses: DataFrame) -> dict[str, int]:

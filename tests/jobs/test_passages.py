@@ -13,9 +13,11 @@ from pyspark.sql import functions as F
 
 from corpus import passages as units_of
 from corpus.passages import LISTED, Passages
+from corpus.recipe import Recipe
 from corpus.word_hashes import normalise
 from jobs import datasets, passages
 from jobs.session import Engine
+from jobs.stage import Job
 
 RANKS = pa.schema([("node", pa.int64()), ("length", pa.int64()), ("id", pa.string())])
 Rank = tuple[int, str]
@@ -181,3 +183,19 @@ def test_documents_without_passages_lose_none(
     assert losses.counts == {
         "passages": 2, "changed": 0, "removed": 0, "removed_chars": 0, "dropped": 0,
     }  # fmt: skip
+
+
+def test_children_list_what_the_oracle_lists(
+    engines: Callable[[str], Engine], tmp_path: Path
+) -> None:
+    texts = _texts()
+    ranks = _ranks(texts)
+    settings = Passages(unit="line", min_words=4, min_words_left=12)
+    job = Job(Recipe(passages=settings), tmp_path, engines("sail"))
+    columns = [list(ranks), *zip(*ranks.values(), strict=True), texts]
+    schema = RANKS.append(pa.field("text", pa.string()))
+    file = datasets.write_table(tmp_path, pa.table(columns, schema=schema))
+    stored = datasets.read_files(job.spark, [str(tmp_path / file.name)], schema)
+    survivors = stored.select("node", F.struct("length", "id").alias("rank"), "text")
+    losses = passages.find(job, survivors, len(texts), tmp_path / "work")
+    assert _rows(losses) == _oracle(texts, ranks, settings)
