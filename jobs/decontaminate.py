@@ -1,0 +1,277 @@
+"""`canonical` -> `contamination`: which documents hold texts of evaluation sets, and of which.
+
+The sets (recipe: decontaminate.against, or --against FILES) are indexed once, by the driver; the
+children map the index and look every document up in it. The stage `shard` leaves out what is to be
+dropped, so `canonical` stays as it is and another set of files costs one more look.
+
+Also: spark-submit jobs/decontaminate.py --recipe R --root ROOT --against FILES...
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from rich.table import Table
+
+from corpus import child, evaluation_index, evaluation_sets, recipe
+from corpus.evaluation_index import EvaluationSet, Index
+from corpus.recipe import Recipe
+from corpus.word_hashes import SCHEME
+from jobs import datasets
+from jobs.progress import Tally, console, track
+from jobs.session import open_engine
+from jobs.stage import Job, Stage, Written, balance, locked, run_stage
+from schemas import config, manifest
+from schemas.datasets import CONTAMINATION, KEY
+from schemas.errors import UserError
+from schemas.manifest import DataFile, Manifest
+
+_EXAMPLES = """\
+examples:
+  gristmill decontaminate --recipe r.toml --root out --against 'evals/*.jsonl'
+  gristmill decontaminate --recipe r.toml --root out --against gsm8k.jsonl.gz notes.txt --flag
+
+The stage shard leaves out what was found; shards that are there already are made anew by it.
+"""
+
+
+def inputs(job: Job) -> dict[str, str]:
+    """Evaluation set -> SHA-256 of its file, and what else decides what is found."""
+    sets = _sets(job.recipe)
+    hashes = {f"set {name}": evaluation_sets.sha256(path) for name, path in sets.items()}
+    return hashes | {"words": SCHEME, "index": str(evaluation_index.FORMAT)}
+
+
+def run(job: Job) -> dict[str, Written]:
+    """Index the sets, then look every document up."""
+    settings, work = job.recipe.decontaminate, job.root / ".work" / "decontaminate"
+    try:
+        with track(job.root, "decontaminate: index", 1, "step"):
+            index = evaluation_index.build(_sets(job.recipe), settings.ngram, settings.min_words)
+            # A name of its own for each index: children remember one by its name.
+            folder = work / config.json_hash([job.recipe.settings("decontaminate"), inputs(job)])
+            index.save(folder)
+        files = _examine(job, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"contamination": _describe(job, files, index)}
+
+
+def check(job: Job, written: dict[str, Written]) -> None:
+    """Every canonical document was looked up; every row is of one set."""
+    found = written["contamination"]
+    canonical = job.manifest("canonical").rows
+    balance("decontaminate", "canonical documents", canonical, sum(found.counts.values()))
+    by_set = sum(one["documents"] for one in found.extra["sets"])
+    balance("decontaminate", "matches", sum(file.rows for file in found.files), by_set)
+
+
+def check_files(chosen: Recipe) -> None:
+    """Raise `UserError` where an evaluation file that is named cannot be used."""
+    for path in _sets(chosen).values():
+        for _ in evaluation_sets.read_items(path):
+            pass
+
+
+def _sets(chosen: Recipe) -> dict[str, Path]:
+    if not chosen.decontaminate.against:
+        raise UserError(
+            "decontaminate.against = []: names no evaluation set; set it in the recipe, or give "
+            "--against FILES"
+        )
+    return evaluation_sets.resolve(chosen.decontaminate.against)
+
+
+def _examine(job: Job, index: Path) -> tuple[DataFile, ...]:
+    folder, total = job.folder("contamination"), job.manifest("canonical").rows
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = job.read("canonical").select("id", *KEY, "url", "text")
+    with track(job.root, "decontaminate", total, "documents") as tallies:
+        place = str(index.absolute())
+        task = functools.partial(
+            _examine_partition, str(folder.absolute()), job.recipe_values(), place, tallies
+        )
+        files = datasets.receipts(columns.mapInArrow(task, datasets.RECEIPT))
+    return files or (datasets.write_table(folder, CONTAMINATION.empty_table()),)
+
+
+def _examine_partition(
+    folder: str, values: dict[str, Any], index: str, tallies: str, batches: datasets.Batches
+) -> datasets.Batches:
+    tally, num_read = Tally(tallies), 0
+    found: list[pa.RecordBatch] = []  # of a whole partition, as little of a corpus matches
+    for batch in batches:
+        for start in range(0, batch.num_rows, datasets.ROWS_PER_REQUEST):
+            request = batch.slice(start, datasets.ROWS_PER_REQUEST)
+            placed = request.replace_schema_metadata({b"index": index.encode()})
+            answers = child.map_batch("contaminated", values, placed)
+            found += [answer for answer in answers if answer.num_rows]
+            num_read += request.num_rows
+            tally.add(request.num_rows)
+    if num_read:
+        table = pa.Table.from_batches(found, CONTAMINATION)
+        file = datasets.write_table(Path(folder), table)
+        yield datasets.receipt(dataclasses.replace(file, counts={"documents": num_read}))
+
+
+def _describe(job: Job, files: tuple[DataFile, ...], index: Index) -> Written:
+    paths = [str(job.folder("contamination").absolute() / file.name) for file in files]
+    rows = datasets.read_files(job.spark, paths, CONTAMINATION)
+    num_read = datasets.sum_counts(files).get("documents", 0)
+    contaminated = rows.select(*KEY).distinct().count()
+    counts = {"contaminated": contaminated, "clean": num_read - contaminated}
+    sets = _count_by_set(rows, index.sets)
+    return Written(files, counts, {"action": job.recipe.decontaminate.action, "sets": sets})
+
+
+def _count_by_set(rows: DataFrame, sets: tuple[EvaluationSet, ...]) -> list[dict[str, Any]]:
+    """For each set, also those of which nothing is found: documents with it, items found."""
+    documents = rows.groupBy("set").agg(F.count("*").alias("n"))
+    items = rows.select("set", F.explode("items").alias("item")).distinct()
+    found = items.groupBy("set").agg(F.count("*").alias("n"))
+    with_it, of_it = (
+        {row["set"]: row["n"] for row in counted.toArrow().to_pylist()}
+        for counted in (documents, found)
+    )
+    return [
+        {**vars(one), "documents": with_it.get(one.name, 0), "found": of_it.get(one.name, 0)}
+        for one in sets
+    ]
+
+
+def dropped(job: Job) -> Manifest | None:
+    """The committed `contamination` whose documents shards leave out; None where there is none.
+
+    `UserError` where it is of a `canonical` that has been made anew since.
+    """
+    folder = job.folder("contamination")
+    found = manifest.read(folder)
+    if found is None or found.extra["action"] != "drop":
+        return None
+    if found.inputs["canonical"] != job.manifest("canonical").fingerprint:
+        raise UserError(
+            f"{folder}: tells of another 'canonical' than is there now; run gristmill "
+            "decontaminate again, or delete the folder to keep contaminated documents"
+        )
+    return found
+
+
+def num_dropped(job: Job) -> int:
+    """Canonical documents that shards leave out."""
+    found = dropped(job)
+    return found.counts["contaminated"] if found else 0
+
+
+def clean(job: Job) -> DataFrame:
+    """`canonical` without the documents that are dropped."""
+    canonical = job.read("canonical")
+    if not num_dropped(job):
+        return canonical
+    keys = job.read("contamination").select(*KEY).distinct()
+    return canonical.join(keys, on=list(KEY), how="left_anti").select(*canonical.columns)
+
+
+def shard_inputs(job: Job) -> dict[str, str]:
+    """What shards are made from beside `canonical`."""
+    found = dropped(job)
+    return {"contamination": found.fingerprint} if found else {}
+
+
+def table(made: Manifest) -> Table:
+    """What of each set was found, in a table."""
+    total, hit = sum(made.counts.values()), made.counts["contaminated"]
+    verb = {"drop": "left out of shards", "flag": "flagged"}[made.extra["action"]]
+    spent = f"{made.made['seconds']:.1f} s on {made.made['engine']}"
+    title = f"decontaminate: {spent}\n{hit:,} of {total:,} documents {verb} ({_share(hit, total)})"
+    drawn = Table("set", title=title, title_justify="left", show_edge=False)
+    for name in ("items", "too short", "items found", "share", "documents", "share"):
+        drawn.add_column(name, justify="right")
+    for one in made.extra["sets"]:
+        items, found, documents = one["items"], one["found"], one["documents"]
+        shares = _share(found, items), _share(documents, total)
+        drawn.add_row(
+            one["name"], f"{items:,}", f"{one['too_short']:,}", f"{found:,}", shares[0],
+            f"{documents:,}", shares[1],
+        )  # fmt: skip
+    return drawn
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / max(1, whole):.1%}"
+
+
+def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
+    """Add the command to those of `gristmill`."""
+    text = "documents that hold texts of evaluation sets are left out of shards, or flagged"
+    parser = commands.add_parser("decontaminate", help=text, description=text, epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
+    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    text = "evaluation sets, *.jsonl or *.txt, also .gz and .zst (decontaminate.against)"
+    parser.add_argument("--against", nargs="+", metavar="FILE", help=text)
+    text = "words that a document and a set must share in a row (decontaminate.ngram)"
+    parser.add_argument("--ngram", type=int, metavar="N", help=text)
+    text = "list contaminated documents, but leave them in the shards (decontaminate.action)"
+    parser.add_argument("--flag", action="store_true", help=text)
+    parser.add_argument(
+        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
+    )
+    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
+    text = "make anew what other settings wrote"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    chosen, root = with_flags(recipe.load(arguments.recipe), arguments), Path(arguments.root)
+    check_files(chosen)
+    with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
+        job = Job(chosen, root, engine, overwrite=arguments.overwrite)
+        worked = run_stage(STAGE, job)
+    console.print(table(job.manifest("contamination")))
+    if not worked:
+        console.print("decontaminate: done already and still valid, nothing to do")
+    return 0
+
+
+def with_flags(loaded: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """The recipe with the settings that flags give in place of its own."""
+    given: dict[str, str | int | Sequence[str]] = {}
+    if arguments.against:
+        given["against"] = tuple(arguments.against)
+    if arguments.ngram is not None:
+        given["ngram"] = arguments.ngram
+    if arguments.flag:
+        given["action"] = "flag"
+    try:
+        settings = dataclasses.replace(loaded.decontaminate, **given)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    return dataclasses.replace(loaded, decontaminate=settings)
+
+
+STAGE: Stage = Stage(
+    name="decontaminate",
+    reads=("canonical",),
+    writes=("contamination",),
+    sections=("decontaminate",),
+    run=run,
+    check=check,
+    inputs=inputs,
+)
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    raise SystemExit(main(["decontaminate", *sys.argv[1:]]))
