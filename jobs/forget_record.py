@@ -97,7 +97,9 @@ def record_matches(root: Path, spark: SparkSession, record: Record, places: list
     if not sum(file.rows for file in files):
         return
     paths = [str((work / file.name).absolute()) for file in files]
-    found = datasets.read_files(spark, paths, MATCH).distinct()
+    # Several datasets hold a document; some don't know its URL.
+    rows = datasets.read_files(spark, paths, MATCH)
+    found = rows.groupBy("by", "value", "id", *KEY).agg(F.max("url").alias("url"))
     known = record.matches(spark)
     if known is not None:
         found = found.join(known.select("by", "value", *KEY), ["by", "value", *KEY], "left_anti")
