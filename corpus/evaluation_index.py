@@ -25,7 +25,8 @@ from corpus.word_hashes import Int64s, UInt64s, ngram_hashes, word_hashes
 from schemas.errors import UserError
 
 FORMAT = 1  # changes with anything that changes what is looked for
-_ITEMS_AT_ONCE = 4096
+_CHARS_AT_ONCE = 1 << 20  # of evaluation texts
+_RUNS_AT_ONCE = 1 << 14  # × 13 words × 8 bytes: 1.7 MB
 _SLOTS_A_RUN = 64  # of the bitmap: one place in 64 or more passes by chance
 _DESCRIPTION = "index.json"
 
@@ -139,9 +140,14 @@ def build(sets: Mapping[str, Path], ngram: int, min_words: int) -> Index:
 
 
 def _in_batches(items: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    waiting = iter(items)
-    while batch := list(itertools.islice(waiting, _ITEMS_AT_ONCE)):
-        yield batch
+    batch, size = list[list[str]](), 0
+    for item in items:
+        batch.append(item)
+        size += sum(map(len, item))
+        if size >= _CHARS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +186,10 @@ class _Runs:
 
 def _hashes_at(words: UInt64s, at: Int64s, length: int) -> UInt64s:
     """Hashes of the runs of `length` words that begin there."""
-    runs = words[at[:, None] + np.arange(length)]
-    return ngram_hashes(runs.reshape(-1), length)[::length]
+    hashes = np.empty(len(at), np.uint64)
+    for place, runs in _runs_at(words, at, length):
+        hashes[place] = ngram_hashes(runs.reshape(-1), length)[::length]
+    return hashes
 
 
 def _tell_something(words: UInt64s, at: Int64s, lengths: Int64s) -> Bools:
@@ -189,13 +197,20 @@ def _tell_something(words: UInt64s, at: Int64s, lengths: Int64s) -> Bools:
 
     A run of numbers, which are all one word to the hashes, would be found in every table.
     """
-    tells = np.zeros(len(at), bool)
+    num_different = np.ones(len(at), np.int64)
     for length in np.unique(lengths).tolist():
-        here = lengths == length
-        ordered = np.sort(words[at[here][:, None] + np.arange(length)], axis=1)
-        different = 1 + np.count_nonzero(np.diff(ordered, axis=1), axis=1)
-        tells[here] = 2 * different >= length
-    return tells
+        here = np.flatnonzero(lengths == length)
+        for place, runs in _runs_at(words, at[here], length):
+            changes = np.diff(np.sort(runs, axis=1), axis=1)
+            num_different[here[place]] += np.count_nonzero(changes, axis=1)
+    return 2 * num_different >= lengths
+
+
+def _runs_at(words: UInt64s, at: Int64s, length: int) -> Iterator[tuple[slice, UInt64s]]:
+    """The words of runs, (n, length), for some of the places `at` a time."""
+    for start in range(0, len(at), _RUNS_AT_ONCE):
+        place = slice(start, start + _RUNS_AT_ONCE)
+        yield place, words[at[place, None] + np.arange(length)]
 
 
 def _index(runs: _Runs, items: Int64s, num_items: dict[str, int], head: int) -> Index:

@@ -160,6 +160,12 @@ def test_a_match_does_not_reach_from_one_document_into_the_next(tmp_path: Path) 
     assert not contamination.find([" ".join(words[:6]), " ".join(words[6:])], 1, index)
 
 
+def test_a_page_that_repeats_an_item_holds_it_once(tmp_path: Path) -> None:
+    index = _index(tmp_path, [QUESTION, "Which of these planets is closest to the sun"])
+    once = contamination.find([QUESTION], 1, index)
+    assert contamination.find([f"{QUESTION}\n" * 3000], 1, index) == once
+
+
 def test_portions_of_a_batch_make_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +191,8 @@ def test_items_read_in_batches_keep_their_numbers(
 ) -> None:
     rows = [[], [QUESTION], ["short"], [PARAPHRASE, QUESTION]]
     whole = contamination.find([PAGE], 1, _index(tmp_path, rows))
-    monkeypatch.setattr(evaluation_index, "_ITEMS_AT_ONCE", 1)
+    monkeypatch.setattr(evaluation_index, "_CHARS_AT_ONCE", 1)
+    monkeypatch.setattr(evaluation_index, "_RUNS_AT_ONCE", 2)
     assert contamination.find([PAGE], 1, _index(tmp_path, rows)) == whole
     assert whole[0].items == [1, 3]
 
