@@ -258,8 +258,13 @@ def test_the_books_balance(before_and_after: tuple[Path, Path, Removed], gone: s
     kinds = Counter(row["duplicate_kind"] or "kept" for row in _rows(new, "clusters"))
     assert _listed(new, "clusters").counts == kinds
     bands, counts = _rows(new, "bands"), _listed(new, "bands").counts
-    assert counts["documents"] == len(bands)
-    assert counts["repeated_ids"] == len(bands) - len({row["id"] for row in bands})
+    counted = {
+        "documents": len(bands),
+        "nodes": len({row["node"] for row in bands}),
+        "repeated_ids": len(bands) - len({row["id"] for row in bands}),
+        "unsigned": sum(row["num_shingles"] == 0 for row in bands),
+    }
+    assert counts == {name: counted[name] for name in counts}
 
 
 def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Removed]) -> None:
