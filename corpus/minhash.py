@@ -27,6 +27,7 @@ SCHEME = "gristmill-minhash-2"  # changes with anything that changes a hash
 
 NO_SHINGLE = np.uint64(0xFFFFFFFFFFFFFFFF)
 SHINGLES_AT_ONCE = 512  # × 112 functions × 8 bytes = 450 kB, which stays in a core's cache
+MAX_HASHES = 4096
 MAX_NODES = 256  # of the quadrature: exact up to bands · rows = 511, and very nearly beyond
 
 
@@ -55,6 +56,8 @@ class MinHash:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed}: must not be negative")
+        if self.num_hashes > MAX_HASHES:
+            raise ValueError(f"num_hashes = {self.num_hashes}: must be at most {MAX_HASHES}")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold = {self.threshold}: must be 0 (off) or between 0 and 1")
         if self.threshold > 0:

@@ -8,19 +8,20 @@ that there a run of words is a character n-gram.
 
 `word_hashes` does the same in NumPy: code points, one table from code point to what becomes of it,
 words found by masks. A word's hash is splitmix64's finaliser of the sum of cᵢ·BASEⁱ mod 2^64 over
-its code points c₀, c₁ ...: one running product for the whole block, and each word's sum times the
-inverse of the power it began with. A block may begin and end within a word. Some 10 ns a
-character; memory O(longest text) beside the result.
+its code points c₀, c₁ ...: one running sum over the whole block, between two of whose places a word
+lies, times the inverse of the power that it began with. A block may begin and end within a word.
+O(length), without a Python object a word; memory O(longest text) beside the result.
 
-What one code point for one gives up: ß is not ss and a ligature not its letters. Unicode properties
-come from the installed Python, scripts from `regex`.
+What one code point for one gives up: ß is not ss and a ligature not its letters. A polynomial mod
+2^64 is no defence against words made to collide, some thousand letters long. Unicode's properties
+are those that the installed Python knows, its scripts those of `regex`.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +48,14 @@ _LOOSE = regex.compile(r"[\p{M}\u1160-\u11FF\U00016D63-\U00016D67]")
 _VOICING = "\u3099\u309a"  # of kana
 _ZERO_WIDTH_SPACE, _KASHIDA = "\u200b", "\u0640"
 
-# What a character is; a code is the code point it becomes, shifted, and these bits.
+# What a character is, never 0; a code is the code point it becomes, shifted, and these bits.
 SPACE = 1
 ALONE = 2  # begins a word, whatever stands before it
 UNSPACED = 4  # of a script without spaces: what follows begins a word, unless it is a mark of such
 DIGIT = 8
 LOOSE = 16
 GONE = 32
-LETTER = 64
+LETTER = 64  # or mark, or other number
 END = 128  # of a text; no character
 _SHIFT = np.uint32(8)
 
@@ -134,12 +135,14 @@ def mix(values: UInt64s) -> UInt64s:
 
 
 def _without_accents(text: str) -> str:
+    """The text without what `_is_dropped`, composed."""
     if text.isascii():
         return text
     apart = unicodedata.normalize("NFD", text).translate(_DROPPED)
     return unicodedata.normalize("NFC", apart)
 
 
+@lru_cache(maxsize=1 << 14)
 def _fold(character: str) -> tuple[int, str]:
     """What a character without accents is, and what it becomes."""
     small = character.lower().replace("ς", "σ")
@@ -168,14 +171,17 @@ def _code(code_point: int) -> int:
 
 
 def _codes(text: str) -> UInt32s:
-    """What each character becomes, and after them an end."""
+    """What each character becomes, and after them an end.
+
+    The table takes accents from a composed text as `_without_accents` does, unless something is
+    dropped before what may then join the character before it.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)  # mostly a look, and the text itself
     codes = _looked_up(text)
     kinds = codes.astype(np.uint8)
-    if ((kinds[:-1] >> np.uint8(1)) & kinds[1:] & np.uint8(LOOSE)).any():  # GONE, then LOOSE
-        codes = _looked_up(_without_accents(text))
-    return codes
+    gone_then_loose = (kinds[:-1] & np.uint8(GONE)) >> np.uint8(1) & kinds[1:]
+    return _looked_up(_without_accents(text)) if gone_then_loose.any() else codes
 
 
 def _looked_up(text: str) -> UInt32s:
