@@ -65,8 +65,8 @@ class Record:
     def finish(self) -> None:
         """Note that all of it is gone."""
         if self._listed.extra["unfinished"]:
-            self._commit(self._listed.files, unfinished=False)
             datasets.sweep(self.folder, self._listed)
+            self._commit(self._listed.files, unfinished=False)
 
     def _add(self, files: list[DataFile]) -> None:
         self._commit((*self._listed.files, *files), unfinished=True)
