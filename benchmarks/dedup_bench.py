@@ -96,7 +96,9 @@ class Bench:
         before = self.outcomes.get((corpus, master))
         if before is None or run.cpu_seconds < before.cost.cpu_seconds:
             found = agreement(corpus.labels, root.clusters())
-            self.outcomes[corpus, master] = Outcome(run, found, root.noted(*NOTED))
+            noted = root.noted(*NOTED)
+            noted["bytes of a document in bands"] = round(root.bytes_a_document("bands"))
+            self.outcomes[corpus, master] = Outcome(run, found, noted)
 
 
 def engine(master: str | None) -> str:

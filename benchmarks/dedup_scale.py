@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 
 from corpus.minhash import MinHash, fingerprints
+from jobs.datasets import ROWS_PER_REQUEST
 
 TEXTS_AT_ONCE = 2_000
 AIMED_AT = (0.7, 0.8, 0.9)  # similarities; the others are told for information
@@ -39,12 +41,15 @@ def growth(bench: Bench, arguments: Namespace) -> Table:
     few, many = (
         bench.dedup(_planted(n), masters) for n in (arguments.documents // 10, arguments.documents)
     )
-    rows: list[Figure] = []
+    rows = [Figure("signatures, CPU ms a document", "", f"{_signature_ms():.2f}")]
+    more = arguments.documents - arguments.documents // 10
     for master, small, large in zip(masters, few, many, strict=True):
         ratio = large.cost.cpu_seconds / small.cost.cpu_seconds
         rows.append(Figure(f"{engine(master)}: CPU s of a tenth", "", _seconds(small)))
         rows.append(Figure(f"{engine(master)}: CPU s of all", "", _seconds(large)))
         rows.append(at_most(f"{engine(master)}: ratio", ratio, 11, "x"))
+        marginal = (large.cost.cpu_seconds - small.cost.cpu_seconds) / more * 1e3
+        rows.append(Figure(f"{engine(master)}: marginal CPU ms a document", "", f"{marginal:.2f}"))
     return figures_table(f"growth: a tenth of {arguments.documents:,} documents, and all", rows)
 
 
@@ -88,6 +93,17 @@ def _planted(documents: int) -> Planted:
 
 def _masters(arguments: Namespace) -> list[str | None]:
     return [None, *([arguments.master] if arguments.master else [])]
+
+
+def _signature_ms() -> float:
+    """CPU of signatures, the quickest of three, of documents of the scale part's length."""
+    made, seconds = texts(Distinct(TEXTS_AT_ONCE), 0, TEXTS_AT_ONCE).to_pylist(), []
+    for _ in range(3):
+        start = time.process_time()
+        for first in range(0, TEXTS_AT_ONCE, ROWS_PER_REQUEST):
+            fingerprints(made[first : first + ROWS_PER_REQUEST], MinHash())
+        seconds.append(time.process_time() - start)
+    return min(seconds) / TEXTS_AT_ONCE * 1e3
 
 
 def _seconds(outcome: Outcome) -> str:

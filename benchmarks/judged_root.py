@@ -110,6 +110,12 @@ class Root:
         """Numbers of the documents that stayed, ascending."""
         return np.sort(_numbers(self._read("canonical", ["id"])))
 
+    def bytes_a_document(self, dataset: str) -> float:
+        """Size of a dataset's files by its rows."""
+        listed = manifest.read(self.datasets / dataset)
+        assert listed, f"{dataset} was not written"
+        return sum(file.bytes for file in listed.files) / listed.rows
+
     def noted(self, *names: str) -> dict[str, object]:
         """What the stage's manifests say under some names, wherever they say it."""
         found: dict[str, object] = {}

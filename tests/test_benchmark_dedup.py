@@ -27,7 +27,8 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-synthetic, bench, real = map(load, ("synthetic", "dedup_bench", "dedup_real"))
+NAMES = ("synthetic", "dedup_bench", "dedup_real", "whole_dump")
+synthetic, bench, real, paper = map(load, NAMES)
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), min_size=1, max_size=30)
 
 
@@ -161,3 +162,24 @@ def test_a_run_on_planted_clusters_finds_them(tmp_path: Path) -> None:
 
 def bench_planted(documents: int) -> np.ndarray:
     return synthetic.Planted(documents, documents // 20).labels
+
+
+def test_twice_the_documents_cost_twice_and_a_round_more() -> None:
+    constants = paper.Constants()
+    one, two = (paper.Estimate(n, constants) for n in (1e9, 2e9))
+    assert two.core_hours == pytest.approx(2 * one.core_hours)
+    assert two.shuffled == pytest.approx(2 * one.shuffled) == sum(two.shuffles.values())
+    assert two.rounds == one.rounds + 1
+    assert paper.Estimate(1000, constants).rounds == 0
+
+
+def test_the_guide_shows_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["whole_dump.py"])
+    paper.main()
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    guide = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
+    shown = [line.removeprefix("    ") for line in guide]
+    first = shown.index(printed[0])
+    assert shown[first : first + len(printed)] == printed
