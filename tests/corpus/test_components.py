@@ -2,94 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import networkx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from corpus.components import Int64s, connected_components
+from corpus.components import Edges, Int64s, contract, label
 
 NUM_LONG = 100_000
+# Neighbours, both ends of the range, and numbers that no float tells from the next.
+IDS = st.sampled_from([-(2**63), 1 - 2**63, -1, 0, 1, 2, 2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1])
+PAIRS = st.lists(st.tuples(IDS, IDS), max_size=15)
 
 
-def oracle(nodes: Int64s, edges_a: Int64s, edges_b: Int64s) -> list[int]:
-    graph = networkx.Graph()
-    graph.add_nodes_from(nodes.tolist())
-    graph.add_edges_from(zip(edges_a.tolist(), edges_b.tolist(), strict=True))
-    smallest = {
-        node: min(component)
-        for component in networkx.connected_components(graph)
-        for node in component
-    }
-    return [smallest[node] for node in nodes.tolist()]
+def oracle(a: Int64s, b: Int64s) -> dict[int, int]:
+    graph = networkx.Graph(list(zip(a.tolist(), b.tolist(), strict=True)))
+    parts = networkx.connected_components(graph)
+    return {node: smallest for part in parts for smallest in [min(part)] for node in part}
 
 
-def random_nodes(random: np.random.Generator, count: int) -> Int64s:
-    """Distinct 64-bit numbers of both signs, in no order."""
-    chosen = np.unique(random.integers(-(2**63), 2**63, count, dtype=np.int64))
-    random.shuffle(chosen)
-    return chosen
+def in_batches(a: Int64s, b: Int64s, size: int) -> Callable[[], Iterator[Edges]]:
+    def read() -> Iterator[Edges]:
+        for start in range(0, len(a), size):
+            yield a[start : start + size], b[start : start + size]
+
+    return read
 
 
-def test_a_thousand_random_graphs_equal_networkx() -> None:
+def labelled(a: Int64s, b: Int64s, size: int = 7) -> dict[int, int]:
+    nodes, smallest = label(in_batches(a, b, size), len(a))
+    assert (nodes[1:] > nodes[:-1]).all()
+    return dict(zip(nodes.tolist(), smallest.tolist(), strict=True))
+
+
+def random_graph(seed: int) -> Edges:
+    """Up to 120 edges between up to 60 numbers of both signs, 64 bits wide."""
+    random = np.random.default_rng(seed)
+    nodes = random.integers(-(2**63), 2**63, int(random.integers(1, 60)), dtype=np.int64)
+    count = int(random.integers(0, 2 * len(nodes)))
+    return random.choice(nodes, count), random.choice(nodes, count)
+
+
+def test_a_thousand_random_graphs_equal_networkx_batch_by_batch() -> None:
     for seed in range(1000):
-        random = np.random.default_rng(seed)
-        nodes = random_nodes(random, int(random.integers(1, 60)))
-        num_edges = int(random.integers(0, 2 * len(nodes)))
-        a, b = random.choice(nodes, num_edges), random.choice(nodes, num_edges)
-        assert connected_components(nodes, a, b).tolist() == oracle(nodes, a, b), seed
+        a, b = random_graph(seed)
+        assert labelled(a, b, 1 + seed % 40) == oracle(a, b), seed
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_a_chain_is_one_component(shuffled: bool) -> None:
-    nodes = np.arange(NUM_LONG, dtype=np.int64) - 7
-    ends = nodes.copy()
-    if shuffled:
-        np.random.default_rng(0).shuffle(ends)
-    assert (connected_components(nodes, ends[1:], ends[:-1]) == -7).all()
+def test_a_contracted_graph_has_the_same_components_in_the_fewest_edges() -> None:
+    for seed in range(1000):
+        a, b = random_graph(seed)
+        expected = oracle(a, b)
+        nodes, smallest = contract(a, b)
+        assert oracle(nodes, smallest) == expected, seed
+        members = list(expected.values())
+        alone = sum(members.count(cluster) == 1 for cluster in set(members))
+        assert len(nodes) == len(expected) - len(set(members)) + alone
+        assert {n: expected[n] for n in nodes.tolist()} == dict(
+            zip(nodes.tolist(), smallest.tolist(), strict=True)
+        )
 
 
-def test_a_star_is_one_component_whichever_node_is_its_centre() -> None:
+@given(PAIRS, st.integers(1, 4))
+def test_extreme_ids_loops_and_repeats_are_edges_like_others(
+    pairs: list[tuple[int, int]], size: int
+) -> None:
+    a, b = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    assert labelled(a, b, size) == oracle(a, b)
+    assert oracle(*contract(a, b)) == oracle(a, b)
+
+
+@pytest.mark.parametrize("size", [999, 40_000, NUM_LONG])
+@pytest.mark.parametrize("order", ["ascending", "descending", "random"])
+def test_a_chain_is_one_component(order: str, size: int) -> None:
+    chain = np.arange(NUM_LONG, dtype=np.int64) - 7
+    if order == "random":
+        np.random.default_rng(0).shuffle(chain)
+    if order == "descending":
+        chain = chain[::-1]
+    nodes, smallest = label(in_batches(chain[1:], chain[:-1], size), NUM_LONG - 1)
+    assert len(nodes) == NUM_LONG
+    assert (smallest == -7).all()
+
+
+@pytest.mark.parametrize("centre", [0, 55_555, NUM_LONG - 1])
+def test_a_star_is_one_component_whichever_node_is_its_centre(centre: int) -> None:
     nodes = np.arange(NUM_LONG, dtype=np.int64)
-    for centre in (0, 55_555, NUM_LONG - 1):
-        assert (connected_components(nodes, np.full(NUM_LONG, centre), nodes) == 0).all()
-
-
-def test_the_ends_of_the_64_bit_range_are_nodes_like_others() -> None:
-    ends = np.array([2**63 - 1, -(2**63), 0], dtype=np.int64)
-    assert connected_components(ends, ends[:1], ends[1:2]).tolist() == [-(2**63), -(2**63), 0]
+    found, smallest = label(in_batches(nodes, np.full(NUM_LONG, centre), 9_999), NUM_LONG)
+    assert (found == nodes).all()
+    assert (smallest == 0).all()
 
 
 def test_order_direction_and_repeats_of_edges_change_nothing() -> None:
-    random = np.random.default_rng(5)
-    nodes = random_nodes(random, 500)
-    a, b = random.choice(nodes, 400), random.choice(nodes, 400)
-    expected = connected_components(nodes, a, b)
-    order = random.permutation(400)
-    both = np.concatenate([a, b]), np.concatenate([b, a])
-    assert (connected_components(nodes, b[order], a[order]) == expected).all()
-    assert (connected_components(nodes, *both) == expected).all()
+    a, b = random_graph(5)
+    order = np.random.default_rng(5).permutation(len(a))
+    assert labelled(b[order], a[order]) == labelled(a, b)
+    assert labelled(np.concatenate([a, b]), np.concatenate([b, a])) == labelled(a, b)
 
 
-def test_repeated_nodes_are_answered_each_time() -> None:
-    nodes = np.array([9, 3, 9, 3, 5], dtype=np.int64)
-    found = connected_components(nodes, nodes[:1], nodes[1:2])
-    assert found.tolist() == [3, 3, 3, 3, 5]
-
-
-def test_without_edges_every_node_is_its_own_component() -> None:
-    nodes, none = np.array([4, -1, 2], dtype=np.int64), np.array([], dtype=np.int64)
-    assert connected_components(nodes, none, none).tolist() == [4, -1, 2]
-    assert connected_components(none, none, none).tolist() == []
-
-
-@pytest.mark.parametrize("nodes", [[], [1, 2]])
-def test_an_edge_to_an_unknown_node_is_named(nodes: list[int]) -> None:
-    known, end = np.array(nodes, dtype=np.int64), np.array([7], dtype=np.int64)
-    with pytest.raises(ValueError, match="7 is not among the nodes"):
-        connected_components(known, end, end)
-
-
-def test_edge_columns_of_different_lengths_are_refused() -> None:
-    nodes = np.array([1, 2], dtype=np.int64)
-    with pytest.raises(ValueError, match="1 ends on one side, 2 on the other"):
-        connected_components(nodes, nodes[:1], nodes)
+@pytest.mark.parametrize(("told", "message"), [(4, "5 read, 4 were"), (6, "5 read, 6 were")])
+def test_another_number_of_edges_than_was_told_is_refused(told: int, message: str) -> None:
+    ends = np.arange(5, dtype=np.int64)
+    with pytest.raises(ValueError, match=message):
+        label(in_batches(ends, ends, 3), told)
