@@ -11,7 +11,8 @@ solves the rest, and the rounds are read backwards: node -> taken -> ... -> smal
 Before each round every task contracts the edges that it holds. That drops most of them where many
 lead to the same nodes, and solves stars and chains that lie together.
 
-An edge of a round costs three shuffles of at most 32 bytes. No step collects a node's neighbours:
+A round shuffles at most 64 bytes an edge (both ways for the minimum, then once for each end)
+and 32 a node, and 32 a node on the way back. No step collects a node's neighbours:
 the minimum is combined before it is shuffled, and joins have one row a node on one side, so a node
 with any number of neighbours is streamed past that row. What a task holds is one batch.
 Each round is written and read back, because a plan that grows with the rounds costs more than the
