@@ -117,14 +117,6 @@ def agreement(planted: Int64s, found: Int64s) -> Agreement:
     return Agreement(int(np.bincount(planted)[several].sum()), together, int(mixed.sum()))
 
 
-def common_pairs(one: Int64s, other: Int64s) -> tuple[int, int, int]:
-    """Pairs of documents that are in one cluster: by the first, by the second, by both."""
-    _, count = _overlaps(one, other)
-    sizes = (np.unique(labels, return_counts=True)[1] for labels in (one, other))
-    first, second = (int((size * (size - 1) // 2).sum()) for size in sizes)
-    return first, second, int((count * (count - 1) // 2).sum())
-
-
 def _overlaps(one: Int64s, other: Int64s) -> tuple[tuple[Int64s, Int64s], Int64s]:
     """The pairs of clusters that share documents (labels of `other` by rank), and how many."""
     ranks = np.unique(other, return_inverse=True)[1]

@@ -10,13 +10,14 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dedup_bench import Bench, Figure, Int64s, at_least, at_most, common_pairs, figures_table
+from dedup_bench import Bench, Figure, Int64s, at_least, at_most, figures_table
 from gold import read_pages
 from judged_root import Root
 from measured import Run, measured
@@ -25,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from corpus.main_text import Bounds, RejectedError, limited, main_text
-from corpus.minhash import MinHash, fingerprints
+from corpus.minhash import MinHash, fingerprints, jaccard, shingle_hashes
 from jobs.datasets import ROWS_PER_REQUEST
 
 BOUNDS = Bounds(max_nodes=50_000, max_depth=250)
@@ -67,7 +68,7 @@ def versus(bench: Bench, arguments: Namespace) -> Table:
                     _keep_quicker(runs, name, run())
     rows = [figure for name, run in runs.items() for figure in _cost_figures(name, run)]
     rows += _ratio_figures(runs["ours"], runs["datatrove"]) if peer else []
-    rows += list(_partition_figures(root, peer, len(texts)))
+    rows += list(_partition_figures(root, peer, texts))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     table = figures_table(f"versus datatrove: {len(texts):,} texts, {megabytes:.0f} MB", rows)
     bench.clear(root)
@@ -184,21 +185,37 @@ def _ratio_figures(ours: Run, theirs: Run) -> list[Figure]:
     ]
 
 
-def _partition_figures(root: Root, peer: Peer | None, num_texts: int) -> Iterator[Figure]:
+def _partition_figures(root: Root, peer: Peer | None, texts: list[str]) -> Iterator[Figure]:
     """What each drops, and how far the two partitions agree."""
     ours = root.clusters()
-    yield Figure("ours: dropped", "", f"{num_texts - len(root.kept()):,}")
+    yield Figure("ours: dropped", "", f"{len(texts) - len(root.kept()):,}")
     if peer is None:
         return
-    theirs, kept = peer.clusters(num_texts), peer.kept()
-    dropped = np.setdiff1d(np.arange(num_texts), kept)
+    theirs, kept = peer.clusters(len(texts)), peer.kept()
+    dropped = np.setdiff1d(np.arange(len(texts)), kept)
     yield Figure("datatrove: dropped", "", f"{len(dropped):,}")
     sizes = np.unique(ours, return_inverse=True, return_counts=True)
     also = int((sizes[2][sizes[1]][dropped] > 1).sum())
     yield Figure("  of these in a cluster of ours", "", f"{also:,}")
-    first, second, both = common_pairs(ours, theirs)
-    yield Figure(
-        "pairs in one cluster: ours, datatrove, both", "", f"{first:,}, {second:,}, {both:,}"
-    )
-    share = both / max(1, first + second - both)
-    yield Figure("  intersection over union", "", f"{share:.4f}")
+    yield Figure("pairs in one cluster, and their similarity", "", "least, median, most")
+    mine, other = _pairs(ours), _pairs(theirs)
+    for name, pairs in (
+        ("both", mine & other), ("ours alone", mine - other), ("datatrove alone", other - mine)
+    ):  # fmt: skip
+        yield Figure(f"  {name}", "", f"{len(pairs):,}: {_similarities(pairs, texts)}")
+
+
+def _pairs(clusters: Int64s) -> set[tuple[int, int]]:
+    """Pairs of documents that are in one cluster."""
+    order = np.argsort(clusters, kind="stable")
+    ends = np.flatnonzero(np.diff(clusters[order])) + 1
+    groups = np.split(order, ends)
+    return {pair for group in groups for pair in combinations(group.tolist(), 2)}
+
+
+def _similarities(pairs: set[tuple[int, int]], texts: list[str]) -> str:
+    """The exact Jaccard similarity of pairs: the least, the median, the most."""
+    settings = MinHash()
+    shingles = {i: shingle_hashes(texts[i], settings) for i in {i for pair in pairs for i in pair}}
+    found = [jaccard(shingles[one], shingles[other]) for one, other in pairs]
+    return ", ".join(f"{x:.2f}" for x in np.percentile(found, [0, 50, 100])) if found else "none"
