@@ -368,8 +368,8 @@ def _check_kill(
     report.funnel(root)
 
 
-# The record twice, six datasets, and the record's end: as many manifests are written. `documents` is
-# not swept, the record once.
+# The record twice, six datasets, and the record's end: as many manifests. `documents` is not
+# swept, the record once.
 KILLS = [(manifest, "write", n) for n in range(1, 10)] + [(datasets, "sweep", n) for n in (1, 5, 6)]
 
 
