@@ -23,8 +23,8 @@ import regex
 
 from corpus.charset import decode
 from corpus.http_body import decode_body, parse_response
-from corpus.minhash import SPACELESS
 from corpus.warc import read_records
+from corpus.word_hashes import SPACELESS
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLD = SHARED / "gold" / "gold.jsonl.gz"

@@ -13,6 +13,8 @@ from typing import Any
 from corpus.bpe import TokenizerSettings
 from corpus.c4 import C4
 from corpus.classifier import QualityClassifier
+from corpus.contamination import Decontaminate
+from corpus.exact import Exact
 from corpus.extract import Extract
 from corpus.filters import FILTERS, FINEWEB_FILTERS
 from corpus.fineweb import FineWebQuality
@@ -20,9 +22,11 @@ from corpus.gopher import GopherQuality, GopherRepetition
 from corpus.language_rule import LanguageRule
 from corpus.look import Look
 from corpus.minhash import MinHash
+from corpus.passages import Passages
 from corpus.pii import Pii
 from corpus.refinedweb import RefinedWebLines
 from corpus.shards import Shard
+from corpus.similarity import Verify
 from corpus.survivor import Survivor
 from corpus.url_rules import UrlRules
 from schemas import config
@@ -44,9 +48,13 @@ class Recipe:
     fineweb_quality: FineWebQuality = field(default_factory=FineWebQuality)
     refinedweb_lines: RefinedWebLines = field(default_factory=RefinedWebLines)
     quality_classifier: QualityClassifier = field(default_factory=QualityClassifier)
+    exact: Exact = field(default_factory=Exact)
     minhash: MinHash = field(default_factory=MinHash)
+    verify: Verify = field(default_factory=Verify)
     survivor: Survivor = field(default_factory=Survivor)
+    passages: Passages = field(default_factory=Passages)
     pii: Pii = field(default_factory=Pii)
+    decontaminate: Decontaminate = field(default_factory=Decontaminate)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     shard: Shard = field(default_factory=Shard)
 
@@ -75,6 +83,7 @@ class Recipe:
     def settings(self, *sections: str) -> dict[str, Any]:
         """The values of some sections as plain JSON; `filters` brings the sections it lists."""
         values = asdict(self)
+        del values["decontaminate"]["against"]  # an input, by what the files hold
         chosen = {name: values[name] for name in sections}
         if "filters" in sections:
             chosen.update({name: values[name] for name in self.filters})

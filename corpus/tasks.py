@@ -12,14 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from corpus import forget, keys, limits, minhash, pii, shards, url_rules
+from corpus import (
+    contamination,
+    evaluation_index,
+    exact,
+    forget,
+    keys,
+    limits,
+    minhash,
+    passages,
+    pii,
+    shards,
+    survivor,
+    url_rules,
+)
 from corpus.extract import Gates, Outcome, extract_file
 from corpus.filters import judge_batch
 from corpus.recipe import Recipe
 from schemas import config, tokenizer
-from schemas.datasets import BANDS, CANONICAL, DOCUMENTS, KEY
+from schemas.datasets import BANDS, CANONICAL, DOCUMENTS, JACCARD, KEY, SHINGLES
 
 Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
 
@@ -100,7 +114,7 @@ def judge(recipe: Recipe, documents: pa.RecordBatch) -> Iterator[pa.RecordBatch]
 
 
 def bands(recipe: Recipe, kept: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Kept rows of `judged` -> `bands`."""
+    """Kept rows of `judged`, with `signal` -> `bands`."""
     texts = kept["text"].to_pylist()
     found = minhash.fingerprints(texts, recipe.minhash)
     lists = [
@@ -109,23 +123,63 @@ def bands(recipe: Recipe, kept: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     ]
     columns = {
         "node": pa.array(keys.nodes(kept["file_path"], kept["record_offset"]), pa.int64()),
-        **{name: kept[name] for name in ("id", *KEY)},
+        **{name: kept[name] for name in ("id", *KEY, "signal")},
         "captured": keys.seconds(kept["date"]),
         "num_chars": pa.array([len(text) for text in texts], pa.int64()),
         "text_hash": pa.array(found.text_hashes, pa.int64()),
+        "url_hash": exact.url_hashes(kept["url"]),
+        "payload_hash": exact.payload_hashes(kept["payload_digest"]),
         "num_shingles": pa.array(found.num_shingles, pa.int64()),
         "bands": pa.array(lists, pa.list_(pa.int64())),
     }
+    columns["rank"] = survivor.ranks(recipe.survivor, pa.RecordBatch.from_pydict(columns))
     yield _select(columns, BANDS)
 
 
+def shingles(recipe: Recipe, documents: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """(`node`, `text`) -> the distinct shingle hashes of each."""
+    found = [
+        minhash.shingle_hashes(text, recipe.minhash).view(np.int64)
+        for text in documents["text"].to_pylist()
+    ]
+    ends = np.cumsum([0, *map(len, found)], dtype=np.int32)
+    values = pa.array(np.concatenate([np.empty(0, np.int64), *found]))
+    yield _select(
+        {"node": documents["node"], "shingles": pa.ListArray.from_arrays(ends, values)}, SHINGLES
+    )
+
+
+def compare(recipe: Recipe, pairs: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Pairs with both shingle sets -> the exact Jaccard similarity of each."""
+    sides = [
+        [row.values.to_numpy().view(np.uint64) for row in pairs[name]]
+        for name in ("shingles_a", "shingles_b")
+    ]
+    found = [minhash.jaccard(a, b) for a, b in zip(*sides, strict=True)]
+    columns = {"a": pairs["a"], "b": pairs["b"], "similarity": pa.array(found, pa.float64())}
+    yield _select(columns, JACCARD)
+
+
+def list_passages(recipe: Recipe, documents: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """(`node`, `text`) -> the passages of each, by hash."""
+    yield passages.list_units(documents["node"], documents["text"].to_pylist(), recipe.passages)
+
+
 def scrub(recipe: Recipe, survivors: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Surviving rows of `judged`, with `cluster_size` -> `canonical`, PII scrubbed."""
-    scrubbed = [pii.scrub(text, recipe.pii) for text in survivors["text"].to_pylist()]
+    """`SURVIVORS` -> `canonical`: shared passages cut out, PII scrubbed."""
+    texts, removed = survivors["text"].to_pylist(), survivors["removed"].to_pylist()
+    texts = passages.cut(texts, removed, recipe.passages)
+    scrubbed = [pii.scrub(text, recipe.pii) for text in texts]
     columns = dict(zip(survivors.schema.names, survivors.columns, strict=True))
     columns["text"] = pa.array([s.text for s in scrubbed], pa.string())
     columns["pii"] = pa.array([s.counts for s in scrubbed], CANONICAL.field("pii").type)
     yield _select(columns, CANONICAL)
+
+
+def contaminated(recipe: Recipe, canonical: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """`canonical` -> `contamination`; the request's metadata say where the index is."""
+    index = evaluation_index.load(Path(canonical.schema.metadata[b"index"].decode()))
+    yield contamination.examine(canonical, recipe.decontaminate, index)
 
 
 def encode(recipe: Recipe, canonical: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -146,6 +200,10 @@ TASKS: dict[str, Callable[[Recipe, pa.RecordBatch], Iterator[pa.RecordBatch]]] =
     "extract": extract,
     "judge": judge,
     "bands": bands,
+    "shingles": shingles,
+    "compare": compare,
+    "passages": list_passages,
     "scrub": scrub,
+    "contaminated": contaminated,
     "encode": encode,
 }

@@ -170,25 +170,28 @@ def _code(code_point: int) -> int:
     return (ord(becomes) << int(_SHIFT) if becomes else 0) | kind
 
 
-def _codes(text: str) -> UInt32s:
-    """What each character becomes, and after them an end.
+def _codes(texts: list[str]) -> UInt32s:
+    """What each character becomes, and after each text an end.
 
-    The table takes accents from a composed text as `_without_accents` does, unless something is
-    dropped before what may then join the character before it.
+    All are looked up at once, since texts may be as short as lines. The table takes accents from
+    a composed text as `_without_accents` does, unless something is dropped before what may then
+    join the character before it.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)  # mostly a look, and the text itself
-    codes = _looked_up(text)
+    # NFC is mostly a look, and the text itself.
+    composed = [t if t.isascii() else unicodedata.normalize("NFC", t) for t in texts]
+    codes = _looked_up(composed)
     kinds = codes.astype(np.uint8)
     gone_then_loose = (kinds[:-1] & np.uint8(GONE)) >> np.uint8(1) & kinds[1:]
-    return _looked_up(_without_accents(text)) if gone_then_loose.any() else codes
+    if gone_then_loose.any():
+        return _looked_up([_without_accents(text) for text in composed])
+    return codes
 
 
-def _looked_up(text: str) -> UInt32s:
-    codes = np.empty(len(text) + 1, dtype=np.uint32)
-    codes[-1] = END | SPACE
-    for start in range(0, len(text), CHARS_AT_ONCE):
-        part = text[start : start + CHARS_AT_ONCE]
+def _looked_up(texts: list[str]) -> UInt32s:
+    joined = "\n".join([*texts, ""])
+    codes = np.empty(len(joined), dtype=np.uint32)
+    for start in range(0, len(joined), CHARS_AT_ONCE):
+        part = joined[start : start + CHARS_AT_ONCE]
         points = np.frombuffer(part.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         found = codes[start : start + len(part)]
         _CODES.take(points, out=found, mode="clip")
@@ -196,25 +199,26 @@ def _looked_up(text: str) -> UInt32s:
             new = np.unique(points[found == 0])
             _CODES[new] = [_code(point) for point in new.tolist()]
             _CODES.take(points, out=found, mode="clip")
+    codes[np.cumsum([len(text) + 1 for text in texts]) - 1] = END | SPACE
     return codes
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[UInt32s]:
-    waiting: list[UInt32s] = []
+    waiting: list[str] = []
     count = 0
     for text in texts:
-        waiting.append(_codes(text))
-        count += len(waiting[-1])
+        waiting.append(text)
+        count += len(text) + 1
         if count >= CHARS_AT_ONCE:
-            yield from _cut(waiting)
+            yield from _cut(_codes(waiting))
             waiting, count = [], 0
-    yield from _cut(waiting)
+    if waiting:
+        yield from _cut(_codes(waiting))
 
 
-def _cut(parts: list[UInt32s]) -> Iterator[UInt32s]:
-    joined = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint32), *parts])
-    for start in range(0, len(joined), CHARS_AT_ONCE):
-        yield joined[start : start + CHARS_AT_ONCE]
+def _cut(codes: UInt32s) -> Iterator[UInt32s]:
+    for start in range(0, len(codes), CHARS_AT_ONCE):
+        yield codes[start : start + CHARS_AT_ONCE]
 
 
 @cache

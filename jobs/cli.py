@@ -9,7 +9,18 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import explain, html_report, pipeline, report, shard, train_classifier, whatif
+from jobs import (
+    decontaminate,
+    dedup,
+    explain,
+    forget,
+    html_report,
+    pipeline,
+    report,
+    shard,
+    train_classifier,
+    whatif,
+)
 from jobs import filter as filter_
 from jobs.progress import console
 from jobs.session import open_engine
@@ -22,6 +33,7 @@ examples:
   gristmill run --recipe recipes/fineweb.toml --input crawl/warc.paths --root out --master yarn
   gristmill run --recipe r.toml --input 'a/*.warc.gz' --root out --master 'local[4]'
   gristmill filter --recipe r.toml --root out --overwrite        # another threshold
+  gristmill dedup --recipe r.toml --root 2024-18 --against 2024-10 2023-50
   gristmill report --root out --html funnel.html
   gristmill explain --root out --url http://example.com/page
   gristmill whatif --root out --set gopher_quality.min_words=30
@@ -71,9 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", choices=names, help="the last stage to run (default: all)")
     for stage in pipeline.STAGES:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
-        _add_stages(commands, stage.name, (stage,), text)
+        _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
-    for module in (explain, whatif, train_classifier):
+    for module in (decontaminate, forget, explain, whatif, train_classifier):
         module.add_parser(commands)
     return parser
 
@@ -92,6 +104,11 @@ def _add_stages(  # type: ignore[no-untyped-def]
             help="WARC files: paths, globs, or a list of paths (*.paths, *.paths.gz)",
         )  # fmt: skip
     parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    if dedup.STAGE in stages:
+        parser.add_argument(
+            "--against", nargs="+", default=[], metavar="ROOT",
+            help="roots of earlier dumps: what they hold already is dropped and named",
+        )  # fmt: skip
     if shard.STAGE in stages:
         _add_shards(parser)
     parser.add_argument(
@@ -134,9 +151,12 @@ def _run(arguments: argparse.Namespace) -> int:
         classifier.check_model(loaded.quality_classifier)
     if shard.STAGE in stages:
         shard.check_tokenizer(loaded)
+        if loaded.decontaminate.against:
+            decontaminate.check_files(loaded)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
         shards = getattr(arguments, "shards", "shards")
-        job = Job(loaded, root, engine, inputs, arguments.overwrite, shards)
+        against = tuple(map(Path, getattr(arguments, "against", ())))
+        job = Job(loaded, root, engine, inputs, arguments.overwrite, shards, against)
         worked = pipeline.run(job, stages)
     if len(stages) > 1:
         console.print(report.funnel_table(report.funnel(root, shards)))

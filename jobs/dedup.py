@@ -1,157 +1,157 @@
-"""`judged` -> `bands`, `clusters`, `canonical`: exact and near-duplicates, one document kept.
+"""`judged` and `bands` -> `clusters`, `canonical`: duplicates found, one document of each kept.
 
-1. Every kept document gets a hash of its normalised text and one hash a band of its MinHash
-   signature (`bands`).
-2. Documents that share a text hash or a band are linked, each to the smallest of them: n documents
-   in a bucket make n - 1 edges, however large it is.
-3. Connected components are the clusters; the recipe's survivor policy says which document stays.
-4. What stays is written as `canonical`, its personal data scrubbed.
+1. Exact: of documents that agree in a hash (the text's; the URL's, the payload's by recipe) one
+   goes on.
+2. Near: documents that share a band are linked (`jobs.links`), the links verified where the recipe
+   asks for it (`jobs.similarity`).
+3. Connected components of all links are the clusters; the survivor policy says which document
+   stays, unless an earlier root holds the cluster already (`jobs.earlier`).
+4. Passages that several of those hold are cut out, where the recipe says so (`jobs.passages`).
+5. What stays is written as `canonical`, its personal data scrubbed.
 
 Also: spark-submit jobs/dedup.py --recipe R --root ROOT
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import components, datasets
+from jobs import bands, clusters, components, datasets, earlier, links, passages, similarity
+from jobs.links import store
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
-from schemas.datasets import BANDS, CANONICAL, CLUSTERS, KEY, PII_KINDS
+from schemas.datasets import CANONICAL, CLUSTERS, KEY, PII_KINDS, SURVIVORS
 
-# The text hash takes part as one more band.
-_EXACT = -1
-# Up to this many edges (16 bytes each) one process finds the components, beyond it the engine.
+# Up to this many edges one process finds the components, beyond it the engine.
 MAX_LOCAL_EDGES = 20_000_000
 
 
+def inputs(job: Job) -> dict[str, str]:
+    """The clusters of the earlier roots."""
+    return earlier.fingerprints(job)
+
+
 def run(job: Job) -> dict[str, Written]:
-    """Bands, then clusters, then the documents that stay."""
+    """Clusters, then the documents that stay."""
     work = job.root / ".work" / "dedup"
     try:
-        bands = _write_bands(job)
-        bands.counts["repeated_ids"] = _count_repeated_ids(_read(job, "bands", bands))
-        clusters = _write_clusters(job, bands, work)
-        canonical = _write_canonical(job, clusters)
+        grouped, extra = _group(job, work)
+        removed = None
+        if job.recipe.passages.unit != "none":
+            grouped, removed, extra["passages"] = _cut_passages(job, grouped, work / "passages")
+        files = datasets.write(grouped, job.folder("clusters"), CLUSTERS, count_by="duplicate_kind")
+        written = Written(files, datasets.sum_counts(files), extra)
+        canonical = _write_canonical(job, written, removed)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"bands": bands, "clusters": clusters, "canonical": canonical}
+    return {"clusters": written, "canonical": canonical}
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
     """Documents kept = documents in clusters = duplicates + canonical ones."""
-    kept = job.manifest("judged").counts.get("kept", 0)
-    clusters = written["clusters"].counts
-    balance("dedup", "documents kept", kept, sum(clusters.values()))
+    counts = written["clusters"].counts
+    balance("dedup", "documents", job.manifest("bands").counts["documents"], sum(counts.values()))
     canonical = sum(file.rows for file in written["canonical"].files)
-    balance("dedup", "canonical documents", clusters.get("kept", 0), canonical)
+    balance("dedup", "canonical documents", counts.get("kept", 0), canonical)
 
 
-def _kept(job: Job) -> DataFrame:
-    return job.read("judged").filter(F.col("rejected_by").isNull())
+@dataclass(frozen=True)
+class Links:
+    """What links documents of this root: `exact` (node, hub, kind) and `near` (a, b), stored."""
+
+    exact: DataFrame | None
+    near: DataFrame
+    counts: dict[str, int]
+
+    @property
+    def edges(self) -> DataFrame:
+        """(a, b): all links."""
+        if self.exact is None:
+            return self.near
+        return self.near.union(self.exact.select(F.col("node").alias("a"), F.col("hub").alias("b")))
 
 
-def _write_bands(job: Job) -> Written:
-    total = job.manifest("judged").counts.get("kept", 0)
-    columns = _kept(job).select("id", *KEY, "date", "text")
-    with track(job.root, "dedup: signatures", total, "documents") as tallies:
-        made = datasets.map_in_children(columns, "bands", job.recipe_values(), BANDS, tallies)
-        files = datasets.write(made, job.folder("bands"), BANDS)
-    return Written(files, {"documents": sum(file.rows for file in files)})
-
-
-def _write_clusters(job: Job, bands: Written, work: Path) -> Written:
-    nodes = _read(job, "bands", bands)
+def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
+    """Rows of `clusters`, but for passages, and what the report says of them."""
+    nodes = job.read("bands")
+    found = _links(job, nodes, work)
     with track(job.root, "dedup: clusters", 1, "step"):
-        labels = components.label(job.spark, _edges(nodes), work, MAX_LOCAL_EDGES)
-        clusters = _choose(nodes, labels, _preference(job.recipe.survivor.keep))
-        files = datasets.write(
-            clusters, job.folder("clusters"), CLUSTERS, count_by="duplicate_kind"
-        )
-    return Written(files, datasets.sum_counts(files))
+        labels = components.label(job.spark, found.edges, work, MAX_LOCAL_EDGES)
+    counts = found.counts | {"rounds": labels.rounds}
+    held = earlier.match(job, nodes, work).frame if job.against else None
+    with track(job.root, "dedup: survivors", 1, "step"):
+        chosen = clusters.choose(nodes, labels.frame, found.exact, held)
+        stored = store(job.spark, chosen, work / "chosen", clusters.CHOSEN).frame
+    dropped = stored.filter(F.col("duplicate_kind") == clusters.NEAR)
+    own = dropped.filter(F.col("duplicate_root").isNull())
+    pairs = own.select(F.col("node").alias("a"), F.col("duplicate_node").alias("b"))
+    estimate = similarity.estimated(job, nodes, found.near, pairs, work / "estimate")
+    extra = {"links": counts, "estimate": estimate.to_json()}
+    return clusters.complete(nodes, stored), extra
 
 
-def _count_repeated_ids(nodes: DataFrame) -> int:
-    """Documents whose id another one has too; two on one node are refused."""
-    counted = (
-        nodes.agg(
-            F.count("*").alias("documents"),
-            F.countDistinct("node").alias("nodes"),
-            F.countDistinct("id").alias("ids"),
-        )
-        .toArrow()
-        .to_pylist()[0]
-    )
-    balance("dedup: distinct nodes", "documents", counted["documents"], counted["nodes"])
-    return int(counted["documents"] - counted["ids"])
+def _links(job: Job, nodes: DataFrame, work: Path) -> Links:
+    """Exact duplicates first, near ones among what is left."""
+    recipe, total = job.recipe, job.manifest("bands").counts["documents"]
+    with track(job.root, "dedup: exact", 1, "step"):
+        left, exact = links.exact(job.spark, nodes, recipe.exact.by, work)
+    parts, unverified = [], 0
+    for several in links.passes(total, recipe.minhash.bands):
+        folder = work / f"near-{several.start}"
+        if recipe.verify.min_similarity:
+            member, side = links.memberships(left, several), similarity.own_side(job, nodes)
+            near, missed = similarity.verified(job, member, side, folder)
+            unverified += missed
+        else:
+            near = links.near(left, several)
+        parts.append(store(job.spark, near, folder / "edges", links.EDGES))
+    near = functools.reduce(DataFrame.union, [part.frame for part in parts])
+    counts = {"near": sum(part.rows for part in parts), "unverified": unverified}
+    return Links(exact, near, counts)
 
 
-def _edges(nodes: DataFrame) -> DataFrame:
-    """(a, b): each document linked to the smallest node that shares a band or the text with it."""
-    exact = nodes.select("node", F.lit(_EXACT).alias("band"), F.col("text_hash").alias("hash"))
-    near = nodes.select("node", F.posexplode("bands").alias("band", "hash"))
-    shared = exact.union(near)
-    hubs = shared.groupBy("band", "hash").agg(F.min("node").alias("hub"), F.count("*").alias("n"))
-    linked = shared.join(hubs.filter(F.col("n") > 1), on=["band", "hash"], how="inner")
-    edges = linked.filter(F.col("node") != F.col("hub"))
-    return edges.select(F.col("node").alias("a"), F.col("hub").alias("b")).distinct()
+def _cut_passages(
+    job: Job, grouped: DataFrame, work: Path
+) -> tuple[DataFrame, DataFrame, dict[str, int]]:
+    """`clusters` without the documents that go whole, (node, removed) of the others, counts."""
+    stored = store(job.spark, grouped, work / "clusters", CLUSTERS)
+    stays = stored.frame.filter(F.col("duplicate_kind").isNull()).select("node")
+    ranked = stays.join(job.read("bands").select("node", *KEY, "rank"), on="node", how="inner")
+    texts = ranked.join(bands.kept(job).select(*KEY, "text"), on=list(KEY), how="inner")
+    losses = passages.find(job, texts, stored.rows, work)
+    gone = losses.frame.filter("dropped").select("node", F.lit(clusters.PASSAGES).alias("gone"))
+    marked = gone.join(stored.frame, on="node", how="right")
+    kind = F.coalesce("duplicate_kind", "gone").alias("duplicate_kind")
+    columns = [kind if name == "duplicate_kind" else F.col(name) for name in CLUSTERS.names]
+    return marked.select(*columns), losses.frame.select("node", "removed"), losses.counts
 
 
-def _preference(keep: str) -> Column:
-    """A struct whose smallest value is the document to keep; total, so that it never ties."""
-    first = {
-        "longest": [-F.col("num_chars"), F.col("captured")],
-        "earliest": [F.col("captured")],
-        "latest": [-F.col("captured")],
-        "first": [],
-    }[keep]
-    return F.struct(*first, F.col("id"), *[F.col(name) for name in KEY])
-
-
-def _choose(nodes: DataFrame, labels: DataFrame, preference: Column) -> DataFrame:
-    """One row a document: its cluster and, unless it stays, of which document it is a copy."""
-    member = nodes.join(labels, on="node", how="left").select(
-        "node", "id", *KEY, "text_hash", F.coalesce("cluster", "node").alias("cluster"),
-        preference.alias("rank"),
-    )  # fmt: skip
-    clusters = member.groupBy("cluster").agg(
-        F.min("rank").alias("best"), F.count("*").alias("cluster_size")
-    )
-    texts = member.groupBy("text_hash").agg(F.min("rank").alias("best_of_text"))
-    joined = member.join(clusters, on="cluster", how="inner").join(
-        texts, on="text_hash", how="inner"
-    )
-    kind = (
-        F.when(F.col("rank") == F.col("best"), F.lit(None).cast("string"))
-        .when(F.col("rank") != F.col("best_of_text"), F.lit("exact_duplicate"))
-        .otherwise(F.lit("near_duplicate"))
-    )
-    return joined.select(
-        "node", "id", *KEY, "cluster", "cluster_size",
-        F.when(F.col("rank") != F.col("best"), F.col("best.id")).alias("duplicate_of"),
-        kind.alias("duplicate_kind"),
-    )  # fmt: skip
-
-
-def _write_canonical(job: Job, clusters: Written) -> Written:
-    total = clusters.counts.get("kept", 0)
-    stays = _read(job, "clusters", clusters).filter(F.col("duplicate_of").isNull())
+def _write_canonical(job: Job, written: Written, removed: DataFrame | None) -> Written:
+    total = written.counts.get("kept", 0)
+    stays = job.read_files("clusters", written.files).filter(F.col("duplicate_kind").isNull())
+    if removed is None:
+        stays = stays.withColumn("removed", F.lit(None).cast("array<int>"))
+    else:
+        stays = removed.join(stays, on="node", how="right")
+    # The small side first: the texts are only streamed past it.
     survivors = (
-        _kept(job)
-        .join(stays.select(*KEY, "cluster_size"), on=list(KEY), how="inner")
-        .select(*[name for name in CANONICAL.names if name != "pii"])
+        stays.select(*KEY, "cluster", "cluster_size", "removed")
+        .join(bands.kept(job), on=list(KEY), how="inner")
+        .select(*SURVIVORS.names)
     )
     with track(job.root, "dedup: canonical", total, "documents") as tallies:
         made = datasets.map_in_children(survivors, "scrub", job.recipe_values(), CANONICAL, tallies)
         files = datasets.write(made, job.folder("canonical"), CANONICAL)
-    written = Written(files, {"documents": sum(file.rows for file in files)})
-    return replace(written, extra={"pii": _count_pii(_read(job, "canonical", written))})
+    canonical = Written(files, {"documents": sum(file.rows for file in files)})
+    return replace(canonical, extra={"pii": _count_pii(job.read_files("canonical", files))})
 
 
 def _count_pii(canonical: DataFrame) -> dict[str, int]:
@@ -161,18 +161,14 @@ def _count_pii(canonical: DataFrame) -> dict[str, int]:
     return counted
 
 
-def _read(job: Job, dataset: str, written: Written) -> DataFrame:
-    paths = [str(job.folder(dataset).absolute() / file.name) for file in written.files]
-    return datasets.read_files(job.spark, paths, job.schema(dataset))
-
-
 STAGE: Stage = Stage(
     name="dedup",
-    reads=("judged",),
-    writes=("bands", "clusters", "canonical"),
-    sections=("minhash", "survivor", "pii"),
+    reads=("judged", "bands"),
+    writes=("clusters", "canonical"),
+    sections=("exact", "minhash", "verify", "survivor", "passages", "pii"),
     run=run,
     check=check,
+    inputs=inputs,
 )
 
 if __name__ == "__main__":

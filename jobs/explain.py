@@ -158,17 +158,20 @@ def _one(root: Root, dataset: str, where: pc.Expression, columns: list[str]) -> 
 
 def _cluster(root: Root, where: pc.Expression) -> Row | None:
     """Size and kind, the document that stays, and some other members, each with its URL."""
-    columns = [*KEY, "id", "cluster", "cluster_size", "duplicate_of", "duplicate_kind"]
+    said = ["cluster", "cluster_size", "duplicate_of", "duplicate_root", "duplicate_kind"]
+    columns = [*KEY, "id", "node", "duplicate_node", *said]
     row = _one(root, "clusters", where, columns)
     if row is None:
         return None
     members = root.find("clusters", pc.field("cluster") == row["cluster"], columns)
-    members.sort(key=lambda m: (m["duplicate_of"] is not None, m["id"], m["record_offset"]))
-    others = [m for m in members if any(m[name] != row[name] for name in KEY)]
-    named = [{"id": m["id"], "url": _url(root, m)} for m in others[:_MOST_COPIES]]
-    survivor = named[0] if row["duplicate_of"] and named else None
-    copies = named[1:] if survivor else named
-    return {**{k: row[k] for k in columns[3:]}, "survivor": survivor, "copies": copies}
+    members.sort(key=lambda m: (m["id"], m["record_offset"]))
+    stays = [m for m in members if m["node"] == row["duplicate_node"]]
+    copies = [m for m in members if m["node"] not in (row["node"], row["duplicate_node"])]
+    named = [{"id": m["id"], "url": _url(root, m)} for m in (*stays, *copies)[:_MOST_COPIES]]
+    survivor = named.pop(0) if stays else None
+    if row["duplicate_root"]:  # an earlier root holds it; its pages are not looked up
+        survivor = {"id": row["duplicate_of"], "url": row["duplicate_root"]}
+    return {**{name: row[name] for name in said}, "survivor": survivor, "copies": named}
 
 
 def _url(root: Root, key: Row) -> str | None:

@@ -122,12 +122,14 @@ def _duplicates(one: Story) -> Iterator[Text]:
     if cluster is None:
         return
     size = f"a cluster of {cluster['cluster_size']:,}"
-    if cluster["cluster_size"] == 1:
-        yield _text("dedup: no copy of it was found")
-    elif cluster["survivor"]:
-        stays = cluster["survivor"]
+    stays = cluster["survivor"]
+    if stays:
         yield _text(f"dedup: {cluster['duplicate_kind']} in {size}; what stays is", "bold red")
         yield _text(f"  {stays['url'] or 'a record without a URL'}, {stays['id']}")
+    elif cluster["duplicate_kind"]:
+        yield _text(f"dedup: {cluster['duplicate_kind']}; little is left of it", "bold red")
+    elif cluster["cluster_size"] == 1:
+        yield _text("dedup: no copy of it was found")
     else:
         yield _text(f"dedup: the document that stays of {size}; copies:")
     for copy in cluster["copies"]:

@@ -25,6 +25,7 @@ from pyspark.sql import functions as F
 
 from corpus.passages import LISTED, Passages
 from jobs import datasets
+from jobs.links import store
 from jobs.progress import track
 from jobs.stage import Job
 
@@ -69,19 +70,22 @@ def find(job: Job, survivors: DataFrame, total: int, work: Path) -> Losses:
         made = datasets.map_in_children(
             survivors.select("node", "text"), "passages", job.recipe_values(), LISTED, tallies
         )
-        listed = _store(made, work / "listed", LISTED)
+        listed = store(job.spark, made, work / "listed", LISTED).frame
     return lost(survivors.select("node", "rank"), listed, job.recipe.passages, work)
 
 
 def lost(ranks: DataFrame, listed: DataFrame, settings: Passages, work: Path) -> Losses:
     """What the documents of `listed` lose to each other; `ranks` has their (`node`, `rank`)."""
-    shared = _store(_shared(listed, settings.min_documents), work / "shared", SHARED)
-    losses = _store(_losses(listed, shared, ranks, settings), work / "losses-1", LOSSES)
+    spark = listed.sparkSession
+    held = _shared(listed, settings.min_documents)
+    shared = store(spark, held, work / "shared", SHARED).frame
+    first = _losses(listed, shared, ranks, settings)
+    losses = store(spark, first, work / "losses-1", LOSSES).frame
     dropped = losses.filter("dropped")
     if settings.keep == "first" and dropped.count():
         again = _losses(listed, _without(dropped, shared), ranks, settings)
         both = _without(dropped, again).union(dropped)
-        losses = _store(both, work / "losses-2", LOSSES)
+        losses = store(spark, both, work / "losses-2", LOSSES).frame
     return Losses(losses, _count(listed, losses))
 
 
@@ -110,8 +114,8 @@ def _losses(
     going = shared
     if settings.keep == "first":
         ranked = shared.join(ranks, on="node", how="inner")
-        keepers = ranked.groupBy("hash").agg(F.min(F.struct("rank", "node")).alias("first"))
-        going = keepers.join(shared, on="hash", how="inner").filter("node != first.node")
+        keepers = ranked.groupBy("hash").agg(F.min("rank").alias("first"))
+        going = keepers.join(ranked, on="hash", how="inner").filter("rank != first")
     size = ["node", "place", "words", "chars"]
     both = going.select(*size).union(_units(listed).filter("again").select(*size))
     gathered = both.groupBy("node").agg(
@@ -147,10 +151,3 @@ def _sums(frame: DataFrame, columns: dict[str, Column]) -> dict[str, int]:
     named = [F.coalesce(column, F.lit(0)).alias(name) for name, column in columns.items()]
     found: dict[str, int] = frame.agg(*named).toArrow().to_pylist()[0]
     return found
-
-
-def _store(frame: DataFrame, folder: Path, schema: pa.Schema) -> DataFrame:
-    """Write a frame and read it back, so that what builds on it does not make it again."""
-    files = datasets.write(frame, folder, schema)
-    paths = [str(folder.absolute() / file.name) for file in files]
-    return datasets.read_files(frame.sparkSession, paths, schema)

@@ -1,4 +1,4 @@
-"""The whole road: extract, filter, dedup, shard, each skipped where it is done and still valid.
+"""The whole road: extract, filter, bands, dedup, shard; what is done and still valid is skipped.
 
 gristmill run --recipe recipes/sample.toml --input 'samples/*.warc.gz' --root out
 spark-submit jobs/pipeline.py --recipe ... (the same flags, the same thing)
@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import sys
 
-from jobs import dedup, extract, report, shard
+from jobs import bands, decontaminate, dedup, extract, report, shard
 from jobs import filter as filter_
 from jobs.progress import console
 from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
 
-STAGES: tuple[Stage, ...] = (extract.STAGE, filter_.STAGE, dedup.STAGE, shard.STAGE)
+STAGES: tuple[Stage, ...] = (
+    extract.STAGE,
+    filter_.STAGE,
+    bands.STAGE,
+    dedup.STAGE,
+    shard.STAGE,
+)
+# A command runs its stage, and before it what only serves that one.
+WITH: dict[str, tuple[Stage, ...]] = {"dedup": (bands.STAGE, dedup.STAGE)}
 
 
 def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
     """Run `stages` in order, print each one's table, and say which had work to do."""
+    if job.recipe.decontaminate.against and shard.STAGE in stages:
+        at = stages.index(shard.STAGE)
+        stages = (*stages[:at], decontaminate.STAGE, *stages[at:])
     for stage in stages:  # before any of them replaces what a later one would refuse
         refuse_other_recipe(stage, job)
     worked = 0

@@ -55,7 +55,9 @@ def track(root: Path, title: str, total: int, unit: str) -> Iterator[str]:
         finally:
             done.set()
             thread.join()
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another bar is drawn from there, or killed runs'
+                folder.parent.rmdir()
 
 
 def _bar(show: Callable[[float], str], unit: str) -> progress.Progress:

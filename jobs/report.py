@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from jobs import decontaminate
 from jobs.stage import balance
 from schemas import manifest
 from schemas.errors import UserError
@@ -20,8 +21,9 @@ from schemas.manifest import Manifest
 class Funnel:
     """What became of every record. `outcomes` sums to `records`.
 
-    `rejected` counts `documents` by reason, `duplicates_by_kind` the copies, `pii` the pieces of
-    personal data that were taken out of canonical documents; stages that have not
+    `rejected` counts `documents` by reason, `duplicates_by_kind` the copies, `estimate` is what a
+    sample of pairs says of them (`corpus.similarity.Estimate`), `passages` what was cut out of
+    documents that stay, `pii` the pieces of personal data taken out of them; stages that have not
     run yet leave their documents under the outcome they have so far (`extracted`, `kept`).
     """
 
@@ -34,7 +36,11 @@ class Funnel:
     duplicates: int
     duplicates_by_kind: dict[str, int]
     repeated_ids: int
+    links: dict[str, int]
+    estimate: dict[str, Any]
+    passages: dict[str, int]
     canonical: int
+    contaminated: int
     pii: dict[str, int]
     shards: int
     tokens: int
@@ -55,17 +61,25 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
         raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")
     judged = _made_from(root / "judged", documents)
     bands = _made_from(root / "bands", judged)
-    clusters = _made_from(root / "clusters", judged)
-    scrubbed = _made_from(root / "canonical", judged)
+    clusters = _made_from(root / "clusters", bands)
+    scrubbed = _made_from(root / "canonical", bands)
+    contamination = _made_from(root / "contamination", scrubbed)
+    contaminated = _num_dropped(contamination)
     shards = _made_from(root / shards_folder, scrubbed)
+    if shards and shards.inputs.get("contamination") != _dropping(contamination):
+        shards = None  # made before documents were dropped, or dropped no more
     rowless, extracted = _split_rowless(documents)
     by_reason = dict(judged.counts) if judged else extracted
     kept = by_reason.pop("kept", 0) if judged else by_reason.pop("extracted", 0)
     duplicates = dict(clusters.counts) if clusters else {}
     canonical = duplicates.pop("kept", 0)
-    last = {"canonical": canonical} if clusters else {"kept" if judged else "extracted": kept}
+    left = {"canonical": canonical - contaminated}
+    left |= {"contaminated": contaminated} if contaminated else {}
+    last = left if clusters else {"kept" if judged else "extracted": kept}
     outcomes = rowless | by_reason | duplicates | last
-    made = {m.dataset: m.made for m in (documents, judged, clusters, shards) if m}
+    stages = (documents, judged, bands, clusters, contamination, shards)
+    made = {listed.dataset: listed.made for listed in stages if listed}
+    said = clusters.extra if clusters else {}
     result = Funnel(
         recipe=documents.recipe,
         records=sum(documents.counts.values()),
@@ -76,7 +90,11 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
         duplicates=sum(duplicates.values()),
         duplicates_by_kind=duplicates,
         repeated_ids=bands.counts["repeated_ids"] if bands else 0,
+        links=said.get("links", {}),
+        estimate=said.get("estimate", {}),
+        passages=said.get("passages", {}),
         canonical=canonical,
+        contaminated=contaminated,
         pii=scrubbed.extra.get("pii", {}) if scrubbed else {},
         seconds={name: m["seconds"] for name, m in made.items()},
         engines={name: m["engine"] for name, m in made.items()},
@@ -92,6 +110,18 @@ def _made_from(folder: Path, source: Manifest | None) -> Manifest | None:
     if source and found and found.inputs.get(source.dataset) == source.fingerprint:
         return found
     return None
+
+
+def _dropping(contamination: Manifest | None) -> str | None:
+    """Fingerprint of what shards leave out."""
+    drops = contamination and contamination.extra["action"] == "drop"
+    return contamination.fingerprint if contamination and drops else None
+
+
+def _num_dropped(contamination: Manifest | None) -> int:
+    if contamination is None or contamination.extra["action"] != "drop":
+        return 0
+    return contamination.counts["contaminated"]
 
 
 def _split_rowless(documents: Manifest) -> tuple[dict[str, int], dict[str, int]]:
@@ -122,15 +152,20 @@ def _check(root: Path, result: Funnel) -> None:
 
 def stage_table(root: Path, stage: str, shards_folder: str = "shards") -> Table:
     """What a stage did, in a table."""
+    if stage == "decontaminate":
+        made = manifest.read(root / "contamination")
+        assert made is not None
+        return decontaminate.table(made)
     found = funnel(root, shards_folder)
     rows = {
         "extract": lambda: _extract_rows(root, found),
         "filter": lambda: _share_rows(found.rejected, found.kept, "kept"),
+        "bands": lambda: _bands_rows(root),
         "dedup": lambda: _dedup_rows(found),
         "shard": lambda: _shard_rows(found),
     }[stage]()
     dataset = {"extract": "documents", "filter": "judged", "dedup": "clusters", "shard": "shards"}
-    name = dataset[stage]
+    name = dataset.get(stage, stage)
     table = _table(f"{stage}: {found.seconds[name]:.1f} s on {found.engines[name]}")
     for row in rows:
         table.add_row(*row)
@@ -170,16 +205,48 @@ def _share_rows(counts: dict[str, int], last: int, name: str) -> list[tuple[str,
     return [(key, f"{n:,}", f"{n / total:.1%}") for key, n in listed.items()]
 
 
+def _bands_rows(root: Path) -> list[tuple[str, str, str]]:
+    bands = manifest.read(root / "bands")
+    assert bands is not None
+    counts, total = bands.counts, max(1, bands.counts["documents"])
+    names = {"unsigned": "too short for a signature", "repeated_ids": "ids that repeat"}
+    rows = [(text, counts[name], counts[name] / total) for name, text in names.items()]
+    rows.append(("documents", counts["documents"], 1.0))
+    return [(name, f"{count:,}", f"{share:.1%}") for name, count, share in rows if count]
+
+
 def _dedup_rows(found: Funnel) -> list[tuple[str, str, str]]:
     rows = _share_rows(found.duplicates_by_kind, found.canonical, "canonical")
-    if found.repeated_ids:
-        rows.append(("ids that repeat", f"{found.repeated_ids:,}", ""))
+    rows += estimate_rows(found)
+    if found.links.get("unverified"):
+        rows.append(("memberships left unverified", f"{found.links['unverified']:,}", ""))
+    rows += [(f"passages: {name}", f"{count:,}", "") for name, count in found.passages.items()]
     taken = {kind: count for kind, count in found.pii.items() if count}
     return rows + [(f"{kind} taken out", f"{count:,}", "") for kind, count in taken.items()]
 
 
+def estimate_rows(found: Funnel) -> list[tuple[str, str, str]]:
+    """What a sample of pairs says of the near-duplicates: names, pairs compared, shares."""
+    said = found.estimate
+    if not said.get("num_pairs"):
+        return []
+    least = f"{said['threshold']:.2f}"
+    low, high = said["precision_low"], said["precision_high"]
+    rows = [
+        (f"precision: links of similarity {least} or more", said["num_pairs"], said["precision"]),
+        (f"  95% of such samples: {low:.1%} to {high:.1%}", None, None),
+        ("recall: such pairs that are linked, estimated", None, said["recall"]),
+        ("dropped, and so similar to what stays", said["num_survivors"], said["survivors"]),
+    ]
+    return [
+        (name, "" if n is None else f"{n:,} sampled", "" if share is None else f"{share:.1%}")
+        for name, n, share in rows
+    ]
+
+
 def _shard_rows(found: Funnel) -> list[tuple[str, str, str]]:
-    rows = [("documents", f"{found.canonical:,}", ""), ("shards", f"{found.shards:,}", "")]
+    documents = found.canonical - found.contaminated
+    rows = [("documents", f"{documents:,}", ""), ("shards", f"{found.shards:,}", "")]
     for split, tokens in found.tokens_by_split.items():
         rows.append((f"{split} tokens", f"{tokens:,}", f"{tokens / max(1, found.tokens):.1%}"))
     return [*rows, (f"tokenizer {found.tokenizer}", "", "")]

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from corpus import bpe, shards
 from corpus.recipe import Recipe
-from jobs import datasets
+from jobs import datasets, decontaminate
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
 from schemas import tokenizer
@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Written]:
     """Tokenizer, then tokens, then shards."""
     folder, work = job.folder("shards"), job.root / ".work" / "shard"
     folder.mkdir(parents=True, exist_ok=True)
-    if not job.manifest("canonical").rows:
+    if not _num_documents(job):
         raise UserError(
             f"{job.folder('canonical')}: no document was kept; there is nothing to shard"
         )
@@ -51,9 +51,14 @@ def run(job: Job) -> dict[str, Written]:
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
-    """Every canonical document is in one shard."""
+    """Every canonical document is in one shard, or was dropped for what it has of a test set."""
     documents = sum(file.rows for file in written["shards"].files)
-    balance("shard", "canonical documents", job.manifest("canonical").rows, documents)
+    accounted = documents + decontaminate.num_dropped(job)
+    balance("shard", "canonical documents", job.manifest("canonical").rows, accounted)
+
+
+def _num_documents(job: Job) -> int:
+    return job.manifest("canonical").rows - decontaminate.num_dropped(job)
 
 
 def _tokenizer(job: Job) -> Tokenizer:
@@ -77,7 +82,7 @@ def check_tokenizer(recipe: Recipe) -> None:
 
 def _sample(job: Job) -> Iterator[str]:
     """Texts in the order of a hash of their id, up to the sample's size in bytes."""
-    columns = job.read("canonical").select("id", *KEY, "text")
+    columns = decontaminate.clean(job).select("id", *KEY, "text")
     order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
     sized = columns.withColumn("bytes", F.octet_length("text"))
     return _take_bytes(sized.orderBy(*order).toLocalIterator(), job.recipe.tokenizer.sample_bytes)
@@ -94,14 +99,14 @@ def _take_bytes(rows: Iterable[object], limit: int) -> Iterator[str]:
 
 def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...]:
     """Tokenize every canonical document into a working dataset, counted by split."""
-    columns = job.read("canonical").select(*shards.CANONICAL_COLUMNS)
+    columns = decontaminate.clean(job).select(*shards.CANONICAL_COLUMNS)
     # Children load the tokenizer that was saved, whether it was trained or named.
     saved = str((job.folder("shards") / TOKENIZER_FILE).absolute())
     recipe = dataclasses.replace(
         job.recipe, tokenizer=dataclasses.replace(job.recipe.tokenizer, name=saved)
     )
     values = dataclasses.replace(job, recipe=recipe).recipe_values()
-    with track(job.root, "shard: tokens", job.manifest("canonical").rows, "documents") as tallies:
+    with track(job.root, "shard: tokens", _num_documents(job), "documents") as tallies:
         made = datasets.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
         return datasets.write(made, work / "tokens", shards.TOKENS)
 
@@ -177,6 +182,7 @@ STAGE: Stage = Stage(
     sections=("tokenizer", "shard"),
     run=run,
     check=check,
+    inputs=decontaminate.shard_inputs,
 )
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,12 +31,15 @@ from jobs.session import Engine
 from schemas import config, manifest
 from schemas.datasets import DATASETS, judged_schema
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import DataFile, Manifest
 
 
 @dataclass(frozen=True)
 class Job:
-    """One invocation: the recipe, where the datasets are, and the engine that does the work."""
+    """One invocation: the recipe, where the datasets are, and the engine that does the work.
+
+    `inputs` are WARC files, `against` the roots of earlier dumps.
+    """
 
     recipe: Recipe
     root: Path
@@ -43,6 +47,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     overwrite: bool = False
     shards: str = "shards"
+    against: tuple[Path, ...] = ()
 
     @property
     def spark(self) -> SparkSession:
@@ -72,6 +77,11 @@ class Job:
         listed = self.manifest(dataset)
         return datasets.read(self.spark, self.folder(dataset), listed, self.schema(dataset))
 
+    def read_files(self, dataset: str, files: tuple[DataFile, ...]) -> DataFrame:
+        """Files of a dataset that are written and not committed yet."""
+        paths = [str(self.folder(dataset).absolute() / file.name) for file in files]
+        return datasets.read_files(self.spark, paths, self.schema(dataset))
+
     def recipe_values(self) -> dict[str, Any]:
         """The recipe as JSON, for child processes."""
         return config.to_json(dataclasses.asdict(self.recipe))
@@ -81,7 +91,7 @@ class Job:
 class Written:
     """What a stage gives back for each dataset that it wrote."""
 
-    files: tuple[manifest.DataFile, ...]
+    files: tuple[DataFile, ...]
     counts: dict[str, int]
     extra: dict[str, Any] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
@@ -207,6 +217,7 @@ def locked(root: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"--root {root}: another run is using it") from None
+        shutil.rmtree(root / ".progress", ignore_errors=True)  # of a killed run
         yield
 
 

@@ -68,9 +68,11 @@ BANDS = pa.schema(
         column("id", pa.string(), "document id"),
         column("file_path", pa.string(), "key of the row in `judged`"),
         column("record_offset", pa.int64(), "key of the row in `judged`"),
-        column("num_chars", pa.int64(), "characters of the text, for the survivor policy"),
-        column("captured", pa.int64(), "WARC-Date in seconds since 1970; 0 where it says nothing"),
+        column("num_chars", pa.int64(), "characters of the text"),
+        column("rank", pa.string(), "the survivor policy keeps the smallest of a cluster"),
         column("text_hash", pa.int64(), "hash of the normalised text, for exact duplicates"),
+        column("url_hash", pa.int64(), "hash of the URL without its fragment; null without URL"),
+        column("payload_hash", pa.int64(), "hash of the payload digest; null where there is none"),
         column("num_shingles", pa.int64(), "distinct shingles; 0: too short for a signature"),
         column("bands", pa.list_(pa.int64()), "one hash a band; empty without a signature"),
     ]
@@ -84,10 +86,26 @@ CLUSTERS = pa.schema(
         column("record_offset", pa.int64(), "key of the row in `judged`"),
         column("cluster", pa.int64(), "the smallest node of the connected component"),
         column("cluster_size", pa.int64(), "documents in the component"),
-        column("duplicate_of", pa.string(), "id of the canonical document; null on that one"),
-        column("duplicate_kind", pa.string(), "exact_duplicate, near_duplicate, or null"),
+        column(
+            "duplicate_of", pa.string(), "id of the document that stays for it; null: none does"
+        ),
+        column("duplicate_node", pa.int64(), "that document's node (ids can repeat)"),
+        column("duplicate_root", pa.string(), "the earlier root that holds it; null: this one"),
+        column("duplicate_kind", pa.string(), "why it was dropped; null where it stays"),
     ]
 )
+
+# Working datasets of dedup, gone when it ends.
+SHINGLES = pa.schema([("node", pa.int64()), ("shingles", pa.list_(pa.int64()))])
+PAIRS_TO_COMPARE = pa.schema(
+    [
+        ("a", pa.int64()),
+        ("b", pa.int64()),
+        ("shingles_a", pa.list_(pa.int64())),
+        ("shingles_b", pa.list_(pa.int64())),
+    ]
+)
+JACCARD = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("similarity", pa.float64())])
 
 # In the order of the recipe's section [pii]; 0 where a kind is kept.
 PII_KINDS = ("emails", "ips", "phones", "cards", "ssns", "api_keys", "private_keys")
@@ -97,8 +115,28 @@ CANONICAL = pa.schema(
     [
         *_FINEWEB,
         *_PROVENANCE[:2],
+        column("cluster", pa.int64(), "the cluster that it stands for (`clusters.cluster`)"),
         column("cluster_size", pa.int64(), "documents that this one stands for, itself included"),
         column("pii", _PII, "pieces of personal data replaced or dropped in `text`, by kind"),
+    ]
+)
+
+# What becomes `canonical` once passages are cut out (`removed`: their numbers) and it is scrubbed.
+SURVIVORS = pa.schema(
+    [*[field for field in CANONICAL if field.name != "pii"], ("removed", pa.list_(pa.int32()))]
+)
+
+CONTAMINATION = pa.schema(
+    [
+        column("id", pa.string(), "document id"),
+        column("file_path", pa.string(), "key of the row in `canonical`"),
+        column("record_offset", pa.int64(), "key of the row in `canonical`"),
+        column("url", pa.string(), "where the page was"),
+        column("set", pa.string(), "evaluation set that the document has texts of"),
+        column("num_matches", pa.int64(), "different runs of words that both have"),
+        column("items", pa.list_(pa.int32()), "items found, by their place in the set from 0"),
+        column("example", pa.string(), "the first run of words that both have, normalised"),
+        column("action", pa.string(), "drop: the document is left out of shards; or flag"),
     ]
 )
 
@@ -118,5 +156,6 @@ DATASETS = {
     "bands": BANDS,
     "clusters": CLUSTERS,
     "canonical": CANONICAL,
+    "contamination": CONTAMINATION,
     "shards": SHARDS,
 }

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyspark
 import pytest
 
 from corpus import recipe
-from jobs import session
+from jobs import datasets, session
 from jobs.session import Engine
 from jobs.stage import Job
+from schemas import manifest
+from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
+from schemas.manifest import Manifest
 
 PROJECT = Path(__file__).parents[2]
 SAMPLES = PROJECT / "samples"
@@ -159,3 +165,40 @@ def sample_roots(
         pipeline.run(Job(sample_recipe, root, engines(name), sample_inputs))
         roots[name] = root
     return roots
+
+
+@pytest.fixture(scope="session")
+def judged() -> Callable[..., recipe.Recipe]:
+    """Writes a root whose `judged` holds given documents, so that dedup can run on it alone.
+
+    `rows` name columns of `documents`; what they leave out is filled in. Returns the recipe.
+    """
+
+    def write(
+        root: Path, rows: Sequence[dict[str, Any]], files: int = 1, **sections: Any
+    ) -> recipe.Recipe:
+        settings = dataclasses.replace(recipe.Recipe(name="r", filters=()), **sections)
+        made = {"engine": "none", "seconds": 0.0}
+        documents = Manifest("documents", "r", {}, {}, (), {"extracted": len(rows)}, made=made)
+        table = pa.Table.from_pylist([_filled(row, i) for i, row in enumerate(rows)], DOCUMENTS)
+        size = -(-max(1, len(rows)) // files)
+        parts = [table.slice(start, size) for start in range(0, max(1, len(rows)), size)]
+        written = tuple(
+            datasets.write_table(root / "judged", part, "rejected_by") for part in parts
+        )
+        inputs = {"documents": documents.fingerprint}
+        listed = Manifest(
+            "judged", "r", settings.settings("filters"), inputs, written, {"kept": len(rows)},
+            made=made,
+        )  # fmt: skip
+        for one in (documents, listed):
+            manifest.write(root / one.dataset, one)
+        return settings
+
+    return write
+
+
+def _filled(row: dict[str, Any], number: int) -> dict[str, Any]:
+    known = {"id": f"id-{number:04}", "dump": "", "url": f"http://site.example/{number}"}
+    known |= {"date": "2024-01-01T00:00:00Z", "file_path": "a.warc.gz", "record_offset": number}
+    return dict.fromkeys(DOCUMENTS.names) | known | row

@@ -101,6 +101,7 @@ def _clusters() -> pa.Table:
     def member(offset: int, of: str | None) -> dict[str, Any]:
         row = {name: ROWS[offset // 100][name] for name in ("id", "file_path", "record_offset")}
         row |= {"node": offset, "cluster": 7, "cluster_size": 3, "duplicate_of": of}
+        row |= {"duplicate_node": 0 if of else None, "duplicate_root": None}
         return row | {"duplicate_kind": "exact_duplicate" if of else None}
 
     copies = [member(offset, "<urn:uuid:0>") for offset in (200, 800)]
@@ -109,7 +110,8 @@ def _clusters() -> pa.Table:
 
 def _canonical(kept: pa.Table) -> pa.Table:
     counts = {kind: int(kind == "emails") for kind in PII_KINDS}
-    added = {"cluster_size": pa.array([3]), "pii": pa.array([counts], CANONICAL.field("pii").type)}
+    added = {"cluster": pa.array([7]), "cluster_size": pa.array([3])}
+    added |= {"pii": pa.array([counts], CANONICAL.field("pii").type)}
     columns = [added[n] if n in added else kept[n] for n in CANONICAL.names]
     return pa.table(columns, schema=CANONICAL)
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyspark.sql import functions as F
 
 from corpus import passages as units_of
 from corpus.passages import LISTED, Passages
@@ -19,8 +18,7 @@ from jobs import datasets, passages
 from jobs.session import Engine
 from jobs.stage import Job
 
-RANKS = pa.schema([("node", pa.int64()), ("length", pa.int64()), ("id", pa.string())])
-Rank = tuple[int, str]
+RANKS = pa.schema([("node", pa.int64()), ("rank", pa.string())])
 
 
 def _texts() -> list[str]:
@@ -36,14 +34,15 @@ def _texts() -> list[str]:
     return texts
 
 
-def _ranks(texts: list[str]) -> dict[int, Rank]:
-    """Nodes in no order; the rank does not follow them, and lengths tie."""
+def _ranks(texts: list[str]) -> dict[int, str]:
+    """Nodes in no order, which the ranks do not follow."""
     nodes = np.random.default_rng(5).permutation(len(texts)) * 7 - 100
-    return {int(n): (-len(t), f"id-{i}") for i, (n, t) in enumerate(zip(nodes, texts, strict=True))}
+    longest = enumerate(zip(nodes, texts, strict=True))
+    return {int(node): f"{10**9 - len(text)}-{i}" for i, (node, text) in longest}
 
 
 def _oracle(
-    texts: list[str], ranks: dict[int, Rank], settings: Passages
+    texts: list[str], ranks: dict[int, str], settings: Passages
 ) -> dict[int, tuple[list[int], bool]]:
     """Node -> (places that go, whether the document goes whole), of those that lose any."""
     found = {
@@ -59,7 +58,7 @@ def _oracle(
 
 
 def _lose(
-    found: dict[int, list[str]], staying: Iterable[int], ranks: dict[int, Rank], settings: Passages
+    found: dict[int, list[str]], staying: Iterable[int], ranks: dict[int, str], settings: Passages
 ) -> dict[int, tuple[list[int], bool]]:
     losses = {}
     for node in staying:
@@ -84,9 +83,8 @@ def _lost(
 ) -> passages.Losses:
     ranks = _ranks(texts)
     batch = units_of.list_units(pa.array(ranks, pa.int64()), texts, settings)
-    columns = [list(ranks), *zip(*ranks.values(), strict=True)]
     tables = {"listed": pa.Table.from_batches([batch], LISTED)}
-    tables["ranks"] = pa.table(columns, schema=RANKS)
+    tables["ranks"] = pa.table([list(ranks), list(ranks.values())], schema=RANKS)
     frames = {}
     for name, table in tables.items():
         mixed = table.take(np.random.default_rng(partitions).permutation(len(table)))
@@ -94,9 +92,7 @@ def _lost(
         path = str(work / name / file.name)
         frame = datasets.read_files(engine.spark, [path], table.schema)
         frames[name] = frame.repartition(partitions)
-    rank = F.struct("length", "id").alias("rank")
-    ordered = frames["ranks"].select("node", rank)
-    return passages.lost(ordered, frames["listed"], settings, work)
+    return passages.lost(frames["ranks"], frames["listed"], settings, work)
 
 
 def _rows(losses: passages.Losses) -> dict[int, tuple[list[int], bool]]:
@@ -192,10 +188,9 @@ def test_children_list_what_the_oracle_lists(
     ranks = _ranks(texts)
     settings = Passages(unit="line", min_words=4, min_words_left=12)
     job = Job(Recipe(passages=settings), tmp_path, engines("sail"))
-    columns = [list(ranks), *zip(*ranks.values(), strict=True), texts]
+    columns = [list(ranks), list(ranks.values()), texts]
     schema = RANKS.append(pa.field("text", pa.string()))
     file = datasets.write_table(tmp_path, pa.table(columns, schema=schema))
     stored = datasets.read_files(job.spark, [str(tmp_path / file.name)], schema)
-    survivors = stored.select("node", F.struct("length", "id").alias("rank"), "text")
-    losses = passages.find(job, survivors, len(texts), tmp_path / "work")
+    losses = passages.find(job, stored, len(texts), tmp_path / "work")
     assert _rows(losses) == _oracle(texts, ranks, settings)

@@ -1,0 +1,129 @@
+"""Exact Jaccard similarity of pairs of documents: to verify links, and to judge a run by a sample.
+
+Only documents that stand in a pair have their texts read again and their shingles kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from corpus.similarity import Estimate, estimate
+from jobs import bands, datasets, links
+from jobs.links import Stored, store
+from jobs.progress import track
+from jobs.stage import Job
+from schemas.datasets import JACCARD, KEY, PAIRS_TO_COMPARE, SHINGLES
+
+# Hubs tried in one bucket. Documents unlike the first are compared with the smallest among them,
+# and so on; a bucket with more kinds than this is mere chance.
+MAX_HUBS = 16
+_LINKED = pa.schema([*links.MEMBERS, pa.field("hub", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where documents are looked up: a root's `bands` and its texts."""
+
+    nodes: DataFrame
+    texts: DataFrame
+
+
+def own_side(job: Job, nodes: DataFrame) -> Side:
+    """The documents of this root."""
+    return Side(nodes, bands.kept(job).select(*KEY, "text"))
+
+
+def shingles(job: Job, wanted: DataFrame, side: Side, work: Path) -> Stored:
+    """(node, shingles) of the nodes in `wanted`, distinct."""
+    keys = wanted.join(side.nodes.select("node", *KEY), on="node", how="inner")
+    texts = keys.join(side.texts, on=list(KEY), how="inner").select("node", "text")
+    with track(job.root, "dedup: shingles", 1, "step") as tallies:
+        made = datasets.map_in_children(texts, "shingles", job.recipe_values(), SHINGLES, tallies)
+        return store(job.spark, made, work, SHINGLES)
+
+
+def compare(job: Job, pairs: DataFrame, of_a: DataFrame, of_b: DataFrame, work: Path) -> Stored:
+    """(a, b, similarity) of pairs (a, b), given (node, shingles) of both ends."""
+    a = of_a.select(F.col("node").alias("a"), F.col("shingles").alias("shingles_a"))
+    b = of_b.select(F.col("node").alias("b"), F.col("shingles").alias("shingles_b"))
+    both = pairs.join(a, on="a", how="inner").join(b, on="b", how="inner")
+    columns = both.select(*PAIRS_TO_COMPARE.names)
+    with track(job.root, "dedup: compare", 1, "step") as tallies:
+        made = datasets.map_in_children(columns, "compare", job.recipe_values(), JACCARD, tallies)
+        return store(job.spark, made, work, JACCARD)
+
+
+def ends(pairs: DataFrame) -> DataFrame:
+    """(node): all that stand in a pair."""
+    return (
+        pairs.select(F.col("a").alias("node"))
+        .union(pairs.select(F.col("b").alias("node")))
+        .distinct()
+    )
+
+
+def verified(job: Job, member: DataFrame, side: Side, work: Path) -> tuple[DataFrame, int]:
+    """Edges (a, b) between members of a bucket that are alike, and memberships left unverified.
+
+    `member` is (band, hash, node). In each bucket all are compared with the smallest node; those
+    unlike it form a bucket of their own, and are compared again.
+    """
+    minimum = job.recipe.verify.min_similarity
+    linked = _linked(job, member, work / "linked-0")
+    known = shingles(job, ends(_pairs(linked.frame)), side, work / "shingles").frame
+    edges = linked.frame.sparkSession.createDataFrame([], "a bigint, b bigint")
+    for number in range(1, MAX_HUBS + 1):
+        if not linked.rows:
+            break
+        pairs = _pairs(linked.frame).distinct()
+        scored = compare(job, pairs, known, known, work / f"compared-{number}").frame
+        alike = scored.filter(F.col("similarity") >= minimum).select("a", "b")
+        edges = edges.union(alike)
+        rest = linked.frame.join(
+            alike.select(F.col("a").alias("node"), F.col("b").alias("hub")),
+            on=["node", "hub"], how="left_anti",
+        )  # fmt: skip
+        linked = _linked(job, rest.select(*links.MEMBERS.names), work / f"linked-{number}")
+    return edges.distinct(), linked.rows
+
+
+def _linked(job: Job, member: DataFrame, folder: Path) -> Stored:
+    """Members of buckets of two and more, but the hubs, each with its hub."""
+    both = links.buckets(member).join(member, on=["band", "hash"], how="inner")
+    others = both.filter(F.col("node") != F.col("hub")).select(*_LINKED.names)
+    return store(job.spark, others, folder, _LINKED)
+
+
+def _pairs(linked: DataFrame) -> DataFrame:
+    return linked.select(F.col("node").alias("a"), F.col("hub").alias("b"))
+
+
+def estimated(
+    job: Job, nodes: DataFrame, linked: DataFrame, dropped: DataFrame, work: Path
+) -> Estimate:
+    """Precision and recall from a sample of the links (a, b), and how like their survivors a
+    sample of the dropped documents is (a: dropped, b: survivor)."""
+    settings, minhash = job.recipe.verify, job.recipe.minhash
+    samples = [
+        store(job.spark, _sample(pairs, settings.sample_pairs), work / name, links.EDGES)
+        for name, pairs in (("links", linked), ("dropped", dropped))
+    ]
+    scored = [list[float](), list[float]()]
+    if any(sample.rows for sample in samples):
+        wanted = samples[0].frame.union(samples[1].frame)
+        known = shingles(job, ends(wanted), own_side(job, nodes), work / "shingles").frame
+        for i, sample in enumerate(samples):
+            compared = compare(job, sample.frame, known, known, work / f"compared-{i}")
+            scored[i] = compared.frame.toArrow()["similarity"].to_pylist()
+    return estimate(scored[0], scored[1], minhash, settings.threshold(minhash))
+
+
+def _sample(pairs: DataFrame, number: int) -> DataFrame:
+    """Up to `number` pairs, the same whatever the engine and the order."""
+    order = [F.xxhash64("a", "b"), F.col("a"), F.col("b")]
+    return pairs.select("a", "b").distinct().orderBy(*order).limit(number)
