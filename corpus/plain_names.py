@@ -17,7 +17,8 @@ import re
 import unicodedata
 from urllib.parse import quote
 
-_PARTS = re.compile(r"(?:(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?[/\\]{2})?([^/\\?#]*)([^?#]*)([^#]*)")
+_PARTS = re.compile(r"(?:(?:[a-zA-Z][a-zA-Z0-9+.-]*:)?[/\\]{2})?([^/\\?]*)([^?]*)(.*)", re.DOTALL)
+_BLANKS = " \t\r\n\f\v"
 _PORT = re.compile(r":(\d*)\Z")
 _USUAL_PORTS = ("", "80", "443")
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # what IDNA takes for a dot (UTS #46)
@@ -32,7 +33,7 @@ def plain_url(url: str) -> str:
     """The form in which URLs compare; never raises, whatever the string."""
     authority, path, query = _parts(url)
     host, port = _host_and_port(authority)
-    rest = path.replace("\\", "/").rstrip("/") + (query if query != "?" else "")
+    rest = path.replace("\\", "/").rstrip("/" + _BLANKS) + (query if query != "?" else "")
     short = host[4:] if host.startswith("www.") and "." in host[4:] else host
     return short + port + _ESCAPE.sub(_unescaped, quote(rest, safe=_ASCII, errors="replace"))
 
@@ -62,7 +63,7 @@ def plain_id(id_: str) -> str:
 
 def _parts(url: str) -> tuple[str, str, str]:
     """Authority, path and query, the query with its question mark."""
-    found = _PARTS.match(url.strip())
+    found = _PARTS.match(url.partition("#")[0].strip(_BLANKS))
     assert found, "the pattern matches an empty string too"
     return found[1], found[2], found[3]
 

@@ -18,7 +18,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
     "spellings",
     [
         ("http://a.example", "https://A.example/", "a.example", " //www.a.example:443#top"),
-        ("http://a.example/?", "a.example"),
+        ("http://a.example/?", "a.example", "a.example/ #", "a.example/ /"),
         ("http://a.example/b", "https://www.a.example/b/", "http://u:p@a.example:80/b#c"),
         ("http://a.example/~b%2Fc", "http://a.example/%7eb%2fc"),
         ("http://a.example/ä b", "http://a.example/%C3%A4%20b", "http://a.example/%c3%a4%20b"),
