@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEER := .venv-datatrove
 BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
 
-.PHONY: help demo test check soak bench bench-datatrove clean
+.PHONY: help demo test check soak bench bench-datatrove bench-dedup clean
 
 help:
 	@echo "make demo    sample crawl -> corpus -> small model that writes (INPUT='...' for your WARCs)"
@@ -21,6 +21,7 @@ help:
 	@echo "make soak    the longer proofs (kills, many orders, the real crawl)"
 	@echo "make bench   extraction against human gold, and what the look saves (needs ../shared)"
 	@echo "make bench-datatrove  FineWeb's recipe by both systems (BENCH_INPUT='...' for your WARCs)"
+	@echo "make bench-dedup  dedup: cost, scale, growth, skew and recall, beside datatrove's (an hour)"
 	@echo "make clean   remove .venv and demo/"
 
 $(BIN)/python:
@@ -70,6 +71,10 @@ bench-datatrove: $(VENV)/.installed $(PEER)/.installed
 	  --peer-python $(PEER)/bin/python --input '$(BENCH_INPUT)' --work .bench
 	$(BIN)/python benchmarks/filters.py --peer-python $(PEER)/bin/python \
 	  --documents .bench/fineweb.toml/corpus/documents
+
+bench-dedup: $(VENV)/.installed $(PEER)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/dedup.py all \
+	  --peer-python $(PEER)/bin/python --master 'local[2]'
 
 clean:
 	rm -rf $(VENV) $(PEER) .bench demo

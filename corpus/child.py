@@ -3,17 +3,20 @@
 Engines run Python functions in processes they need (Sail: threads of one process, under one
 interpreter lock; Spark: workers whose death fails the task). So tasks hand Arrow batches to a
 child over its standard input and read Arrow batches from its standard output. A child is bound to
-one task of `corpus.tasks` and one recipe; idle ones are kept for the next batch, at most one a
-core works at a time, and a child ends by itself when its parent does.
+one recipe and serves the tasks of `corpus.tasks`; those that confine their process (extract) have
+children of their own. Idle ones are kept for the next batch, at most one a core works at a time,
+and a child ends by itself when its parent does.
 
 Frames on both pipes: one byte of kind, eight bytes of length (little-endian), the body.
-`B` an Arrow IPC stream with one batch, `E` the end of an answer, `X` an error in words.
+`T` the task of the next batch, `B` an Arrow IPC stream with one batch, `E` the end of an answer,
+`X` an error in words.
 The cost of a frame is a copy through a pipe, about 1 ms for 1 MB.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import struct
@@ -28,6 +31,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 _HEADER = struct.Struct("<cQ")
+# Tasks that bound the memory of their whole process.
+CONFINED = ("extract",)
 
 
 class ChildDiedError(RuntimeError):
@@ -44,11 +49,11 @@ def map_batch(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> Itera
     The child is held for the whole answer and for nothing else, so that a task which waits for
     its own input never keeps a core from another.
     """
-    key = json.dumps([task, recipe], sort_keys=True)
+    key = json.dumps([task in CONFINED, recipe], sort_keys=True)
     with _slots:
-        child = _take(key) or Child(task, recipe)
+        child = _take(key) or Child(recipe)
         try:
-            yield from child.call(batch)
+            yield from child.call(task, batch)
         except BaseException:
             child.stop()
             raise
@@ -58,7 +63,7 @@ def map_batch(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> Itera
 class Child:
     """One child process; `call` sends it a batch and yields the batches of its answer."""
 
-    def __init__(self, task: str, recipe: dict[str, Any]) -> None:
+    def __init__(self, recipe: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "corpus.child"],
             stdin=subprocess.PIPE,
@@ -69,10 +74,11 @@ class Child:
         assert self._process.stdout
         self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
         self._answers: BinaryIO = self._process.stdout  # type: ignore[assignment]
-        self._write(b"J", json.dumps({"task": task, "recipe": recipe}).encode())
+        self._write(b"J", json.dumps(recipe).encode())
 
-    def call(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        """Yield the answer to `batch`; raises `ChildDiedError` or `ChildError`."""
+    def call(self, task: str, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Yield what `task` answers to `batch`; raises `ChildDiedError` or `ChildError`."""
+        self._write(b"T", task.encode())
         self._write(b"B", _serialise(batch))
         while True:
             frame = _read_frame(self._answers)
@@ -114,7 +120,7 @@ _idle: dict[str, list[Child]] = {}
 
 
 def stop_idle() -> None:
-    """End the children that wait for work, e.g. between stages."""
+    """End the children that wait for work."""
     with _lock:
         children = [child for waiting in _idle.values() for child in waiting]
         _idle.clear()
@@ -178,20 +184,18 @@ def _private_stdout() -> BinaryIO:
 
 
 def main() -> None:
-    """Serve one task until the parent closes the pipe."""
+    """Serve one recipe until the parent closes the pipe."""
     from corpus import tasks
 
     requests, answers = sys.stdin.buffer, _private_stdout()
     opening = _read_frame(requests)
     if opening is None:
         return
-    try:
-        serve = tasks.bind(**json.loads(opening[1]))
-    except BaseException:
-        _write_frame(answers, b"X", traceback.format_exc().encode())
-        return
-    while (frame := _read_frame(requests)) is not None:
+    recipe = json.loads(opening[1])
+    bind = functools.cache(lambda task: tasks.bind(task, recipe))
+    while (asked := _read_frame(requests)) and (frame := _read_frame(requests)):
         try:
+            serve = bind(asked[1].decode())
             for batch in serve(_deserialise(frame[1])):
                 _write_frame(answers, b"B", _serialise(batch))
             _write_frame(answers, b"E", b"")

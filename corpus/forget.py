@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from corpus import suffixes
 from corpus.plain_names import host_of, plain_domain, plain_id, plain_url
 from schemas import manifest
-from schemas.datasets import KEY, column
+from schemas.datasets import KEY
 from schemas.errors import UserError
 
 By = Literal["url", "domain", "id"]
@@ -38,19 +38,6 @@ REASON = "forgotten"  # `rejected_by` of such rows
 # What stays of a row: its place in the archive and what names it. The rest comes from the page.
 REMAINS = ("id", "dump", "url", "date", *KEY, "record_length", "truncated")
 UNSET = ("noai", "tdm_reservation")
-
-FORGOTTEN = pa.schema(
-    [
-        column("by", pa.string(), "url, domain or id: what kind of request it is"),
-        column("value", pa.string(), "what was asked for, as it was written"),
-        column("id", pa.string(), "document that it matched; null in the request's own row"),
-        column("url", pa.string(), "its URL"),
-        column("file_path", pa.string(), "key of the row in `documents`"),
-        column("record_offset", pa.int64(), "key of the row in `documents`"),
-        column("cluster", pa.int64(), "cluster that it stood in; null where it stood in none"),
-        column("forgotten_at", pa.string(), "when it was asked for, or matched (ISO 8601, UTC)"),
-    ]
-)
 
 _CONTROLS = re.compile("[\0-\x1f\x7f]")
 

@@ -98,6 +98,7 @@ def _text(row: Row) -> str | None:
 
 # In the order of corpus/extract.py.
 _GATES: tuple[_Gate, ...] = (
+    _Gate("takedown", ("forgotten",), (), _shown("url")),
     _Gate(
         "record",
         ("damaged_record", "torn_record", "not_http"),

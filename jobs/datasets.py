@@ -26,6 +26,8 @@ from schemas.manifest import DataFile, Manifest
 
 RECEIPT = "receipt string"
 ROWS_PER_GROUP = 1024
+ROWS_PER_GROUP_OF_NUMBERS = 131_072
+BYTES_PER_GROUP = 64 << 20
 # Rows sent to a child at once: small enough for a moving progress bar and bounded memory.
 ROWS_PER_REQUEST = 256
 
@@ -95,16 +97,32 @@ def _write_batches(
     folder: Path, schema: pa.Schema, count_by: str | None, batches: Batches
 ) -> DataFile:
     name, rows, counts = f"part-{uuid.uuid4().hex}.parquet", 0, dict[str, int]()
+    # Hashes have no use for a dictionary, and are read whole.
+    numbers = all(pa.types.is_primitive(field.type) for field in schema)
+    per_group = ROWS_PER_GROUP_OF_NUMBERS if numbers else ROWS_PER_GROUP
     with manifest.atomic_path(folder / name) as path:
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for batch in batches:
-                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-                rows += table.num_rows
+        with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=not numbers) as out:
+            for table in _groups(batches, per_group):
+                chosen = table.select(schema.names).cast(schema)
+                out.write_table(chosen, row_group_size=per_group)
+                rows += chosen.num_rows
                 if count_by:
-                    _count(table[count_by], counts)
+                    _count(chosen[count_by], counts)
         size = path.stat().st_size
     return DataFile(name, rows, size, counts=counts)
+
+
+def _groups(batches: Batches, rows: int) -> Iterator[pa.Table]:
+    """Batches put together to so many rows or bytes, or somewhat more."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        full = sum(one.num_rows for one in waiting) >= rows
+        if full or sum(one.nbytes for one in waiting) >= BYTES_PER_GROUP:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _count(column: pa.ChunkedArray, counts: dict[str, int]) -> None:

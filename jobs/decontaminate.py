@@ -30,7 +30,7 @@ from corpus.word_hashes import SCHEME
 from jobs import datasets
 from jobs.progress import Tally, console, track
 from jobs.session import open_engine
-from jobs.stage import Job, Stage, Written, balance, locked, run_stage
+from jobs.stage import Job, Stage, Written, balance, locked, refuse_unfinished, run_stage
 from schemas import config, manifest
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
@@ -237,6 +237,7 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen, root = with_flags(recipe.load(arguments.recipe), arguments), Path(arguments.root)
     check_files(chosen)
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
+        refuse_unfinished(root)
         job = Job(chosen, root, engine, overwrite=arguments.overwrite)
         worked = run_stage(STAGE, job)
     console.print(table(job.manifest("contamination")))

@@ -21,7 +21,7 @@ from corpus.exact import COLUMNS, Key
 from jobs import datasets, links, similarity
 from jobs.links import Stored, store
 from jobs.similarity import Side
-from jobs.stage import Job
+from jobs.stage import Job, refuse_unfinished
 from schemas import manifest
 from schemas.datasets import BANDS, CLUSTERS, DOCUMENTS, KEY
 from schemas.errors import UserError
@@ -62,6 +62,7 @@ def open_roots(job: Job) -> tuple[EarlierRoot, ...]:
 def _open(job: Job, folder: Path) -> EarlierRoot:
     if folder.resolve() == job.root.resolve():
         raise UserError(f"--against {folder}: is the --root itself; name the roots of other dumps")
+    refuse_unfinished(folder)
     found = {name: manifest.read(folder / name) for name in ("bands", "clusters")}
     for name, listed in found.items():
         if listed is None:

@@ -78,16 +78,6 @@ def run(
     return Removed(matched, unmatched, rows, tokens, copies(engine.spark, root, record))
 
 
-def refuse_unfinished(root: Path) -> None:
-    """Raise `UserError` where a run of `forget` was killed: the datasets do not fit together."""
-    listed = manifest.read(root / "forgotten")
-    if listed and listed.extra["unfinished"]:
-        raise UserError(
-            f"--root {root}: documents are being forgotten there and the run did not end; "
-            f"gristmill forget --root {root} goes on with it"
-        )
-
-
 def _clear(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)

@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from corpus import forget, shards
-from corpus.forget import FORGOTTEN, Keys, Requests
+from corpus.forget import Keys, Requests
 from jobs.datasets import ROWS_PER_GROUP
 from schemas import config, manifest, tokenizer
-from schemas.datasets import KEY
+from schemas.datasets import FORGOTTEN, KEY
 from schemas.manifest import DataFile
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
 

@@ -17,14 +17,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from corpus import forget
-from corpus.forget import FORGOTTEN, Request, Requests
+from corpus.forget import Request, Requests
 from jobs import datasets, forget_files
 from jobs.forget_files import MATCH
 from jobs.forget_places import Place, each_target, listed_frame, targets_in
 from jobs.progress import track
 from jobs.session import Engine
 from schemas import manifest
-from schemas.datasets import KEY
+from schemas.datasets import FORGOTTEN, KEY
 from schemas.manifest import DataFile, Manifest
 
 _CLUSTER = pa.schema([*(pa.field(name, FORGOTTEN.field(name).type) for name in KEY),

@@ -80,8 +80,9 @@ def _agreeing(nodes: DataFrame, key: Key) -> DataFrame:
 
 def memberships(nodes: DataFrame, bands: range) -> DataFrame:
     """(band, hash, node): a document is a member of one bucket a band, if it has a signature."""
-    member = nodes.select("node", F.posexplode("bands").alias("band", "hash"))
-    return member.filter(F.col("band").between(bands.start, bands.stop - 1))
+    several = F.slice("bands", bands.start + 1, len(bands))
+    member = nodes.select("node", F.posexplode(several).alias("place", "hash"))
+    return member.select((F.col("place") + bands.start).alias("band"), "hash", "node")
 
 
 def passes(num_documents: int, num_bands: int) -> Iterator[range]:
@@ -92,7 +93,7 @@ def passes(num_documents: int, num_bands: int) -> Iterator[range]:
 
 
 def near(nodes: DataFrame, bands: range) -> DataFrame:
-    """(a, b): each document linked to the smallest node of a bucket, for some bands; may repeat."""
+    """(a, b): each document linked to the smallest node of a bucket, for some bands."""
     member = memberships(nodes, bands)
     linked = buckets(member).join(member, on=["band", "hash"], how="inner")
     edges = linked.filter(F.col("node") != F.col("hub"))

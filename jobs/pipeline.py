@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 
+from corpus import child
 from jobs import bands, decontaminate, dedup, extract, report, shard
 from jobs import filter as filter_
 from jobs.progress import console
-from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
+from jobs.stage import Job, Stage, refuse_other_recipe, refuse_unfinished, run_stage
 
 STAGES: tuple[Stage, ...] = (
     extract.STAGE,
@@ -26,18 +27,24 @@ WITH: dict[str, tuple[Stage, ...]] = {"dedup": (bands.STAGE, dedup.STAGE)}
 
 def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
     """Run `stages` in order, print each one's table, and say which had work to do."""
+    refuse_unfinished(job.root)
     if job.recipe.decontaminate.against and shard.STAGE in stages:
         at = stages.index(shard.STAGE)
         stages = (*stages[:at], decontaminate.STAGE, *stages[at:])
     for stage in stages:  # before any of them replaces what a later one would refuse
         refuse_other_recipe(stage, job)
-    worked = 0
-    for stage in stages:
-        if run_stage(stage, job):
-            worked += 1
-            console.print(report.stage_table(job.root, stage.name, job.shards))
-        else:
-            console.print(f"{stage.name}: done already and still valid, nothing to do")
+    try:
+        return sum(_run_one(stage, job) for stage in stages)
+    finally:
+        child.stop_idle()
+
+
+def _run_one(stage: Stage, job: Job) -> bool:
+    worked = run_stage(stage, job)
+    if worked:
+        console.print(report.stage_table(job.root, stage.name, job.shards))
+    else:
+        console.print(f"{stage.name}: done already and still valid, nothing to do")
     return worked
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from jobs import decontaminate
-from jobs.stage import balance
+from jobs.stage import balance, refuse_unfinished
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -56,6 +56,7 @@ class Funnel:
 
 def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     """Read the funnel of a root; `UserError` where nothing was extracted there."""
+    refuse_unfinished(root)
     documents = manifest.read(root / "documents")
     if documents is None:
         raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")

@@ -12,7 +12,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from corpus.minhash import jaccard, shingle_hashes
 from corpus.similarity import Estimate, estimate
+from corpus.word_hashes import UInt64s
 from jobs import bands, datasets, links
 from jobs.links import Stored, store
 from jobs.progress import track
@@ -22,6 +24,7 @@ from schemas.datasets import JACCARD, KEY, PAIRS_TO_COMPARE, SHINGLES
 # Hubs tried in one bucket. Documents unlike the first are compared with the smallest among them,
 # and so on; a bucket with more kinds than this is mere chance.
 MAX_HUBS = 16
+MAX_SAMPLED_CHARS = 200_000
 _LINKED = pa.schema([*links.MEMBERS, pa.field("hub", pa.int64())])
 
 
@@ -40,11 +43,15 @@ def own_side(job: Job, nodes: DataFrame) -> Side:
 
 def shingles(job: Job, wanted: DataFrame, side: Side, work: Path) -> Stored:
     """(node, shingles) of the nodes in `wanted`, distinct."""
-    keys = wanted.join(side.nodes.select("node", *KEY), on="node", how="inner")
-    texts = keys.join(side.texts, on=list(KEY), how="inner").select("node", "text")
+    texts = _texts(wanted, side)
     with track(job.root, "dedup: shingles", 1, "step") as tallies:
         made = datasets.map_in_children(texts, "shingles", job.recipe_values(), SHINGLES, tallies)
         return store(job.spark, made, work, SHINGLES)
+
+
+def _texts(wanted: DataFrame, side: Side) -> DataFrame:
+    keys = wanted.join(side.nodes.select("node", *KEY), on="node", how="inner")
+    return keys.join(side.texts, on=list(KEY), how="inner").select("node", "text")
 
 
 def compare(job: Job, pairs: DataFrame, of_a: DataFrame, of_b: DataFrame, work: Path) -> Stored:
@@ -107,23 +114,34 @@ def estimated(
     job: Job, nodes: DataFrame, linked: DataFrame, dropped: DataFrame, work: Path
 ) -> Estimate:
     """Precision and recall from a sample of the links (a, b), and how like their survivors a
-    sample of the dropped documents is (a: dropped, b: survivor)."""
+    sample of the dropped documents is (a: dropped, b: survivor).
+
+    The sample is small enough for this process, which spares children and their start; pairs with
+    a text of more than `MAX_SAMPLED_CHARS` are left out.
+    """
     settings, minhash = job.recipe.verify, job.recipe.minhash
-    samples = [
-        store(job.spark, _sample(pairs, settings.sample_pairs), work / name, links.EDGES)
-        for name, pairs in (("links", linked), ("dropped", dropped))
-    ]
-    scored = [list[float](), list[float]()]
-    if any(sample.rows for sample in samples):
-        wanted = samples[0].frame.union(samples[1].frame)
-        known = shingles(job, ends(wanted), own_side(job, nodes), work / "shingles").frame
-        for i, sample in enumerate(samples):
-            compared = compare(job, sample.frame, known, known, work / f"compared-{i}")
-            scored[i] = compared.frame.toArrow()["similarity"].to_pylist()
+    samples = [_sample(pairs, settings.sample_pairs) for pairs in (linked, dropped)]
+    wanted = pa.concat_tables(samples)
+    known = dict[int, UInt64s]()
+    if len(wanted):
+        file = datasets.write_table(work, wanted)
+        stored = datasets.read_files(job.spark, [str(work.absolute() / file.name)], links.EDGES)
+        short = nodes.filter(F.col("num_chars") <= MAX_SAMPLED_CHARS)
+        for batch in _texts(ends(stored), own_side(job, short)).toArrow().to_batches():
+            for node, text in zip(
+                batch["node"].to_pylist(), batch["text"].to_pylist(), strict=True
+            ):
+                known[node] = shingle_hashes(text, minhash)
+    scored = [
+        [jaccard(known[a], known[b]) for a, b in zip(*pairs.to_pydict().values(), strict=True)
+         if a in known and b in known]
+        for pairs in samples
+    ]  # fmt: skip
     return estimate(scored[0], scored[1], minhash, settings.threshold(minhash))
 
 
-def _sample(pairs: DataFrame, number: int) -> DataFrame:
+def _sample(pairs: DataFrame, number: int) -> pa.Table:
     """Up to `number` pairs, the same whatever the engine and the order."""
     order = [F.xxhash64("a", "b"), F.col("a"), F.col("b")]
-    return pairs.select("a", "b").distinct().orderBy(*order).limit(number)
+    chosen = pairs.select("a", "b").distinct().orderBy(*order).limit(number)
+    return chosen.toArrow().cast(links.EDGES)

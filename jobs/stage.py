@@ -23,7 +23,6 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from corpus import child
 from corpus.filters import signals_schema
 from corpus.recipe import Recipe
 from jobs import datasets
@@ -134,10 +133,7 @@ def run_stage(stage: Stage, job: Job) -> bool:
     if _is_done(stage, job, settings, inputs):
         return False
     started = time.time()
-    try:
-        written = stage.run(job)
-    finally:
-        child.stop_idle()  # the next stage has children of its own
+    written = stage.run(job)
     stage.check(job, written)
     made = _made(job.engine, started)
     for dataset in stage.writes:
@@ -219,6 +215,16 @@ def locked(root: Path) -> Iterator[None]:
             raise UserError(f"--root {root}: another run is using it") from None
         shutil.rmtree(root / ".progress", ignore_errors=True)  # of a killed run
         yield
+
+
+def refuse_unfinished(root: Path) -> None:
+    """Raise `UserError` where a run of `forget` was killed: the datasets do not fit together."""
+    listed = manifest.read(root / "forgotten")
+    if listed and listed.extra["unfinished"]:
+        raise UserError(
+            f"--root {root}: documents are being forgotten there and the run did not end; "
+            f"gristmill forget --root {root} goes on with it"
+        )
 
 
 class BooksDontBalanceError(RuntimeError):

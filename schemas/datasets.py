@@ -140,6 +140,19 @@ CONTAMINATION = pa.schema(
     ]
 )
 
+FORGOTTEN = pa.schema(
+    [
+        column("by", pa.string(), "url, domain or id: what kind of request it is"),
+        column("value", pa.string(), "what was asked for, as it was written"),
+        column("id", pa.string(), "document that it matched; null in the request's own row"),
+        column("url", pa.string(), "its URL"),
+        column("file_path", pa.string(), "key of the row in `documents`"),
+        column("record_offset", pa.int64(), "key of the row in `documents`"),
+        column("cluster", pa.int64(), "cluster that it stood in; null where it stood in none"),
+        column("forgotten_at", pa.string(), "when it was asked for, or matched (ISO 8601, UTC)"),
+    ]
+)
+
 SHARDS = pa.schema(
     [
         column("tokens", pa.list_(pa.int32()), "document boundary, then the text's token ids"),
@@ -158,4 +171,5 @@ DATASETS = {
     "canonical": CANONICAL,
     "contamination": CONTAMINATION,
     "shards": SHARDS,
+    "forgotten": FORGOTTEN,
 }

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from corpus import forget
 from corpus.extract import Extract, Gates, extract_file
-from corpus.forget import FORGOTTEN, Keys, Request, Requests, read_list
+from corpus.forget import Keys, Request, Requests, read_list
 from schemas import manifest
-from schemas.datasets import DOCUMENTS
+from schemas.datasets import DOCUMENTS, FORGOTTEN
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 

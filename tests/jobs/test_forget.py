@@ -20,7 +20,7 @@ from corpus.recipe import Recipe
 from jobs import datasets, extract, forget, pipeline, report
 from jobs.forget import Removed
 from jobs.session import Engine
-from jobs.stage import Job
+from jobs.stage import Job, refuse_unfinished
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -356,10 +356,10 @@ def _check_kill(
     }
     if (root / "forgotten" / manifest.MANIFEST_FILE).exists():
         with pytest.raises(UserError, match="the run did not end; gristmill forget --root"):
-            forget.refuse_unfinished(root)
+            refuse_unfinished(root)
         asked = []  # the record knows
     forget.run(root, engine, asked)
-    forget.refuse_unfinished(root)
+    refuse_unfinished(root)
     for dataset in (*EMPTIED, *CUT):
         assert _rows(root, dataset) == _rows(new, dataset), dataset
         there = {path.name for path in (root / dataset).glob("*.parquet")}

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corpus import shards
-from corpus.forget import FORGOTTEN
 from corpus.shards import Shard
 from jobs import forget_files
 from jobs.forget_files import Change, Target
