@@ -16,6 +16,7 @@ from corpus.shards import Shard
 from jobs import forget_files
 from jobs.forget_files import Change, Target
 from schemas import manifest, tokenizer
+from schemas.datasets import FORGOTTEN
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
 

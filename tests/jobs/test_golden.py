@@ -167,7 +167,6 @@ def test_what_we_drop_as_duplicate_datatrove_drops_but_for_pairs_that_may_be_mis
         )
         dropped = sum(golden[page]["stage"] == "7_minhash" for page in known)
         assert len(known) - nx.number_connected_components(alike) <= dropped
-        assert dropped <= max(0, len(known) - 1)
         several += len(known) > 1
     assert several >= 20
 
