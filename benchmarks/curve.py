@@ -14,9 +14,8 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 56, 24, 616, 310
 CURVES = [
     (MinHash(), "#2f6fb3", "", "14 × 8, FineWeb"),
     (MinHash(bands=20, rows=5), "#b3552f", "7 4", "20 × 5"),
-    (MinHash(bands=9, rows=13), "#4c8c5a", "2 4", "9 × 13, RedPajama at 0.8"),
+    (MinHash(bands=9, rows=13), "#4c8c5a", "2 4", "9 × 13, RedPajama-v2 at 0.8"),
 ]
-LABELS_AT = [(0.86, 0.80), (0.50, 0.62), (0.80, 0.28)]  # similarity, share
 
 
 def x(similarity: float) -> float:
@@ -38,7 +37,7 @@ def svg() -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         *_axes(),
         *_middle(CURVES[0][0]),
-        *(_curve(*curve, at) for curve, at in zip(CURVES, LABELS_AT, strict=True)),
+        *(_curve(*curve, place) for place, curve in enumerate(CURVES)),
         "</svg>\n",
     ]
     return "\n".join(parts)
@@ -64,20 +63,23 @@ def _middle(minhash: MinHash) -> list[str]:
     at = minhash.threshold_estimate
     return [
         f'<path d="M{x(at):.1f} {TOP}V{BOTTOM}" stroke="#999999" stroke-dasharray="3 3"/>',
-        f'<text x="{x(at) - 6:.1f}" y="{TOP + 12}" text-anchor="end" fill="#555555">',
+        f'<text x="{x(at) + 6:.1f}" y="{BOTTOM - 6}" fill="#555555">',
         f"(1/14)^(1/8) = {at:.2f}</text>",
     ]
 
 
-def _curve(
-    minhash: MinHash, colour: str, dashes: str, name: str, label_at: tuple[float, float]
-) -> str:
+def _curve(minhash: MinHash, colour: str, dashes: str, name: str, place: int) -> str:
+    """A curve, and its line in the legend."""
     points = " ".join(
         f"{x(i / 200):.1f},{y(minhash.match_probability(i / 200)):.1f}" for i in range(201)
     )
     style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dashes}"'
-    label = f'<text x="{x(label_at[0]):.1f}" y="{y(label_at[1]):.1f}" fill="{colour}">{name}</text>'
-    return f'<polyline points="{points}" {style}/>{label}'
+    left, at = x(0.03), y(0.93 - 0.08 * place)
+    return (
+        f'<polyline points="{points}" {style}/>'
+        f'<path d="M{left:.1f} {at - 4:.1f}h30" {style}/>'
+        f'<text x="{left + 38:.1f}" y="{at:.1f}">{name}</text>'
+    )
 
 
 if __name__ == "__main__":

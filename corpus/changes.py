@@ -116,9 +116,13 @@ _STAGE_OF = {
     "extract": ("extract", _PAGES),
     "url": ("extract", "what lists say of a URL is not stored"),
     "look": ("extract", _PAGES),
+    "exact": ("dedup", _AFTER),
     "minhash": ("dedup", _AFTER),
+    "verify": ("dedup", _AFTER),
     "survivor": ("dedup", _AFTER),
+    "passages": ("dedup", _AFTER),
     "pii": ("dedup", _AFTER),
+    "decontaminate": ("decontaminate", _AFTER),
     "tokenizer": ("shard", _AFTER),
     "shard": ("shard", _AFTER),
 }

@@ -85,7 +85,6 @@ def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
     found = _links(job, nodes, work)
     with track(job.root, "dedup: clusters", 1, "step"):
         labels = components.label(job.spark, found.edges, work, MAX_LOCAL_EDGES)
-    counts = found.counts | {"rounds": labels.rounds}
     held = earlier.match(job, nodes, work).frame if job.against else None
     with track(job.root, "dedup: survivors", 1, "step"):
         chosen = clusters.choose(nodes, labels.frame, found.exact, held)
@@ -94,7 +93,11 @@ def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
     own = dropped.filter(F.col("duplicate_root").isNull())
     pairs = own.select(F.col("node").alias("a"), F.col("duplicate_node").alias("b"))
     estimate = similarity.estimated(job, nodes, found.near, pairs, work / "estimate")
-    extra = {"links": counts, "estimate": estimate.to_json()}
+    extra = {
+        "links": found.counts,
+        "components": {"rounds": labels.rounds, "edges": list(labels.edges)},
+        "estimate": estimate.to_json(),
+    }
     return clusters.complete(nodes, stored), extra
 
 
@@ -124,9 +127,10 @@ def _cut_passages(
     """`clusters` without the documents that go whole, (node, removed) of the others, counts."""
     stored = store(job.spark, grouped, work / "clusters", CLUSTERS)
     stays = stored.frame.filter(F.col("duplicate_kind").isNull()).select("node")
+    total = stays.count()
     ranked = stays.join(job.read("bands").select("node", *KEY, "rank"), on="node", how="inner")
     texts = ranked.join(bands.kept(job).select(*KEY, "text"), on=list(KEY), how="inner")
-    losses = passages.find(job, texts, stored.rows, work)
+    losses = passages.find(job, texts, total, work)
     gone = losses.frame.filter("dropped").select("node", F.lit(clusters.PASSAGES).alias("gone"))
     marked = gone.join(stored.frame, on="node", how="right")
     kind = F.coalesce("duplicate_kind", "gone").alias("duplicate_kind")

@@ -38,8 +38,10 @@ _MOST_URLS = 5_000  # of one host, that a wrong URL is compared with
 _OF_CANONICAL = [name for name in CANONICAL.names if name not in DOCUMENTS.names]
 _MADE_FROM = {
     "judged": "documents",
-    "clusters": "judged",
-    "canonical": "judged",
+    "bands": "judged",
+    "clusters": "bands",
+    "canonical": "bands",
+    "contamination": "canonical",
     "shards": "canonical",
 }
 
@@ -89,6 +91,7 @@ class Story:
     judged: bool
     cluster: Row | None
     canonical: Row | None
+    contamination: list[Row]
     shard: Row | None
     text: str | None
     absent: dict[str, str] = field(default_factory=dict)
@@ -109,6 +112,8 @@ def open_root(folder: Path, shards: str = "shards") -> Root:
     found, absent = {"documents": documents}, {}
     for dataset, source in _MADE_FROM.items():
         listed = manifest.read(_folder(folder, dataset, shards))
+        if listed is None and dataset == "contamination":
+            continue  # most roots have none
         if listed is None:
             absent[dataset] = "not made yet"
         elif source not in found or listed.inputs.get(source) != found[source].fingerprint:
@@ -146,6 +151,9 @@ def _tell(root: Root, where: pc.Expression) -> Story:
         judged=judged is not None,
         cluster=_cluster(root, where),
         canonical=_one(root, "canonical", where, _OF_CANONICAL),
+        contamination=root.find(
+            "contamination", where, ["set", "num_matches", "example", "action"]
+        ),
         shard=_shard(root, where),
         text=text if text is None else text[:_TEXT_CHARS],
         absent=root.absent,

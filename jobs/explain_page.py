@@ -98,6 +98,11 @@ def _ending(one: Story) -> Iterator[RenderableType]:
     yield from _duplicates(one)
     if one.canonical:
         yield _text(f"canonical: {_scrubbed(one.canonical['pii'])}")
+    for found in one.contamination:
+        verb = "left out of shards" if found["action"] == "drop" else "flagged"
+        yield _text(
+            f"contamination: {verb}; holds '{found['example']}' of {found['set']}", "bold red"
+        )
     if one.shard:
         shard = one.shard
         yield _text(f"shard: {shard['tokens']:,} tokens in {shard['file']} ({shard['split']})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from jobs.report import Funnel
+from jobs.report import Funnel, estimate_rows
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -34,7 +34,7 @@ def page(found: Funnel) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
         f"{_numbers(found)}\n<h2>What became of {found.records:,} records</h2>\n"
-        f"{_outcomes(found)}\n<h2>Stages</h2>\n{_stages(found)}\n</body></html>\n"
+        f"{_outcomes(found)}\n{_estimate(found)}<h2>Stages</h2>\n{_stages(found)}\n</body></html>\n"
     )
 
 
@@ -65,6 +65,15 @@ def _kind(found: Funnel, name: str) -> str:
     if name in found.duplicates_by_kind:
         return "duplicate"
     return "rejected" if name in found.rejected else "no-document"
+
+
+def _estimate(found: Funnel) -> str:
+    rows = "".join(
+        f'<tr><td>{escape(name.strip())}</td><td class="count">{escape(sampled)}</td>'
+        f'<td class="share">{escape(share)}</td></tr>\n'
+        for name, sampled, share in estimate_rows(found)
+    )
+    return f"<h2>Near-duplicates, by a sample</h2>\n<table>{rows}</table>\n" if rows else ""
 
 
 def _stages(found: Funnel) -> str:

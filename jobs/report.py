@@ -180,8 +180,14 @@ def funnel_table(found: Funnel) -> Table:
     for name, count in found.outcomes.items():
         table.add_row(f"  {name}", f"{count:,}", f"{count / max(1, found.records):.1%}")
     table.add_section()
-    for name in ("documents", "kept", "duplicates", "canonical", "shards", "tokens"):
+    names = ("documents", "kept", "duplicates", "canonical", "contaminated", "shards", "tokens")
+    for name in names if found.contaminated else (n for n in names if n != "contaminated"):
         table.add_row(name, f"{getattr(found, name):,}", "")
+    said = estimate_rows(found)
+    if said:
+        table.add_section()
+    for row in said:
+        table.add_row(*row)
     return table
 
 

@@ -27,8 +27,8 @@ def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-NAMES = ("synthetic", "dedup_bench", "dedup_real", "whole_dump")
-synthetic, bench, real, paper = map(load, NAMES)
+NAMES = ("synthetic", "dedup_bench", "dedup_real", "whole_dump", "curve")
+synthetic, bench, real, paper, curve = map(load, NAMES)
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), min_size=1, max_size=30)
 
 
@@ -179,3 +179,8 @@ def test_the_guide_shows_what_the_command_prints(
     shown = [line.removeprefix("    ") for line in guide]
     first = shown.index(printed[0])
     assert shown[first : first + len(printed)] == printed
+
+
+def test_the_picture_of_the_guide_is_the_one_that_the_command_draws() -> None:
+    drawn = (PROJECT / "docs" / "curve.svg").read_text(encoding="utf-8")
+    assert drawn == curve.svg()

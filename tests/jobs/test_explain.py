@@ -21,7 +21,7 @@ from corpus.recipe import Recipe
 from jobs import datasets, explain
 from jobs.explain import Story
 from schemas import manifest
-from schemas.datasets import CANONICAL, CLUSTERS, DOCUMENTS, PII_KINDS, SHARDS
+from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 
@@ -89,9 +89,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judged = pa.Table.from_batches([b for d in batches for b in tasks.judge(settings, d)])
     filters = settings.settings("filters")
     second = _commit(folder, "judged", judged, filters, {"documents": first})
-    _commit(folder, "clusters", _clusters(), {}, {"judged": second})
+    bands = _commit(folder, "bands", BANDS.empty_table(), {}, {"judged": second})
+    _commit(folder, "clusters", _clusters(), {}, {"bands": bands})
     kept = judged.filter(ds.field("record_offset") == 0)
-    third = _commit(folder, "canonical", _canonical(kept), {}, {"judged": second})
+    third = _commit(folder, "canonical", _canonical(kept), {}, {"bands": bands})
     shard = {"tokens": [1, 2, 3], "token_count": 3, **{n: ROWS[0][n] for n in SHARDS.names[2:]}}
     _commit(folder, "shards", pa.Table.from_pylist([shard], SHARDS), {}, {"canonical": third})
     return folder
@@ -238,7 +239,7 @@ def test_a_dataset_of_other_documents_is_left_out_and_said_so(root: Path, tmp_pa
     assert found.filters == []
     assert found.shard is found.canonical is found.cluster is None
     assert found.absent["judged"] == "made from other documents than those here now"
-    assert set(found.absent) == {"judged", "clusters", "canonical", "shards"}
+    assert set(found.absent) == {"judged", "bands", "clusters", "canonical", "shards"}
 
 
 def _command(capsys: pytest.CaptureFixture[str], root: Path, *arguments: str) -> str:
@@ -272,6 +273,24 @@ def test_every_capture_of_a_url_is_told_of(capsys: pytest.CaptureFixture[str], r
     assert [one["place"]["record_offset"] for one in found] == [0, 300]
     assert [one["rejected_by"] for one in found] == [None, "language.low_language_score"]
     assert "capture 2 of 2" in _command(capsys, root, "--url", "https://a.example/ferry")
+
+
+def test_what_it_holds_of_an_evaluation_set_is_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    canonical = manifest.read(copy / "canonical")
+    assert canonical
+    key = {name: ROWS[0][name] for name in ("id", "file_path", "record_offset", "url")}
+    row = key | {"set": "gsm8k", "num_matches": 2, "example": "how many eggs", "action": "drop"}
+    table = pa.Table.from_pylist([row], CONTAMINATION)
+    _commit(copy, "contamination", table, {}, {"canonical": canonical.fingerprint})
+    assert _story(root, 0).contamination == []
+    assert _story(copy, 0).contamination[0]["set"] == "gsm8k"
+    assert _story(copy, 200).contamination == []
+    shown = _command(capsys, copy, "--url", ROWS[0]["url"])
+    assert "left out of shards; holds 'how many eggs' of gsm8k" in " ".join(shown.split())
 
 
 def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
