@@ -10,6 +10,7 @@ import functools
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -61,6 +62,21 @@ def write(
     task = functools.partial(_write_partition, str(folder), schema, count_by)
     files = receipts(frame.mapInArrow(task, RECEIPT))
     return files or (write_table(folder, schema.empty_table(), count_by),)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A frame that was written, and is read from its files whenever it is used."""
+
+    frame: DataFrame
+    rows: int
+
+
+def store(spark: SparkSession, frame: DataFrame, folder: Path, schema: pa.Schema) -> Stored:
+    """Write a working frame, so that what builds on it does not make it again."""
+    files = write(frame, folder, schema)
+    paths = [str(folder.absolute() / file.name) for file in files]
+    return Stored(read_files(spark, paths, schema), sum(file.rows for file in files))
 
 
 def receipts(frame: DataFrame) -> tuple[DataFile, ...]:

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs import bands, clusters, components, datasets, earlier, links, passages, similarity
-from jobs.links import store
+from jobs.datasets import store
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
 from schemas.datasets import CANONICAL, CLUSTERS, KEY, PII_KINDS, SURVIVORS

@@ -1,8 +1,8 @@
 """What earlier roots hold already: documents of this root that share a band or a hash with theirs.
 
 Only their `bands` and `clusters` are read; nothing of theirs is computed again. Of the earlier
-documents in a bucket one is named: that of the first root on the command line, there the smallest
-node; and of its cluster the document that stayed.
+documents in a bucket one is named: that of the first root on the command line, there always the
+same one; and of its cluster the document that stayed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from corpus import minhash
 from corpus.exact import COLUMNS, Key
 from jobs import datasets, links, similarity
-from jobs.links import Stored, store
+from jobs.datasets import Stored, store
 from jobs.similarity import Side
 from jobs.stage import Job, refuse_unfinished
 from schemas import manifest

@@ -9,7 +9,6 @@ In a join the small side stands first: Sail builds its hash table of that one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,34 +16,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from corpus.exact import COLUMNS, KINDS, Key
-from jobs import datasets
-from schemas.manifest import DataFile
+from jobs.datasets import store
 
 EDGES = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 _DROPPED = pa.schema([("node", pa.int64()), ("hub", pa.int64()), ("kind", pa.string())])
 MEMBERS = pa.schema([("band", pa.int32()), ("hash", pa.int64()), ("node", pa.int64())])
 # Documents × bands that are grouped at once; more are taken some bands at a time.
 MAX_MEMBERSHIPS = 8_000_000
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A frame that was written, and is read from its files whenever it is used."""
-
-    frame: DataFrame
-    rows: int
-
-
-def store(spark: SparkSession, frame: DataFrame, folder: Path, schema: pa.Schema) -> Stored:
-    """Write a frame into `folder`, so that a plan does not grow and nothing is done twice."""
-    return _stored(spark, folder, datasets.write(frame, folder, schema), schema)
-
-
-def _stored(
-    spark: SparkSession, folder: Path, files: tuple[DataFile, ...], schema: pa.Schema
-) -> Stored:
-    paths = [str(folder.absolute() / file.name) for file in files]
-    return Stored(datasets.read_files(spark, paths, schema), sum(file.rows for file in files))
 
 
 def exact(

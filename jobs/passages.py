@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 
 from corpus.passages import LISTED, Passages
 from jobs import datasets
-from jobs.links import store
+from jobs.datasets import store
 from jobs.progress import track
 from jobs.stage import Job
 

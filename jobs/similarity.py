@@ -16,7 +16,7 @@ from corpus.minhash import jaccard, shingle_hashes
 from corpus.similarity import Estimate, estimate
 from corpus.word_hashes import UInt64s
 from jobs import bands, datasets, links
-from jobs.links import Stored, store
+from jobs.datasets import Stored, store
 from jobs.progress import track
 from jobs.stage import Job
 from schemas.datasets import JACCARD, KEY, PAIRS_TO_COMPARE, SHINGLES
