@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,28 +22,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from corpus import suffixes
+from corpus.splits import HASHES, SPLITS, split_of
 from schemas.config import json_hash
-from schemas.datasets import SHARDS
-from schemas.manifest import DataFile
+from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARDS
+from schemas.manifest import DataFile, atomic_path
 from schemas.tokenizer import Tokenizer
 
 UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
-SHARD_FORMAT = 1  # changes with the columns of a shard or the meaning of their values
-SPLIT_SALT = "gristmill-split-1"  # fixed: a site stays in its split whatever the shuffle's seed
+Kind = Literal["documents", "conversations"]
+SHARD_FORMAT = 2  # changes with the columns of a shard or the meaning of their values
 ORDER = ("order_key", "id", "file_path", "record_offset")
 SIGN_BIT = np.uint64(1 << 63)
-HASHES = 1 << 64  # how many 64-bit hashes there are
 
 # What is stored, without the columns' documentation: a reworded comment must not change a file.
 STORED = pa.schema([pa.field(field.name, field.type) for field in SHARDS])
+MASKED = pa.schema([pa.field(field.name, field.type) for field in CONVERSATION_SHARDS])
 TOKENS = pa.schema(
     [
-        *STORED,
+        pa.field("tokens", pa.list_(pa.int32())),  # engines' lists may hold nulls
+        *list(STORED)[1:],
         pa.field("split", pa.string()),
         pa.field("order_key", pa.int64()),
         pa.field("text_bytes", pa.int64()),
@@ -130,28 +129,6 @@ def place(batch: pa.RecordBatch, num_shards: Mapping[str, int]) -> pa.RecordBatc
     return pa.RecordBatch.from_arrays([*columns, pa.array(shard)], names=PLACED.names)
 
 
-def split_of(url: str | None, fraction: float) -> Split:
-    """The split of a page's site, the same for all of its subdomains and for every seed.
-
-    `fraction` of the sites are validation. A page without a URL is train.
-    """
-    if url is None:
-        return "train"
-    threshold = int(fraction * HASHES)
-    return "validation" if _site_hash(site(url)) < threshold else "train"
-
-
-def site(url: str) -> str:
-    """Registered domain of a URL by the public suffix list (`corpus.suffixes`).
-
-    An IP address, or a host without a public suffix, is a site of its own.
-    """
-    host = suffixes.parser()(url)
-    registered = host.top_domain_under_public_suffix
-    whole = ".".join(part for part in (host.subdomain, host.domain, host.suffix) if part)
-    return (registered or whole).lower()
-
-
 def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -> pa.RecordBatch:
     """Token rows (`TOKENS`) of a batch of `canonical`, in the batch's order.
 
@@ -181,11 +158,13 @@ def write_shard(
 ) -> DataFile:
     """Write the rows of one shard (`TOKENS`, in any order) and return its manifest entry.
 
-    The file appears whole, under a name that ends in the first 16 digits of its SHA-256. `extra`
-    holds split, index, tokens, text_bytes and, for each row group, [tokens, documents]. Memory is
-    about twice the table's.
+    A table with a column `loss_mask` (uint8, as long as its row's tokens) makes a shard with one.
+    Both files, the rows and their lengths, appear whole, under names that end in the first 16
+    digits of the shard's SHA-256. `extra` is as docs/format.md says. Memory is about twice the
+    table's.
     """
-    rows = table.select(TOKENS.names).cast(TOKENS).combine_chunks()
+    stored = MASKED if LOSS_MASK.name in table.schema.names else STORED
+    rows = _sorted_rows(table, stored)
     stem = f"{split}-{index:05d}"
     temporary = Path(folder) / f".{stem}.{uuid.uuid4().hex}.tmp"
     temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -193,31 +172,82 @@ def write_shard(
         row_groups = _write_rows(temporary, rows, settings.rows_per_group)
         digest = _flush_and_hash(temporary)
         size = temporary.stat().st_size
-        name = f"{stem}-{digest[:16]}.parquet"
-        temporary.replace(temporary.parent / name)
+        stem = f"{stem}-{digest[:16]}"
+        lengths = _write_lengths(temporary.parent / f"{stem}.lengths.npy", rows)
+        temporary.replace(temporary.parent / f"{stem}.parquet")
     finally:
         temporary.unlink(missing_ok=True)
     extra = {
         "split": split,
         "index": index,
-        "tokens": sum(tokens for tokens, _ in row_groups),
-        "text_bytes": pc.sum(rows["text_bytes"], min_count=0).as_py(),
+        "tokens": sum(group["tokens"] for group in row_groups),
+        "text_bytes": pc.sum(table["text_bytes"], min_count=0).as_py(),
+        "lengths": lengths,
         "row_groups": row_groups,
     }
-    return DataFile(name=name, rows=len(rows), bytes=size, sha256=digest, extra=extra)
+    return DataFile(f"{stem}.parquet", len(rows), size, sha256=digest, extra=extra)
 
 
 def shards_content_hash(files: Sequence[DataFile], tokenizer_hash: str, vocab_size: int) -> str:
     """SHA-256 (hex) of the token stream: shards by split and index, tokenizer, shard format."""
-    ordered = sorted(files, key=lambda file: (file.extra["split"], file.extra["index"]))
     return json_hash(
         {
             "format": SHARD_FORMAT,
-            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in ordered],
+            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in in_order(files)],
             "tokenizer": tokenizer_hash,
             "vocab_size": vocab_size,
         }
     )
+
+
+def in_order(files: Iterable[DataFile]) -> tuple[DataFile, ...]:
+    """Shards by split, then index: the order of the token stream."""
+    return tuple(sorted(files, key=lambda file: (file.extra["split"], file.extra["index"])))
+
+
+def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:
+    """The manifest's `extra` for these shards, as docs/format.md has it."""
+    return {
+        "format": SHARD_FORMAT,
+        "kind": kind,
+        "tokenizer": {
+            "file": tokenizer_file(known),
+            "name": known.name,
+            "hash": known.hash,
+            "vocab_size": known.vocab_size,
+            "padded_vocab_size": known.padded_vocab_size,
+            "boundary": known.boundary,
+            "chat_ids": known.chat_ids,
+        },
+        "tokens": _by_split(files, "tokens"),
+        "text_bytes": _by_split(files, "text_bytes"),
+        "content_hash": shards_content_hash(files, known.hash, known.vocab_size),
+    }
+
+
+def tokenizer_file(known: Tokenizer) -> str:
+    """Name of a tokenizer beside its shards: other shards' tokenizer never takes its place."""
+    return f"tokenizer-{known.hash[:16]}.json"
+
+
+def save_tokenizer(known: Tokenizer, folder: str | Path) -> Path:
+    """Put the tokenizer beside shards that are not committed yet; returns the file's path."""
+    path = Path(folder) / tokenizer_file(known)
+    with atomic_path(path) as temporary:
+        known.save(temporary)
+    return path
+
+
+def companions(files: Iterable[DataFile], extra: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what a manifest of shards lists beside `files`: lengths, and the tokenizer."""
+    return (*(file.extra["lengths"]["name"] for file in files), extra["tokenizer"]["file"])
+
+
+def _by_split(files: Sequence[DataFile], count: str) -> dict[str, int]:
+    return {
+        split: sum(file.extra[count] for file in files if file.extra["split"] == split)
+        for split in SPLITS
+    }
 
 
 def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
@@ -226,14 +256,20 @@ def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
     return cast(list[str], values.to_pylist())
 
 
-def _write_rows(path: Path, rows: pa.Table, rows_per_group: int) -> list[list[int]]:
-    """Write `rows` in shard order; [tokens, documents] of each row group."""
-    order = pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in ORDER])
-    stored = rows.select(STORED.names)
+def _sorted_rows(table: pa.Table, stored: pa.Schema) -> pa.Table:
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER])
+    rows = table.select(stored.names).combine_chunks().take(order).cast(stored)
+    for name in {"tokens", LOSS_MASK.name} & set(stored.names):
+        assert pc.list_value_length(rows[name]).equals(rows["token_count"].cast(pa.int32())), name
+    return rows
+
+
+def _write_rows(path: Path, rows: pa.Table, rows_per_group: int) -> list[dict[str, Any]]:
+    """Write `rows` as they come; tokens, documents and hash of each row group."""
     row_groups = []
     with pq.ParquetWriter(
         path,
-        STORED,
+        rows.schema,
         version="2.6",
         compression="zstd",
         compression_level=3,
@@ -241,19 +277,36 @@ def _write_rows(path: Path, rows: pa.Table, rows_per_group: int) -> list[list[in
         write_statistics=False,
         store_schema=False,
     ) as writer:
-        for start in range(0, len(order), rows_per_group):
-            group = stored.take(order.slice(start, rows_per_group))
+        for start in range(0, len(rows), rows_per_group):
+            group = rows.slice(start, rows_per_group)
             writer.write_table(group, row_group_size=rows_per_group)
-            tokens = pc.sum(pc.list_value_length(group["tokens"])).as_py()
-            row_groups.append([tokens, group.num_rows])
+            row_groups.append(_row_group(group))
     return row_groups
+
+
+def _row_group(group: pa.Table) -> dict[str, Any]:
+    tokens, digest = _values(group["tokens"], "<i4"), hashlib.sha256()
+    digest.update(tokens.data)
+    if LOSS_MASK.name in group.schema.names:
+        digest.update(_values(group[LOSS_MASK.name], "u1").data)
+    return {"tokens": len(tokens), "documents": len(group), "sha256": digest.hexdigest()}
+
+
+def _values(column: pa.ChunkedArray, dtype: str) -> npt.NDArray[Any]:
+    """The values of all lists, one after the other."""
+    values: npt.NDArray[Any] = pc.list_flatten(column).to_numpy()
+    return values.astype(dtype, copy=False)
+
+
+def _write_lengths(path: Path, rows: pa.Table) -> dict[str, str]:
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file:  # np.save would add a suffix to a name
+            np.save(file, rows["token_count"].to_numpy().astype("<i4"), allow_pickle=False)
+        digest = _flush_and_hash(temporary)
+    return {"name": path.name, "sha256": digest}
 
 
 def _flush_and_hash(path: Path) -> str:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _site_hash(name: str) -> int:
-    return xxhash.xxh3_64_intdigest(f"{SPLIT_SALT}:{name}".encode())

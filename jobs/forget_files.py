@@ -29,7 +29,7 @@ from jobs.datasets import ROWS_PER_GROUP
 from schemas import config, manifest, tokenizer
 from schemas.datasets import FORGOTTEN, KEY
 from schemas.manifest import DataFile
-from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from schemas.tokenizer import Tokenizer
 
 # What a task says of a row that a request means; cluster and time come later.
 MATCH = pa.schema([pa.field(name, FORGOTTEN.field(name).type) for name in FORGOTTEN.names[:6]])
@@ -179,12 +179,11 @@ class _Gone:
 
 def _without_in_shard(target: Target, rows: pa.Table, keys: Keys) -> Change:
     folder, old = Path(target.path).parent, target.file
-    settings = config.from_dict(target.settings["shard"], shards.Shard, str(folder))
     mask = keys.mask(rows)
     gone, split = rows.filter(pa.array(mask)), old.extra["split"]
-    text_bytes = _text_bytes(gone, tokenizer.load(folder / TOKENIZER_FILE))
-    table = _token_rows(rows.filter(pa.array(~mask)), split, settings)
-    new = shards.write_shard(table, folder, split, old.extra["index"], settings)
+    text_bytes = _text_bytes(gone, _tokenizer(folder))
+    table = _token_rows(rows.filter(pa.array(~mask)), split)
+    new = shards.write_shard(table, folder, split, old.extra["index"], _settings(old))
     new.extra["text_bytes"] = old.extra["text_bytes"] - text_bytes
     tokens = old.extra["tokens"] - new.extra["tokens"]
     extra = {"tokens": {split: tokens}, "text_bytes": {split: text_bytes}}
@@ -192,19 +191,34 @@ def _without_in_shard(target: Target, rows: pa.Table, keys: Keys) -> Change:
     return Change(old.name, new, gone.num_rows, counts, extra)
 
 
-def _token_rows(rows: pa.Table, split: str, settings: shards.Shard) -> pa.Table:
-    """Rows of a shard as they were written from; their texts' sizes are known in sum alone."""
-    order = shards.to_signed(shards.order_keys(rows["id"].to_pylist(), settings.seed))
-    known = {name: rows[name] for name in shards.STORED.names}
-    known["split"] = pa.array([split] * rows.num_rows, pa.string())
-    known["order_key"] = pa.array(order, pa.int64())
-    known["text_bytes"] = pa.array(np.zeros(rows.num_rows, np.int64))
-    return pa.table([known[name] for name in shards.TOKENS.names], schema=shards.TOKENS)
+def _settings(old: DataFile) -> shards.Shard:
+    """All row groups but the last are full, so that the largest says how many rows one takes."""
+    return shards.Shard(rows_per_group=max(g["documents"] for g in old.extra["row_groups"]))
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    listed = manifest.read(folder)
+    assert listed, folder  # shards that no manifest lists have no entry to write anew
+    return tokenizer.load(folder / listed.extra["tokenizer"]["file"])
+
+
+def _token_rows(rows: pa.Table, split: str) -> pa.Table:
+    """Rows of a shard as they were written from, in their order; only the sum of their texts'
+    sizes is known."""
+    columns = {name: rows[name] for name in rows.schema.names}
+    columns["split"] = pa.array([split] * rows.num_rows, pa.string())
+    columns["order_key"] = pa.array(np.arange(rows.num_rows, dtype=np.int64))
+    columns["text_bytes"] = pa.array(np.zeros(rows.num_rows, np.int64))
+    return pa.table(columns)
 
 
 def _text_bytes(rows: pa.Table, known: Tokenizer) -> int:
-    """Bytes of the texts: what all tokens but the leading boundary stand for."""
-    return sum(len(known.decode_bytes(tokens[1:])) for tokens in rows["tokens"].to_pylist())
+    """Bytes of the texts: what all tokens stand for that no code of ours put there."""
+    ours = {known.boundary, *known.chat_ids.values()}
+    return sum(
+        len(known.decode_bytes([token for token in tokens if token not in ours]))
+        for tokens in rows["tokens"].to_pylist()
+    )
 
 
 def _less(counts: dict[str, int], gone: Counter[str]) -> dict[str, int]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from corpus.shards import shards_content_hash
+from corpus.shards import companions, shards_content_hash
 from jobs import datasets, extract, forget_files
 from jobs.forget_files import Change, Target
 from jobs.progress import Tally, track
@@ -27,7 +27,6 @@ from schemas import manifest
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from schemas.tokenizer import TOKENIZER_FILE
 
 # Upstream first: what is made anew from a dataset that is done can't hold the documents any more.
 ORDER = ("documents", "judged", "bands", "clusters", "canonical", "contamination")
@@ -137,7 +136,8 @@ def _sweep(place: Place, listed: Manifest) -> None:
     if place.dataset == "documents":
         _drop_uncommitted(place)
     else:
-        datasets.sweep(place.folder, listed, keep=(TOKENIZER_FILE,))
+        kept = companions(listed.files, listed.extra) if place.dataset == "shards" else ()
+        datasets.sweep(place.folder, listed, keep=kept)
 
 
 def _adjusted(

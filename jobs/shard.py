@@ -23,14 +23,15 @@ from pyspark.sql import functions as F
 
 from corpus import bpe, shards
 from corpus.recipe import Recipe
+from corpus.splits import SPLITS
 from jobs import datasets, decontaminate
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
-from schemas import tokenizer
+from schemas import config, tokenizer
 from schemas.datasets import KEY
 from schemas.errors import UserError
-from schemas.manifest import DataFile, atomic_path
-from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from schemas.manifest import DataFile
+from schemas.tokenizer import Tokenizer
 
 
 def run(job: Job) -> dict[str, Written]:
@@ -47,7 +48,7 @@ def run(job: Job) -> dict[str, Written]:
         files = _write_shards(job, tokens, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"shards": _describe(files, known)}
+    return {"shards": _describe(job, files, known)}
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
@@ -69,8 +70,7 @@ def _tokenizer(job: Job) -> Tokenizer:
             known = bpe.train(_sample(job), settings.vocab_size, f"bpe-{settings.vocab_size}")
     else:
         known = tokenizer.find(settings.name)
-    with atomic_path(job.folder("shards") / TOKENIZER_FILE) as path:
-        known.save(path)
+    shards.save_tokenizer(known, job.folder("shards"))
     return known
 
 
@@ -101,7 +101,7 @@ def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...
     """Tokenize every canonical document into a working dataset, counted by split."""
     columns = decontaminate.clean(job).select(*shards.CANONICAL_COLUMNS)
     # Children load the tokenizer that was saved, whether it was trained or named.
-    saved = str((job.folder("shards") / TOKENIZER_FILE).absolute())
+    saved = str((job.folder("shards") / shards.tokenizer_file(known)).absolute())
     recipe = dataclasses.replace(
         job.recipe, tokenizer=dataclasses.replace(job.recipe.tokenizer, name=saved)
     )
@@ -124,16 +124,15 @@ def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[D
         return _write_group(folder, settings, group)
 
     with track(job.root, "shard: write", 1, "step"):
-        return datasets.receipts(
-            placed.groupBy("split", "shard").applyInArrow(write, datasets.RECEIPT)
-        )
+        written = placed.groupBy("split", "shard").applyInArrow(write, datasets.RECEIPT)
+        return shards.in_order(datasets.receipts(written))
 
 
 def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
     """Split -> number of shards, from its total of tokens; an empty split is an error."""
     rows = frame.groupBy("split").agg(F.sum("token_count").alias("tokens")).toArrow().to_pylist()
     tokens = {row["split"]: row["tokens"] for row in rows}
-    for split in shards.SPLITS:
+    for split in SPLITS:
         if not tokens.get(split):
             raise UserError(
                 f"shard.validation_fraction = {settings.validation_fraction}: no document falls "
@@ -148,31 +147,17 @@ def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Tab
     return pa.Table.from_batches([datasets.receipt(file)])
 
 
-def _describe(files: tuple[DataFile, ...], known: Tokenizer) -> Written:
-    def total(count: str) -> dict[str, int]:
-        return {
-            split: sum(f.extra[count] for f in files if f.extra["split"] == split)
-            for split in shards.SPLITS
-        }
-
+def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Written:
     extra = {
-        "tokenizer": {
-            "name": known.name,
-            "hash": known.hash,
-            "vocab_size": known.vocab_size,
-            "padded_vocab_size": known.padded_vocab_size,
-            "boundary": known.boundary,
-            "chat_ids": known.chat_ids,
-        },
-        "tokens": total("tokens"),
-        "text_bytes": total("text_bytes"),
-        "content_hash": shards.shards_content_hash(files, known.hash, known.vocab_size),
+        **shards.describe(files, known, "documents"),
+        "seed": job.recipe.shard.seed,
+        "recipe_hash": config.json_hash(job.recipe_values()),
     }
     counts = {
         "documents": sum(file.rows for file in files),
-        "tokens": sum(total("tokens").values()),
+        "tokens": sum(extra["tokens"].values()),
     }
-    return Written(files, counts, extra, keep=(TOKENIZER_FILE,))
+    return Written(files, counts, extra, keep=shards.companions(files, extra))
 
 
 STAGE: Stage = Stage(

@@ -153,9 +153,15 @@ FORGOTTEN = pa.schema(
     ]
 )
 
+
+def list_of(type_: pa.DataType) -> pa.DataType:
+    """A list that holds no nulls: Parquet stores, and a reader decodes, one level less a value."""
+    return pa.list_(pa.field("element", type_, nullable=False))
+
+
 SHARDS = pa.schema(
     [
-        column("tokens", pa.list_(pa.int32()), "document boundary, then the text's token ids"),
+        column("tokens", list_of(pa.int32()), "document boundary, then the text's token ids"),
         column("token_count", pa.int64(), "length of `tokens`"),
         column("id", pa.string(), "document id"),
         column("url", pa.string(), "where the page was"),
@@ -163,6 +169,11 @@ SHARDS = pa.schema(
         column("record_offset", pa.int64(), "its byte offset there"),
     ]
 )
+
+LOSS_MASK = column("loss_mask", list_of(pa.uint8()), "1 where the token is a target, else 0")
+
+# Shards of conversations; their place is that of a line in its file.
+CONVERSATION_SHARDS = pa.schema([SHARDS.field(0), LOSS_MASK, *list(SHARDS)[1:]])
 
 DATASETS = {
     "documents": DOCUMENTS,

@@ -26,7 +26,7 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from schemas.tokenizer import Tokenizer
 
 CACHED_ROW_GROUPS = 2  # a batch spans one end of a row group at most times
 
@@ -52,7 +52,7 @@ class TokenStream:
 
     def __init__(self, folder: Path, files: list[DataFile], vocab_size: int) -> None:
         self.folder, self.files, self.vocab_size = folder, files, vocab_size
-        sizes = [group[0] for file in files for group in file.extra["row_groups"]]
+        sizes = [group["tokens"] for file in files for group in file.extra["row_groups"]]
         self._groups = [
             (i, j) for i, file in enumerate(files) for j in range(len(file.extra["row_groups"]))
         ]
@@ -95,7 +95,7 @@ class TokenStream:
             raise UserError(f"{path}: row group {index} cannot be read: {error}") from None
         values = [_values(chunk).to_numpy(zero_copy_only=True) for chunk in column.chunks]
         tokens = np.concatenate(values) if values else np.empty(0, np.int32)
-        self._check_tokens(path, index, file.extra["row_groups"][index][0], tokens)
+        self._check_tokens(path, index, file.extra["row_groups"][index]["tokens"], tokens)
         return tokens
 
     def _check_tokens(self, path: Path, index: int, expected: int, tokens: np.ndarray) -> None:
@@ -159,7 +159,7 @@ def _shard_manifest(folder: Path) -> Manifest:
 
 
 def _checked_tokenizer(folder: Path, expected: dict[str, Any], vocab_size: int) -> Tokenizer:
-    path = folder / TOKENIZER_FILE
+    path = folder / expected["file"]
     tokenizer = tokenizers.load(path)
     if tokenizer.hash != expected["hash"]:
         raise UserError(
@@ -180,7 +180,7 @@ def _files(manifest: Manifest, split: str) -> list[DataFile]:
 
 def _check_split(path: Path, manifest: Manifest, split: str, expected: int) -> None:
     files = _files(manifest, split)
-    found = sum(group[0] for file in files for group in file.extra["row_groups"])
+    found = sum(group["tokens"] for file in files for group in file.extra["row_groups"])
     if found != expected:
         raise UserError(f"{path}: split '{split}' says {expected} tokens, its files list {found}")
     if not found:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from corpus import bpe, shards
+from corpus import bpe, shards, splits
 from corpus.shards import Shard
 from schemas.datasets import CANONICAL, SHARDS
 from schemas.manifest import DataFile
@@ -146,19 +146,19 @@ def test_the_number_of_shards_follows_the_tokens(tokens: int, expected: int) -> 
     ],
 )
 def test_a_site_is_the_registered_domain_or_else_the_host(url: str, expected: str) -> None:
-    assert shards.site(url) == expected
+    assert splits.site(url) == expected
 
 
 def test_a_site_is_in_one_split_with_all_its_pages_and_subdomains() -> None:
     for i in range(300):
         hosts = (f"site{i}.com", f"www.site{i}.com", f"a.b.Site{i}.com:8080", f"site{i}.com.")
-        assert len({shards.split_of(f"http://{host}/{i}", 0.3) for host in hosts}) == 1
+        assert len({splits.split_of(f"http://{host}/{i}", 0.3) for host in hosts}) == 1
 
 
 def test_a_fraction_of_sites_is_validation_and_more_only_adds_to_it() -> None:
     urls = [f"http://site{i}.com/" for i in range(20_000)]
     chosen = {
-        fraction: {url for url in urls if shards.split_of(url, fraction) == "validation"}
+        fraction: {url for url in urls if splits.split_of(url, fraction) == "validation"}
         for fraction in (0.0, 0.01, 0.1)
     }
     assert chosen[0.0] == set() < chosen[0.01] < chosen[0.1]
@@ -168,12 +168,12 @@ def test_a_fraction_of_sites_is_validation_and_more_only_adds_to_it() -> None:
 
 def test_the_split_of_a_site_is_fixed_for_all_time() -> None:
     urls = [f"http://site{i}.com/" for i in range(40)]
-    found = [i for i, url in enumerate(urls) if shards.split_of(url, 0.1) == "validation"]
+    found = [i for i, url in enumerate(urls) if splits.split_of(url, 0.1) == "validation"]
     assert found == [2, 33]
 
 
 def test_pages_without_a_url_are_train() -> None:
-    assert shards.split_of(None, 0.999) == "train"
+    assert splits.split_of(None, 0.999) == "train"
 
 
 # Encoding
@@ -188,7 +188,7 @@ def test_encoded_rows_are_the_boundary_and_the_texts_own_ids(
         assert row["tokens"].count(tokenizer.boundary) == 1
         assert row["token_count"] == len(row["tokens"])
         assert row["text_bytes"] == len(source["text"].encode())
-        assert row["split"] == shards.split_of(source["url"], SETTINGS.validation_fraction)
+        assert row["split"] == splits.split_of(source["url"], SETTINGS.validation_fraction)
         assert row["order_key"] + 2**63 == shards.order_key(SETTINGS.seed, source["id"])
         assert all(
             row[name] == source[name] for name in ("id", "url", "file_path", "record_offset")
@@ -280,13 +280,15 @@ def test_a_row_groups_values_buffer_is_the_token_stream(encoded: pa.Table, tmp_p
     rows = in_order(encoded)
     parquet = pq.ParquetFile(tmp_path / file.name)
     assert parquet.num_row_groups == len(file.extra["row_groups"]) == -(-NUM_ROWS // 64)
-    for i, (tokens, documents) in enumerate(file.extra["row_groups"]):
+    for i, group in enumerate(file.extra["row_groups"]):
         part = rows[i * 64 : (i + 1) * 64]
         (column,) = parquet.read_row_group(i, columns=["tokens"]).column("tokens").chunks
         stream = column.values.to_numpy(zero_copy_only=True)
         assert stream.dtype == np.int32
         assert stream.tolist() == [token for row in part for token in row["tokens"]]  # type: ignore[attr-defined]
-        assert (len(stream), len(column)) == (tokens, documents) == (tokens, len(part))
+        assert group["tokens"] == len(stream)
+        assert group["documents"] == len(column) == len(part)
+        assert group["sha256"] == hashlib.sha256(stream.tobytes()).hexdigest()
         ends = np.cumsum([row["token_count"] for row in part])
         assert column.offsets.to_numpy().tolist() == [0, *ends.tolist()]
 
@@ -302,7 +304,8 @@ def test_a_manifest_entry_says_what_the_file_holds(encoded: pa.Table, tmp_path: 
     assert (file.extra["split"], file.extra["index"]) == ("validation", 12)
     assert file.extra["tokens"] == sum(encoded["token_count"].to_pylist())
     assert file.extra["text_bytes"] == sum(encoded["text_bytes"].to_pylist())
-    assert [p.name for p in tmp_path.iterdir()] == [file.name]
+    lengths = file.name.replace(".parquet", ".lengths.npy")
+    assert {p.name for p in tmp_path.iterdir()} == {file.name, lengths}
     assert DataFile(**json.loads(json.dumps(dataclasses.asdict(file)))) == file
 
 

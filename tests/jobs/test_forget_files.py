@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +17,7 @@ from jobs.forget_files import Change, Target
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.manifest import DataFile, Manifest
-from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from schemas.tokenizer import Tokenizer
 
 SETTINGS = Shard(seed=7, rows_per_group=3)
 PATHS = ("a.warc.gz", "b.warc.gz")
@@ -55,9 +54,14 @@ def _forget(folder: Path, keys: list[tuple[str, int]]) -> Path:
     return folder
 
 
+def _commit(folder: Path, file: DataFile, known: Tokenizer) -> None:
+    shards.save_tokenizer(known, folder)
+    extra = shards.describe([file], known, "documents")
+    manifest.write(folder, Manifest("shards", "", {}, {}, (file,), {}, extra))
+
+
 def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> Change | None:
-    values: dict[str, Any] = {"shard": vars(SETTINGS)}
-    target = Target("shards", str(folder / file.name), file, values)
+    target = Target("shards", str(folder / file.name), file, {})
     change = forget_files.rewrite(target, _forget(folder.parent / "forgotten", keys))
     return Change.from_json(change.to_json()) if change else None
 
@@ -68,11 +72,10 @@ def test_a_shard_without_documents_is_the_one_that_never_had_them(
     tmp_path: Path, known: Tokenizer, documents: list[tuple[str, bool]]
 ) -> None:
     folder = tmp_path / "shards"
-    folder.mkdir(exist_ok=True)
-    known.save(folder / TOKENIZER_FILE)
     rows = _encoded([text for text, _ in documents], known)
     stays = [not gone for _, gone in documents]
     whole = shards.write_shard(rows, folder, "train", 5, SETTINGS)
+    _commit(folder, whole, known)
     wanted = shards.write_shard(rows.filter(pa.array(stays)), tmp_path / "x", "train", 5, SETTINGS)
     gone = [(PATHS[i % 2], i) for i, kept in enumerate(stays) if not kept]
     change = _rewrite(whole, folder, gone)
@@ -81,7 +84,8 @@ def test_a_shard_without_documents_is_the_one_that_never_had_them(
         return
     assert change is not None
     assert change.file == wanted
-    assert (folder / wanted.name).read_bytes() == (tmp_path / "x" / wanted.name).read_bytes()
+    for name in (wanted.name, wanted.extra["lengths"]["name"]):
+        assert (folder / name).read_bytes() == (tmp_path / "x" / name).read_bytes()
     assert change.rows == change.counts["documents"] == len(gone)
     for name in ("tokens", "text_bytes"):
         assert change.extra[name] == {"train": whole.extra[name] - wanted.extra[name]}
@@ -93,3 +97,22 @@ def test_a_shard_of_other_documents_is_not_touched(tmp_path: Path, known: Tokeni
     before = (folder / file.name).stat().st_mtime_ns
     assert _rewrite(file, folder, [(PATHS[0], 1), (PATHS[1], 0), ("c.warc.gz", 0)]) is None
     assert (folder / file.name).stat().st_mtime_ns == before
+
+
+def test_a_shard_of_conversations_keeps_its_masks_and_counts_its_texts_alone(
+    tmp_path: Path, known: Tokenizer
+) -> None:
+    folder, user = tmp_path / "shards", known.chat_ids["<|user|>"]
+    rows = _encoded(["one", "the cat", "three"], known)
+    tokens = [[*row, user] for row in rows["tokens"].to_pylist()]
+    masks = [[0] * (len(row) - 1) + [1] for row in tokens]
+    rows = rows.set_column(0, "tokens", pa.array(tokens, pa.list_(pa.int32())))
+    rows = rows.set_column(1, "token_count", pa.array(map(len, tokens), pa.int64()))
+    rows = rows.append_column("loss_mask", pa.array(masks, pa.list_(pa.uint8())))
+    whole = shards.write_shard(rows, folder, "train", 0, SETTINGS)
+    _commit(folder, whole, known)
+    change = _rewrite(whole, folder, [(PATHS[1], 1)])
+    assert change is not None
+    wanted = shards.write_shard(rows.take([0, 2]), tmp_path / "x", "train", 0, SETTINGS)
+    assert change.file == wanted
+    assert change.extra["text_bytes"] == {"train": len("the cat")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import struct
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,7 @@ def write_shards(
     }
     extra = {
         "tokenizer": {
+            "file": TOKENIZER_FILE,
             "name": tokenizer.name,
             "hash": tokenizer.hash,
             "vocab_size": tokenizer.vocab_size,
@@ -97,7 +99,7 @@ def _write_file(
     streams = [[tokenizer.boundary, *tokenizer.encode(text)] for text in documents]
     count = len(streams)
     columns = [
-        pa.array(streams, pa.list_(pa.int32())),
+        pa.array(streams, SHARDS.field("tokens").type),
         pa.array([len(s) for s in streams], pa.int64()),
         pa.array([f"{index}-{i}" for i in range(count)]),
         pa.array(["https://example.org/"] * count),
@@ -108,7 +110,7 @@ def _write_file(
     table = pa.Table.from_arrays(columns, schema=SHARDS)
     pq.write_table(table, folder / name, row_group_size=ROWS_PER_GROUP, use_dictionary=False)
     groups = [streams[i : i + ROWS_PER_GROUP] for i in range(0, count, ROWS_PER_GROUP)]
-    row_groups = [[sum(map(len, group)), len(group)] for group in groups]
+    row_groups = [_row_group(group) for group in groups]
     data = (folder / name).read_bytes()
     extra = {
         "split": split,
@@ -116,6 +118,12 @@ def _write_file(
         "row_groups": row_groups,
     }
     return DataFile(name, count, len(data), hashlib.sha256(data).hexdigest(), extra=extra)
+
+
+def _row_group(streams: list[list[int]]) -> dict[str, object]:
+    values = [token for stream in streams for token in stream]
+    digest = hashlib.sha256(struct.pack(f"<{len(values)}i", *values)).hexdigest()
+    return {"tokens": len(values), "documents": len(streams), "sha256": digest}
 
 
 @pytest.fixture(scope="session")

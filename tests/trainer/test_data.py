@@ -197,8 +197,8 @@ def test_an_empty_split_is_refused(own_shards: Path, alter_manifest: Alter) -> N
 
 def test_row_groups_that_are_not_the_files_are_refused(own_shards: Path) -> None:
     def swap(extra: dict[str, Any]) -> None:
-        extra["row_groups"][0][0] += 1
-        extra["row_groups"][1][0] -= 1
+        extra["row_groups"][0]["tokens"] += 1
+        extra["row_groups"][1]["tokens"] -= 1
 
     rewrite_manifest(own_shards, swap)
     assert "row group 0 has" in refusal(own_shards)
