@@ -1,0 +1,325 @@
+"""One row of a chat dataset -> the conversation that it holds, whatever form it is written in.
+
+A form is recognised by the fields that a row has (`FORMS`, the first that fits). Its fields are
+taken over as they are: no field is joined to another, and templates that a dataset wrote into its
+texts stay there. Cost: one walk over the row.
+
+Sources of the forms: OpenAI's chat completions API (messages), FastChat's data/dummy_conversation
+(ShareGPT), Stanford Alpaca, databricks-dolly-15k, Open Assistant's exported message trees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+_NAMES: dict[Role, tuple[str, ...]] = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bing", "bard", "model"),
+    "tool": ("tool", "function", "observation", "function_response", "tool_response"),
+}
+ROLES = {name: role for role, names in _NAMES.items() for name in names}
+CALLS = ("function_call", "tool_call")  # ShareGPT: messages of the assistant that are calls alone
+IDS = ("id", "conversation_id", "message_tree_id", "uuid", "prompt_id")
+BETWEEN = "\n\n"  # stands between an instruction and what it is about
+
+
+class RowError(Exception):
+    """A row that no conversation can be made of: a reason to count, and what exactly was wrong."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: fields of text, and an assistant's tool calls, each as JSON.
+
+    `learned`: the turn's tokens are targets.
+    """
+
+    role: Role
+    texts: tuple[str, ...]
+    calls: tuple[str, ...] = ()
+    learned: bool = False
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order, at least one of them learned; `id` and `url` as the row gives them."""
+
+    form: str
+    id: str | None
+    url: str | None
+    turns: tuple[Turn, ...]
+
+
+def form_of(row: Any) -> str:
+    """The name of a row's form; `RowError` where it has none that is known."""
+    if not isinstance(row, dict):
+        raise RowError("not_an_object", f"{_kind(row)}, where an object with fields must be")
+    for name, (fits, _) in FORMS.items():
+        if fits(row):
+            return name
+    fields = ", ".join(map(_shown, list(row)[:8])) or "none"
+    raise RowError("unknown_form", f"fields: {fields}; the forms known are {', '.join(FORMS)}")
+
+
+def read_row(row: Any) -> Conversation:
+    """The conversation of a row as json.loads gives it; `RowError` says why there is none.
+
+    A system turn without text says nothing and is left out. An empty turn of a user or an
+    assistant is an error: silence would be learned.
+    """
+    form = form_of(row)
+    _, read = FORMS[form]
+    turns = tuple(turn for turn in read(row) if turn.role != "system" or _says(turn))
+    if not turns:
+        raise RowError("empty", "no turn at all")
+    for place, turn in enumerate(turns, 1):
+        if turn.role in ("user", "assistant") and not _says(turn):
+            raise RowError("empty_turn", f"turn {place} ({turn.role}) has no text")
+    if not any(turn.learned for turn in turns):
+        raise RowError("nothing_to_learn", "no turn of an assistant that is to be learned")
+    return Conversation(form, row_id(row), _url(row), turns)
+
+
+def row_id(row: Any) -> str | None:
+    """The id that a row gives itself, the first of `IDS` that it has; None without one."""
+    if isinstance(row, dict):
+        for name in IDS:
+            value = row.get(name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return str(value)
+            if isinstance(value, str) and value.strip():
+                return _characters(value)
+    return None
+
+
+def _url(row: Mapping[str, Any]) -> str | None:
+    value = row.get("url")
+    return _characters(value) if isinstance(value, str) and value else None
+
+
+def _messages(name: str) -> Callable[[Mapping[str, Any]], Iterator[Turn]]:
+    """OpenAI's and ShareGPT's form: a list of messages, the row's system text and tools first."""
+
+    def read(row: Mapping[str, Any]) -> Iterator[Turn]:
+        yield from _system(row)
+        for place, message in enumerate(_list(row[name], name)):
+            yield from _message(message, f"{name}[{place}]")
+
+    return read
+
+
+def _system(row: Mapping[str, Any]) -> Iterator[Turn]:
+    """The declared tools, a system turn of their own, and a system text beside the messages."""
+    tools = row.get("tools")
+    if tools:
+        said = tools if isinstance(tools, str) else _json(tools, "bad_field", "tools")
+        yield Turn("system", (_characters(said),))
+    if row.get("system") is not None:
+        yield Turn("system", (_string(row["system"], "system"),))
+
+
+def _message(message: Any, place: str) -> Iterator[Turn]:
+    if not isinstance(message, dict):
+        raise RowError("bad_field", f"{place} is {_kind(message)}, not an object")
+    named = "role" if "role" in message else "from"
+    name = message.get(named)
+    content = message.get("content" if "content" in message else "value")
+    if name in CALLS:
+        yield Turn("assistant", (), _written_calls(content, place), _is_learned(message, place))
+        return
+    role = ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        raise RowError("unknown_role", f"{place}.{named} = {_shown(name)}")
+    texts = _texts(content, place)
+    if role == "assistant":
+        yield Turn(role, texts, _calls(message, place), _is_learned(message, place))
+    else:
+        yield Turn(role, texts)
+
+
+def _texts(content: Any, place: str) -> tuple[str, ...]:
+    """The content's text, or the texts of its parts; none where it is null."""
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (_characters(content),)
+    parts = _list(content, f"{place}.content")
+    return tuple(_part(part, f"{place}.content[{i}]") for i, part in enumerate(parts))
+
+
+def _part(part: Any, place: str) -> str:
+    if isinstance(part, str):
+        return _characters(part)
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise RowError("unsupported_content", f"{place}.type = {_shown(kind)}; only text is read")
+    return _string(part.get("text"), f"{place}.text")
+
+
+def _is_learned(message: Mapping[str, Any], place: str) -> bool:
+    """OpenAI's `weight`: 0 keeps an assistant's message out of the targets."""
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise RowError("bad_field", f"{place}.weight = {_shown(weight)}; must be 0 or 1")
+    return weight != 0
+
+
+def _calls(message: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """`tool_calls`, or the one `function_call` of OpenAI's older form."""
+    calls = _list(message.get("tool_calls") or [], f"{place}.tool_calls")
+    if message.get("function_call"):
+        calls = [*calls, message["function_call"]]
+    return tuple(_call(call, place) for call in calls)
+
+
+def _written_calls(content: Any, place: str) -> tuple[str, ...]:
+    """Calls that are a message's text: one as a JSON object, or a list of them."""
+    found = _parsed(content, place) if isinstance(content, str) else content
+    calls = found if isinstance(found, list) else [found]
+    return tuple(_call(call, place) for call in calls)
+
+
+def _call(call: Any, place: str) -> str:
+    """`{"name": ..., "arguments": ...}` as JSON text, arguments as JSON values."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RowError("bad_tool_call", f"{place}: a call without a function's name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, place) if arguments.strip() else {}
+    made = {"name": function["name"], "arguments": {} if arguments is None else arguments}
+    return _characters(_json(made, "bad_tool_call", place))
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError("bad_tool_call", f"{place}: not JSON: {error}") from None
+
+
+def _json(value: Any, reason: str, place: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise RowError(reason, f"{place}: cannot be written as JSON: {error}") from None
+
+
+def _pair(
+    asked: str, about: str | None, answers: tuple[str, ...]
+) -> Callable[[Mapping[str, Any]], Iterator[Turn]]:
+    """One question and one answer, in fields of their own (Alpaca, Dolly, prompt and response)."""
+
+    def read(row: Mapping[str, Any]) -> Iterator[Turn]:
+        yield from _system(row)
+        question = (_string(row[asked], asked),)
+        if about and row.get(about):
+            question += (BETWEEN, _string(row[about], about))
+        yield Turn("user", question)
+        answer = next(name for name in answers if name in row)
+        yield Turn("assistant", (_string(row[answer], answer),), learned=True)
+
+    return read
+
+
+def _tree(row: Mapping[str, Any]) -> Iterator[Turn]:
+    """The best path of an Open Assistant tree: one conversation, no text twice.
+
+    Where assistants replied, the best ranked (0 is best, no rank is last, then the file's order);
+    where users did, the first that an assistant answered. What was deleted or failed its review
+    is passed over with all below it. The path ends with an assistant.
+    """
+    message, place = row["prompt"], "prompt"
+    while message is not None:
+        yield from _message({"content": message.get("text"), "role": message.get("role")}, place)
+        place += ".reply"
+        replies = _replies(message, place)
+        answers = [reply for reply in replies if reply.get("role") == "assistant"]
+        followed = [r for r in replies if any(_of_assistant(_replies(r, place)))]
+        message = min(answers, key=_rank) if answers else next(iter(followed), None)
+
+
+def _replies(message: Mapping[str, Any], place: str) -> list[Mapping[str, Any]]:
+    replies = _list(message.get("replies") or [], f"{place}.replies")
+    return [r for r in replies if isinstance(r, dict) and not _is_refused(r)]
+
+
+def _of_assistant(replies: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
+    return (reply.get("role") == "assistant" for reply in replies)
+
+
+def _is_refused(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("deleted")) or message.get("review_result") is False
+
+
+def _rank(message: Mapping[str, Any]) -> float:
+    rank = message.get("rank")
+    return float(rank) if isinstance(rank, int | float) else float("inf")
+
+
+def _says(turn: Turn) -> bool:
+    return bool(turn.calls) or any(text.strip() for text in turn.texts)
+
+
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RowError("bad_field", f"{place} is {_kind(value)}, not a list")
+    return value
+
+
+def _string(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise RowError("bad_field", f"{place} is {_kind(value)}, not a text")
+    return _characters(value)
+
+
+def _characters(text: str) -> str:
+    """`text` with U+FFFD for halves of surrogate pairs, which JSON can hold."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda row: all(name in row for name in names)
+
+
+def _is_tree(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]
+
+
+def _is_prompt(row: Mapping[str, Any]) -> bool:
+    return "prompt" in row and ("response" in row or "completion" in row)
+
+
+# Name of a form -> how it is recognised, and how its turns are read; the first that fits.
+_Fits = Callable[[Mapping[str, Any]], bool]
+_Reads = Callable[[Mapping[str, Any]], Iterator[Turn]]
+FORMS: dict[str, tuple[_Fits, _Reads]] = {
+    "openai": (_has("messages"), _messages("messages")),
+    "sharegpt": (_has("conversations"), _messages("conversations")),
+    "oasst": (_is_tree, _tree),
+    "alpaca": (_has("instruction", "output"), _pair("instruction", "input", ("output",))),
+    "dolly": (_has("instruction", "response"), _pair("instruction", "context", ("response",))),
+    "prompt": (_is_prompt, _pair("prompt", None, ("response", "completion"))),
+}
