@@ -16,18 +16,14 @@ from tokenizers import models, pre_tokenizers, trainers
 
 import schemas.tokenizer
 from schemas.errors import UserError
+from schemas.hf_export import oniguruma_pattern
+from schemas.hf_tokenizer import NUM_BYTES, byte_alphabet
 from schemas.tokenizer import CHAT_TOKENS, GPT4_SPLIT_PATTERN, Tokenizer
 
-NUM_BYTES = 256
 NUM_CONTROL_IDS = 1 + len(CHAT_TOKENS)  # the document boundary and the chat tokens
 MIN_VOCAB_SIZE = NUM_BYTES + NUM_CONTROL_IDS
 
-# GPT4_SPLIT_PATTERN in Oniguruma's dialect, in which `{1,3}+` repeats the repetition and `$` ends
-# every line. Nothing follows the other possessive quantifiers that could make them give back.
-ONIGURUMA_SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++\z|\s*[\r\n]|\s+(?!\S)|\s"
-)
+ONIGURUMA_SPLIT_PATTERN = oniguruma_pattern(GPT4_SPLIT_PATTERN)
 # Longer pieces are cut while training: a merge costs time in the square of a piece's length (two
 # million letters in a row would take hours), and no token so long is worth an id.
 MAX_PIECE = 64
@@ -37,9 +33,9 @@ MAX_PIECE = 64
 class TokenizerSettings:
     """Which tokenizer the shards are made with.
 
-    `name`: "bpe" trains one on the corpus; `*.json` is one that was saved, anything else one of
-    tiktoken's encodings. `vocab_size`: ids
-    in all, control tokens included (bpe). `sample_bytes`: UTF-8 bytes of text that it learns from.
+    `name`: "bpe" trains one on the corpus; `*.json` is one that was saved or a Hugging Face
+    `tokenizer.json`, anything else one of tiktoken's encodings. `vocab_size`: ids in all, control
+    tokens included (bpe). `sample_bytes`: UTF-8 bytes of text that it learns from.
     """
 
     name: str = "cl100k_base"
@@ -52,7 +48,7 @@ class TokenizerSettings:
         known = tiktoken.list_encoding_names()
         if not (self.trains or self.name.endswith(".json") or self.name in known):
             raise ValueError(
-                f"name = {self.name!r}: must be 'bpe', a saved tokenizer (*.json), or one of "
+                f"name = {self.name!r}: must be 'bpe', a tokenizer's file (*.json), or one of "
                 f"tiktoken's encodings: {', '.join(known)}"
             )
         if self.vocab_size < MIN_VOCAB_SIZE:
@@ -119,12 +115,3 @@ def rank_tokens(model: tokenizers.Tokenizer) -> list[bytes]:
     byte_of = byte_alphabet()
     vocab = sorted(model.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
     return [bytes(byte_of[character] for character in token) for token, _ in vocab]
-
-
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for every byte: itself where printable, else U+0100 onwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update({chr(NUM_BYTES + i): byte for i, byte in enumerate(others)})
-    return alphabet

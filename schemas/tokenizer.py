@@ -1,8 +1,9 @@
 """Token ids: which there are, which text can produce, and which only our code inserts.
 
-An encoding is tiktoken's, by name, or a byte-level BPE trained on a corpus and saved as JSON. Its
-own `<|endoftext|>` is the document boundary. The chat tokens come after the encoding's last id in
-a fixed order, so for cl100k_base they start at 100,277. Models pad the vocabulary to a multiple
+An encoding is tiktoken's, by name, a byte-level BPE trained on a corpus and saved as JSON, or a
+Hugging Face `tokenizer.json`. Its own `<|endoftext|>` is the document boundary. The chat tokens
+come after the encoding's last id in a fixed order, so for cl100k_base they start at 100,277; a
+control token that an encoding has already keeps its id. Models pad the vocabulary to a multiple
 of 64. Text is encoded with `encode_ordinary` alone, which cannot produce a control token.
 """
 
@@ -20,7 +21,9 @@ from typing import Any
 
 import tiktoken
 
+from schemas import hf_tokenizer
 from schemas.errors import UserError
+from schemas.hf_tokenizer import HuggingFaceEncoding
 
 DOCUMENT_BOUNDARY = "<|endoftext|>"
 CHAT_TOKENS = (
@@ -33,6 +36,7 @@ CHAT_TOKENS = (
     "<|tool_call_end|>",
     "<|tool_result_end|>",
 )
+CONTROL_TOKENS = (DOCUMENT_BOUNDARY, *CHAT_TOKENS)
 VOCAB_MULTIPLE = 64
 MAX_BLANKS = 100_000
 LONG_BLANKS = re.compile(rf"(?<!\s)(?:\s{{{MAX_BLANKS}}})+")
@@ -49,11 +53,12 @@ GPT4_SPLIT_PATTERN = (
 class Tokenizer:
     """An encoding with the ids that the corpus and the trainer agree on.
 
-    `spec` is what is saved: `{"kind": "tiktoken", "name": ...}` or `{"kind": "bpe", "name": ...,
-    "pattern": ..., "tokens": [base64, in rank order]}`.
+    `spec` is what is saved: `{"kind": "tiktoken", "name": ...}`, `{"kind": "bpe", "name": ...,
+    "pattern": ..., "tokens": [base64, in rank order]}` or `{"kind": "huggingface", "name": ...,
+    "tokenizer": what decides ids of a tokenizer.json}`.
     """
 
-    encoding: tiktoken.Encoding
+    encoding: tiktoken.Encoding | HuggingFaceEncoding
     spec: dict[str, Any]
 
     @property
@@ -62,20 +67,41 @@ class Tokenizer:
         return str(self.spec["name"])
 
     @cached_property
+    def token_bytes(self) -> dict[int, bytes]:
+        """Id -> bytes, of the ids that text can produce."""
+        if isinstance(self.encoding, HuggingFaceEncoding):
+            return self.encoding.token_bytes
+        return {rank: token for token, rank in self.encoding._mergeable_ranks.items()}
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Token -> id of the encoding's own special tokens; no text produces one."""
+        if isinstance(self.encoding, HuggingFaceEncoding):
+            return self.encoding.special_tokens
+        return dict(self.encoding._special_tokens)
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """Control token -> id, the document boundary first: the encoding's own, else new ones."""
+        known = {t: self.special_tokens[t] for t in CONTROL_TOKENS if t in self.special_tokens}
+        new = (token for token in CONTROL_TOKENS if token not in known)
+        known |= {token: self.encoding.n_vocab + i for i, token in enumerate(new)}
+        return {token: known[token] for token in CONTROL_TOKENS}
+
+    @cached_property
     def boundary(self) -> int:
         """Id of the document boundary, `<|endoftext|>`."""
-        return int(self.encoding.encode_single_token(DOCUMENT_BOUNDARY))
+        return self.control_ids[DOCUMENT_BOUNDARY]
 
     @cached_property
     def chat_ids(self) -> dict[str, int]:
         """Chat token -> id, from the encoding's last id on."""
-        first = self.encoding.n_vocab
-        return {token: first + i for i, token in enumerate(CHAT_TOKENS)}
+        return {token: self.control_ids[token] for token in CHAT_TOKENS}
 
     @property
     def vocab_size(self) -> int:
         """Ids in all, chat tokens included; not padded."""
-        return self.encoding.n_vocab + len(CHAT_TOKENS)
+        return max(self.encoding.n_vocab, 1 + max(self.control_ids.values()))
 
     @property
     def padded_vocab_size(self) -> int:
@@ -85,17 +111,18 @@ class Tokenizer:
     @cached_property
     def undefined_ids(self) -> tuple[int, ...]:
         """Ids below `padded_vocab_size` that mean nothing: never sampled (logit minus infinity)."""
-        defined = {self.boundary, *self.chat_ids.values(), *_special_ids(self.encoding)}
-        defined.update(self.encoding._mergeable_ranks.values())
+        defined = {*self.control_ids.values(), *self.special_tokens.values(), *self.token_bytes}
         return tuple(i for i in range(self.padded_vocab_size) if i not in defined)
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) over every (id, bytes) and the split pattern: equal hash, equal ids."""
-        digest = hashlib.sha256(self.encoding._pat_str.encode())
-        for token, rank in sorted(self.encoding._mergeable_ranks.items(), key=lambda kv: kv[1]):
+        decisive = self.encoding
+        by_hf = isinstance(decisive, HuggingFaceEncoding)
+        digest = hashlib.sha256((decisive.identity if by_hf else decisive._pat_str).encode())
+        for rank, token in sorted(self.token_bytes.items()):
             digest.update(b"%d:%d:" % (rank, len(token)) + token)
-        specials = {**self.encoding._special_tokens, **self.chat_ids}
+        specials = {**self.special_tokens, **self.control_ids}
         digest.update(json.dumps(specials, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -103,8 +130,11 @@ class Tokenizer:
         """Ids of `text`; no text produces a control token.
 
         A run of white space is cut after every 100,000 characters: tiktoken's split pattern gives
-        up with a panic (stack overflow) at half a million.
+        up with a panic (stack overflow) at half a million. A surrogate without its other half is
+        encoded as U+FFFD.
         """
+        if isinstance(self.encoding, HuggingFaceEncoding):
+            return self.encoding.encode_ordinary(_without_surrogates(text))
         if len(text) <= MAX_BLANKS:
             return self.encoding.encode_ordinary(text)
         cuts = [0]
@@ -114,19 +144,30 @@ class Tokenizer:
         pieces = (text[start:end] for start, end in pairwise(cuts))
         return [token for piece in pieces for token in self.encoding.encode_ordinary(piece)]
 
+    def normalized(self, text: str) -> str:
+        """The text that `encode(text)` stands for: itself, or its NFC where the tokenizer says so.
+
+        Sizes of text are to be counted on this, so that they can be counted from tokens too.
+        """
+        if isinstance(self.encoding, HuggingFaceEncoding):
+            return self.encoding.normalized(_without_surrogates(text))
+        return text
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; control tokens appear by name, bytes that are no UTF-8 as U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: list[int]) -> bytes:
         """Bytes of `ids`; `UserError` on an id that is not defined."""
-        names = {i: token.encode() for token, i in self.chat_ids.items()}
         try:
-            return b"".join(
-                names[i] if i in names else self.encoding.decode_single_token_bytes(i) for i in ids
-            )
+            return b"".join(map(self._named_bytes.__getitem__, ids))
         except KeyError as error:
             raise UserError(f"tokenizer {self.name}: token id {error} is not defined") from None
+
+    @cached_property
+    def _named_bytes(self) -> dict[int, bytes]:
+        named = {i: token.encode() for token, i in (self.special_tokens | self.control_ids).items()}
+        return self.token_bytes | named
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as JSON, so that `load` gives it back."""
@@ -134,21 +175,33 @@ class Tokenizer:
 
 
 def find(name: str) -> Tokenizer:
-    """The tokenizer of a saved file (`*.json`), or a tiktoken encoding by name."""
+    """The tokenizer of a file (`*.json`: saved by us, or Hugging Face's), or tiktoken's by name."""
     return load(name) if name.endswith(".json") else named(name)
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Read a tokenizer saved as JSON; `UserError` names the file and what is wrong with it."""
+    """Read a tokenizer's JSON; `UserError` names the file and what is wrong with it."""
+    path = Path(path)
     try:
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-        return from_spec(spec)
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a tokenizer saved by gristmill: {error}") from None
+    source = (
+        "a Hugging Face tokenizer that can be used"
+        if hf_tokenizer.is_tokenizer(content)
+        else ("a tokenizer saved by gristmill, nor one of Hugging Face's")
+    )
+    try:
+        if hf_tokenizer.is_tokenizer(content):
+            name = path.parent.resolve().name if path.stem == "tokenizer" else path.stem
+            return from_hugging_face(name, content)
+        return from_spec(content)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a tokenizer saved by gristmill: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not {source}: {error}") from None
 
 
 def from_spec(spec: dict[str, Any]) -> Tokenizer:
@@ -158,7 +211,15 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
     if spec["kind"] == "bpe":
         tokens = [base64.b64decode(token) for token in spec["tokens"]]
         return from_tokens(spec["name"], tokens, spec["pattern"])
-    raise ValueError(f"kind = {spec['kind']!r}: must be 'tiktoken' or 'bpe'")
+    if spec["kind"] == "huggingface":
+        return from_hugging_face(spec["name"], spec["tokenizer"])
+    raise ValueError(f"kind = {spec['kind']!r}: must be 'tiktoken', 'bpe' or 'huggingface'")
+
+
+def from_hugging_face(name: str, content: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a parsed `tokenizer.json`; `ValueError` where it is no byte-level BPE."""
+    spec = {"kind": "huggingface", "name": name, "tokenizer": hf_tokenizer.essence(content)}
+    return Tokenizer(hf_tokenizer.parse(content), spec)
 
 
 def named(name: str) -> Tokenizer:
@@ -193,5 +254,10 @@ def from_tokens(name: str, tokens: list[bytes], pattern: str = GPT4_SPLIT_PATTER
     return Tokenizer(encoding, {"kind": "bpe", "name": name, "pattern": pattern, "tokens": encoded})
 
 
-def _special_ids(encoding: tiktoken.Encoding) -> set[int]:
-    return {encoding.encode_single_token(token) for token in encoding.special_tokens_set}
+def _without_surrogates(text: str) -> str:
+    """`text` with U+FFFD for surrogates without their other half, as tiktoken reads it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
