@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from corpus.splits import HASHES, SPLITS, split_of
+from corpus.token_arrays import token_lists
 from schemas.config import json_hash
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARDS
 from schemas.manifest import DataFile, atomic_path
@@ -136,19 +137,15 @@ def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -
     the length of the text in UTF-8.
     """
     texts, ids = _strings(batch, "text"), _strings(batch, "id")
-    streams = [[tokenizer.boundary, *tokenizer.encode(text)] for text in texts]
-    lengths = np.array([len(stream) for stream in streams], dtype=np.int64)
-    keys = to_signed(order_keys(ids, settings.seed))
-    splits = [
-        split_of(url, settings.validation_fraction) for url in batch.column("url").to_pylist()
-    ]
+    tokens = token_lists(texts, tokenizer)
+    urls, fraction = batch.column("url").to_pylist(), settings.validation_fraction
     columns = {
-        "tokens": pa.array(streams, pa.list_(pa.int32())),
-        "token_count": pa.array(lengths),
+        "tokens": tokens,
+        "token_count": pc.list_value_length(tokens).cast(pa.int64()),
         **{name: batch.column(name) for name in ("id", "url", "file_path", "record_offset")},
-        "split": pa.array(splits, pa.string()),
-        "order_key": pa.array(keys),
-        "text_bytes": pa.array([len(text.encode()) for text in texts], pa.int64()),
+        "split": pa.array([split_of(url, fraction) for url in urls], pa.string()),
+        "order_key": pa.array(to_signed(order_keys(ids, settings.seed))),
+        "text_bytes": pc.binary_length(batch.column("text")).cast(pa.int64()),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 
