@@ -8,9 +8,10 @@ that every byte is in a row, a blank or a comma. Cost: a regular expression over
 
 from __future__ import annotations
 
+import glob
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,31 @@ class Row:
     line: int
     offset: int
     data: bytes
+
+
+def resolve(patterns: Sequence[str]) -> tuple[Path, ...]:
+    """All input files, by name; `UserError` names what is missing, of another kind, or doubled."""
+    named: dict[str, Path] = {}
+    for path in (path for pattern in patterns for path in _expand(pattern)):
+        other = named.setdefault(path.name, path)
+        if other.absolute() != path.absolute():
+            raise UserError(f"--input: {other} and {path} have one name, by which tokens are "
+                            "traced to their file; rename one")  # fmt: skip
+    return tuple(named[name] for name in sorted(named))
+
+
+def _expand(pattern: str) -> list[Path]:
+    found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    if not found:
+        kind = "no file matches" if glob.has_magic(pattern) else "no such file"
+        raise UserError(f"--input {pattern}: {kind}")
+    for path in map(Path, found):
+        if path.is_dir():
+            raise UserError(f"--input {path}: is a folder; name files, e.g. {path}/*.jsonl")
+        if not path.name.endswith(KINDS):
+            kinds = ", ".join(f"*{kind}" for kind in KINDS)
+            raise UserError(f"--input {path}: must be one of {kinds}")
+    return [Path(path) for path in found]
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -222,10 +222,10 @@ def _pair(
 
     def read(row: Mapping[str, Any]) -> Iterator[Turn]:
         yield from _system(row)
-        question = (_string(row[asked], asked),)
+        question = [_string(row[asked], asked)]
         if about and row.get(about):
-            question += (BETWEEN, _string(row[about], about))
-        yield Turn("user", question)
+            question += [BETWEEN, _string(row[about], about)]
+        yield Turn("user", tuple(question))
         answer = next(name for name in answers if name in row)
         yield Turn("assistant", (_string(row[answer], answer),), learned=True)
 
