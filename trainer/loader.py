@@ -1,0 +1,261 @@
+"""Batches as a pure function of the data specification and the step.
+
+Row r of step s is row s * `rows` + r of the run; the mixture says which source that is of, the
+source's plan which documents stand in it. So any rank of any world size, any worker and any step
+get what one process that read everything from the start would get, and read only the row groups
+that their rows need. `batches` prepares the next ones in one thread, while the model computes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from schemas.errors import UserError
+from trainer.data import Shards, open_shards
+from trainer.data_spec import DataSpec, Source
+from trainer.mixture import Mixture
+from trainer.packing import CONTINUES, PADS, Int64s, Packing, Rows, ranges
+from trainer.windows import Gathered, SourceRows
+
+IGNORED = -100  # a target that does not count, cross_entropy's default
+AHEAD = 4  # batches that the thread prepares
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a global batch, B x T each, int64.
+
+    `targets` are the inputs' next tokens, `IGNORED` where there is none to learn: at padding, at a
+    document's middle that begins behind another's end, and where the loss mask is 0.
+    """
+
+    step: int
+    inputs: Int64s
+    targets: Int64s
+    _lengths: Int64s  # of each segment of the rows, T + 1 a row
+    _counts: Int64s  # segments of each row
+
+    @property
+    def document_ids(self) -> Int64s:
+        """B x T: equal within a row where tokens are of one document; padding is one too."""
+        numbers = ranges(np.zeros_like(self._counts), self._counts)
+        return self._each(np.repeat(numbers, self._lengths))
+
+    @property
+    def positions(self) -> Int64s:
+        """B x T: place within its document, or within what the row has of it, from 0."""
+        return self._each(ranges(np.zeros_like(self._lengths), self._lengths))
+
+    def _each(self, flat: Int64s) -> Int64s:
+        return flat.reshape(len(self.inputs), -1)[:, :-1]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A folder of shards in a mixture: relative weight, and its epochs at most (0: no limit)."""
+
+    folder: str | Path
+    weight: float = 1.0
+    max_epochs: int = 0
+
+
+class Loader:
+    """The batches of a specification; safe to pickle, and to be used by several threads."""
+
+    def __init__(
+        self,
+        folders: Sequence[str | Path | Mixed],
+        *,
+        seq_len: int,
+        rows: int,
+        packing: Packing = "concat",
+        seed: int = 0,
+        split: Literal["train", "validation"] = "train",
+        window_tokens: int = 1 << 22,
+        vocab_size: int = 0,
+        cache: str | Path | None = None,
+        check_files: bool = False,
+    ) -> None:
+        """`UserError` names what is missing, altered or does not fit together.
+
+        `cache` is where plans are kept (default: `cache_folder`). `check_files` also hashes each
+        shard as a whole when it is first opened, provenance columns included.
+        """
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        mixed = [m if isinstance(m, Mixed) else Mixed(m) for m in folders]
+        opened = [open_shards(m.folder, vocab_size) for m in mixed]
+        _refuse_other_tokenizers(opened)
+        sources = tuple(
+            Source(shards.content_hash, float(m.weight), m.max_epochs)
+            for shards, m in zip(opened, mixed, strict=True)
+        )
+        try:
+            self.spec = DataSpec(sources, seq_len, rows, packing, seed, split, window_tokens)
+        except ValueError as error:
+            raise UserError(f"data.{error}") from None
+        self.shards = opened[0]
+        self.mixture = Mixture(tuple(source.weight for source in sources))
+        place = Path(cache) if cache is not None else cache_folder()
+        self.sources = [
+            SourceRows(shards, source, self.spec, place, check_files)
+            for shards, source in zip(opened, sources, strict=True)
+        ]
+        self.wait_seconds = 0.0  # that `batches` kept its caller waiting
+        self.busy_seconds = 0.0  # that its caller took between batches
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._arguments,)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batch(step)
+
+    @property
+    def wait_share(self) -> float:
+        """The part of the caller's time that `batches` kept it waiting, 0 to 1."""
+        return self.wait_seconds / max(self.wait_seconds + self.busy_seconds, 1e-9)
+
+    def batch(self, step: int, rows: range | None = None) -> Batch:
+        """The `rows` (default: all) of global batch `step`."""
+        assert step >= 0, step
+        rows = range(self.spec.rows) if rows is None else rows
+        first = step * self.spec.rows + rows.start
+        parts, places = [], []
+        for number, source in enumerate(self.sources):
+            own = self.mixture.rows_of(number, first, first + len(rows))
+            parts += source.gather(own)
+            places.append(self.mixture.places(number, own) - first)
+        order = np.argsort(np.concatenate(places)) if len(self.sources) > 1 else None
+        return _assemble(step, parts, self.spec.seq_len + 1, order)
+
+    def batches(
+        self,
+        first_step: int = 0,
+        end_step: int | None = None,
+        rows: range | None = None,
+        stride: int = 1,
+    ) -> Iterator[Batch]:
+        """Steps `first_step`, + `stride`, ... before `end_step` (None: for ever), made ahead."""
+        steps = iter(range(first_step, end_step or 1 << 62, stride))
+        pool, waiting = ThreadPoolExecutor(1, "loader"), deque[Any]()
+        asked = time.perf_counter()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(self.batch, step, rows))
+                if len(waiting) > AHEAD:
+                    asked = yield from self._hand_over(waiting.popleft(), asked)
+            while waiting:
+                asked = yield from self._hand_over(waiting.popleft(), asked)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _hand_over(self, future: Any, asked: float) -> Generator[Batch, None, float]:
+        batch = future.result()
+        given = time.perf_counter()
+        self.wait_seconds += given - asked
+        yield batch
+        asked = time.perf_counter()
+        self.busy_seconds += asked - given
+        return asked
+
+    def epochs(self, num_steps: int) -> list[float]:
+        """How often each source's tokens are gone over in `num_steps` steps.
+
+        `UserError` where that is more than its `max_epochs`.
+        """
+        return [
+            _epochs(source, len(self.mixture.rows_of(k, 0, num_steps * self.spec.rows)))
+            for k, source in enumerate(self.sources)
+        ]
+
+
+def rank_rows(rows: int, rank: int, world_size: int, micro_batch: int = 0) -> range:
+    """The rows of every global batch that belong to `rank`: an equal, contiguous share.
+
+    `rows` must be ranks x micro-batch x accumulation, `micro_batch` 0 takes the share at once.
+    """
+    of_each = micro_batch or 1
+    if rows % (world_size * of_each):
+        each = f" of {micro_batch} rows at a time" if micro_batch else ""
+        raise UserError(
+            f"data.batch_size = {rows}: must be a multiple of the {world_size} processes{each} "
+            f"({world_size * of_each})"
+        )
+    share = rows // world_size
+    return range(rank * share, (rank + 1) * share)
+
+
+def cache_folder() -> Path:
+    """Where plans are kept: XDG_CACHE_HOME/gristmill/plans, else ~/.cache/gristmill/plans."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "gristmill" / "plans"
+
+
+def _again(arguments: dict[str, Any]) -> Loader:
+    """The loader that another process had."""
+    return Loader(**arguments)
+
+
+def _assemble(step: int, parts: list[Gathered], width: int, order: Int64s | None) -> Batch:
+    """A batch of rows of `width` tokens; `order` is where the rows go, None: as they come."""
+    counts = np.concatenate([np.diff(part.segments.row_ends, prepend=0) for part in parts])
+    lengths = np.concatenate([part.segments.lengths for part in parts]).astype(np.int64)
+    tokens = np.concatenate([part.tokens for part in parts], dtype=np.int64).reshape(-1, width)
+    targets = tokens
+    if any(part.mask is not None or len(_dead_segments(part.segments)) for part in parts):
+        targets = tokens.copy()
+        flat, first = targets.reshape(-1), 0
+        for part in parts:
+            flat[first : first + len(part.tokens)][_dead(part)] = IGNORED
+            first += len(part.tokens)
+    if order is not None:
+        tokens, targets = tokens[order], targets[order]
+        picked = ranges((np.cumsum(counts) - counts)[order], counts[order])
+        lengths, counts = lengths[picked], counts[order]
+    return Batch(step, tokens[:, :-1], targets[:, 1:], lengths, counts)
+
+
+def _dead(part: Gathered) -> Int64s:
+    """Places, in a part's flat tokens, of those that are no targets."""
+    rows, segments = part.segments, _dead_segments(part.segments)
+    starts = (np.cumsum(rows.lengths, dtype=np.int64) - rows.lengths)[segments]
+    whole = rows.kinds[segments] == PADS
+    dead = ranges(starts, np.where(whole, rows.lengths[segments], 1))
+    return dead if part.mask is None else np.concatenate([dead, np.flatnonzero(part.mask == 0)])
+
+
+def _dead_segments(rows: Rows) -> Int64s:
+    """Segments that are padding, or begin in a document's middle behind another's end."""
+    behind = np.ones(len(rows.kinds), dtype=np.bool_)
+    behind[rows.row_ends[:-1]] = False
+    behind[:1] = False
+    return np.flatnonzero((rows.kinds == PADS) | ((rows.kinds == CONTINUES) & behind))
+
+
+def _epochs(source: SourceRows, rows: int) -> float:
+    limit = source.source.max_epochs
+    if limit and rows > source.first_row(limit):
+        raise UserError(
+            f"{source.shards.folder}: max_epochs = {limit}: the run takes {rows:,} of its rows, "
+            f"{limit} epochs have {source.first_row(limit):,}; give it less weight or more epochs, "
+            "or train fewer steps"
+        )
+    return rows / source.plan(0).num_rows
+
+
+def _refuse_other_tokenizers(opened: list[Shards]) -> None:
+    first = opened[0]
+    for other in opened[1:]:
+        if other.tokenizer.hash != first.tokenizer.hash:
+            raise UserError(
+                f"{other.folder}: tokenizer {other.tokenizer.name} ({other.tokenizer.hash[:12]}), "
+                f"{first.folder} has {first.tokenizer.name} ({first.tokenizer.hash[:12]})"
+            )

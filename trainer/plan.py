@@ -1,0 +1,268 @@
+"""An epoch's plan: its row groups in a new order, packed window by window into rows.
+
+The order of an epoch's row groups is a permutation that (seed, epoch) decides. Consecutive row
+groups form a window, up to `window_tokens` tokens; a window is packed by itself (`trainer.packing`)
+and its rows shuffled. All of it is planned once, from document lengths alone, before anything is
+split over ranks, and stored in a cache folder as arrays that are mapped, not loaded:
+
+    CACHE/<hash>/plan.json     what it is a plan of
+    CACHE/<hash>/groups.npy    int64 (row groups,): the epoch's order
+    CACHE/<hash>/windows.npy   int64 (windows, 6): row groups, rows and segments up to the window's
+                               end; its own tokens, dropped tokens and padding
+    CACHE/<hash>/starts.npy, lengths.npy, kinds.npy    of each segment, see `packing.Rows`
+    CACHE/<hash>/row_ends.npy  int64 (rows,): segments up to the row's end
+
+The folder appears whole, by a rename, and can be removed at any time: it is built again. Building
+holds one window; finding a row is a binary search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.config import json_hash
+from schemas.errors import UserError
+from trainer.data_spec import FORMAT, DataSpec
+from trainer.packing import Int32s, Int64s, Rows, UInt8s, best_fit, concat, permutation
+from trainer.row_groups import RowGroups
+
+PLAN_FILE = "plan.json"
+_HEADER_BYTES = 128
+_SEGMENTS: dict[str, str] = {"starts": "<i4", "lengths": "<i4", "kinds": "|u1", "row_ends": "<i8"}
+
+
+class Window(NamedTuple):
+    """Row groups that were packed together, and the rows that they gave."""
+
+    groups: Int64s
+    rows: range
+    tokens: int
+    dropped: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An epoch of one source."""
+
+    groups: Int64s
+    windows: Int64s
+    starts: Int32s
+    lengths: Int32s
+    kinds: UInt8s
+    row_ends: Int64s
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the epoch."""
+        return len(self.row_ends)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go in: those of all row groups."""
+        return int(self.windows[:, 3].sum())
+
+    @property
+    def dropped(self) -> int:
+        """Tokens that are in no row."""
+        return int(self.windows[:, 4].sum())
+
+    @property
+    def padding(self) -> int:
+        """Places in rows that hold no token."""
+        return int(self.windows[:, 5].sum())
+
+    def window_of(self, row: int) -> int:
+        """The window that a row of the epoch is in."""
+        return int(np.searchsorted(self.windows[:, 1], row, side="right"))
+
+    def window(self, index: int) -> Window:
+        """What a window is made of."""
+        before = self.windows[index - 1] if index else np.zeros(6, np.int64)
+        here = self.windows[index]
+        groups = np.asarray(self.groups[before[0] : here[0]])
+        return Window(groups, range(int(before[1]), int(here[1])), *map(int, here[3:]))
+
+    def segments(self, first: int, end: int) -> Rows:
+        """The segments of rows `first` to `end` - 1, all of one window."""
+        begin = int(self.row_ends[first - 1]) if first else 0
+        ends = np.asarray(self.row_ends[first:end]) - begin
+        here = slice(begin, begin + (int(ends[-1]) if len(ends) else 0))
+        starts, lengths = np.asarray(self.starts[here]), np.asarray(self.lengths[here])
+        return Rows(starts, lengths, np.asarray(self.kinds[here]), ends, 0, 0)
+
+
+def plan_hash(spec: DataSpec, content_hash: str, epoch: int) -> str:
+    """What a plan depends on: rows a batch and weights are not among it."""
+    return json_hash(
+        {
+            "format": FORMAT,
+            "content_hash": content_hash,
+            "epoch": epoch,
+            **{k: getattr(spec, k) for k in ("split", "seq_len", "packing", "seed")},
+            "window_tokens": spec.window_tokens,
+        }
+    )
+
+
+def load_or_build(
+    row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: int, cache: Path
+) -> Plan:
+    """The plan from `cache`, built there first where it is missing; `UserError` on bad lengths."""
+    name = plan_hash(spec, content_hash, epoch)
+    folder = cache / name
+    found = _load(folder)
+    if found is None:
+        _build_folder(folder, row_groups, spec, epoch)
+        found = _load(folder)
+        if found is None:
+            raise UserError(f"{folder}: the plan cannot be kept here; give another cache folder")
+    if not found.num_rows:
+        raise UserError(
+            f"{row_groups.folder}: {found.tokens} tokens in split '{spec.split}', data.seq_len = "
+            f"{spec.seq_len} needs at least {spec.seq_len + 1}"
+        )
+    return found
+
+
+def epoch_windows(
+    row_groups: RowGroups, spec: DataSpec, epoch: int
+) -> Iterator[tuple[Int64s, Rows]]:
+    """Each window's row groups and rows, in the epoch's order."""
+    order = permutation(len(row_groups.tokens), _seed(spec.seed, epoch))
+    for number, groups in enumerate(_windows(order, row_groups.tokens, spec.window_tokens)):
+        lengths = np.concatenate([row_groups.lengths(int(group)) for group in groups])
+        rows = _pack(row_groups, groups, lengths, spec)
+        yield groups, rows.shuffled(_seed(spec.seed, epoch, number))
+
+
+def _pack(row_groups: RowGroups, groups: Int64s, lengths: Int32s, spec: DataSpec) -> Rows:
+    if not row_groups.masked:
+        return (concat if spec.packing == "concat" else best_fit)(lengths, spec.seq_len)
+    if spec.packing != "best_fit":
+        raise UserError(
+            f"packing = '{spec.packing}': {row_groups.folder} holds conversations, which are "
+            "packed by 'best_fit'"
+        )
+    mask = np.concatenate([row_groups.mask(int(group)) for group in groups])
+    return best_fit(lengths, spec.seq_len, mask)
+
+
+def _windows(order: Int64s, tokens: Int64s, window_tokens: int) -> Iterator[Int64s]:
+    """Runs of `order` of at most `window_tokens` tokens, or of one row group that has more."""
+    ends = np.concatenate([[0], np.cumsum(tokens[order])])
+    first = 0
+    while first < len(order):
+        end = int(np.searchsorted(ends, ends[first] + window_tokens, side="right")) - 1
+        end = max(end, first + 1)
+        yield order[first:end]
+        first = end
+
+
+def _seed(*numbers: int) -> int:
+    """64 bits that these numbers decide."""
+    text = ",".join(map(str, numbers))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _build_folder(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> None:
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        _build(temporary, row_groups, spec, epoch)
+        if _load(folder) is None:  # else another process was quicker
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: plans cannot be kept here: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> None:
+    windows, order, row_end = [], [], np.zeros(3, dtype=np.int64)
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(_ArrayFile(folder / f"{name}.npy", dtype))
+            for name, dtype in _SEGMENTS.items()
+        }
+        for groups, rows in epoch_windows(row_groups, spec, epoch):
+            for name in ("starts", "lengths", "kinds"):
+                files[name].append(getattr(rows, name))
+            files["row_ends"].append(rows.row_ends + row_end[2])
+            row_end += (len(groups), len(rows.row_ends), len(rows.starts))
+            tokens = int(row_groups.tokens[groups].sum())
+            windows.append([*row_end.tolist(), tokens, rows.dropped, rows.padding])
+            order.append(groups)
+    np.save(folder / "windows.npy", np.array(windows, dtype=np.int64).reshape(-1, 6))
+    np.save(folder / "groups.npy", np.concatenate(order) if order else np.empty(0, np.int64))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    made_for = {"seq_len": spec.seq_len, "packing": spec.packing, "seed": spec.seed}
+    (folder / PLAN_FILE).write_text(
+        json.dumps({**made_for, "epoch": epoch, "bytes": sizes}, indent=1) + "\n"
+    )
+    for path in folder.iterdir():
+        _flush(path)
+
+
+def _load(folder: Path) -> Plan | None:
+    """The plan in `folder`; None where there is none, or not all of it."""
+    try:
+        sizes = json.loads((folder / PLAN_FILE).read_text())["bytes"]
+        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+            return None
+        names = Plan.__dataclass_fields__
+        return Plan(**{name: _mapped(folder / f"{name}.npy") for name in names})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """A stored array; one without elements cannot be mapped."""
+    if path.stat().st_size <= _HEADER_BYTES:
+        return cast("npt.NDArray[Any]", np.load(path, allow_pickle=False))
+    return cast("npt.NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+class _ArrayFile:
+    """A one-dimensional .npy file whose length is known at the end."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.path, self.dtype, self.count = path, np.dtype(dtype), 0
+
+    def __enter__(self) -> _ArrayFile:
+        self.file: BinaryIO = open(self.path, "wb")
+        self.file.write(bytes(_HEADER_BYTES))
+        return self
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        self.file.write(values.astype(self.dtype, copy=False).data)
+        self.count += len(values)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.seek(0)
+        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self.file, described)
+        assert self.file.tell() == _HEADER_BYTES
+        self.file.close()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""Row groups of a split, each read where it is needed and checked the first time.
+
+What a row group holds is checked against the manifest on its first read in a process: number of
+tokens, SHA-256 over tokens and loss mask, ids within the vocabulary. Document lengths come from
+the file beside the shard, its SHA-256 checked when it is first opened. A few files stay open; what
+is held does not grow with the corpus beyond three numbers a row group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_FILE, DataFile
+from trainer.data import Shards, open_checked
+from trainer.packing import Int32s, Int64s, UInt8s
+
+OPEN_FILES = 32
+SHARD_FORMAT = 2
+PROVENANCE = ("id", "url", "file_path", "record_offset")
+
+
+class RowGroups:
+    """A split's row groups by number, in the order of the manifest."""
+
+    def __init__(self, shards: Shards, split: str, *, check_files: bool = False) -> None:
+        """`check_files`: hash a whole shard when it is opened, not only what is read of it."""
+        self.folder, self.manifest = shards.folder, shards.manifest
+        self.files = [file for file in self.manifest.files if file.extra["split"] == split]
+        self.vocab_size = shards.tokenizer.padded_vocab_size
+        self.check_files = check_files
+        self._refuse_what_does_not_belong()
+        groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
+        self.tokens: Int64s = np.array([group["tokens"] for _, group in groups], dtype=np.int64)
+        self.documents: Int64s = np.array([g["documents"] for _, g in groups], dtype=np.int64)
+        self._file_of: Int64s = np.array([i for i, _ in groups], dtype=np.int64)
+        self._first = np.searchsorted(self._file_of, np.arange(len(self.files)))
+        self._checked = np.zeros(len(groups), dtype=np.bool_)
+        self._checked_files: set[int] = set()
+        self._parquet = lru_cache(OPEN_FILES)(self._open)
+        self._lengths = lru_cache(OPEN_FILES)(self._open_lengths)
+
+    @property
+    def masked(self) -> bool:
+        """Whether these are conversations, with a loss mask."""
+        return str(self.manifest.extra["kind"]) == "conversations"
+
+    def place(self, group: int) -> tuple[DataFile, int]:
+        """The shard of a row group, and its number there."""
+        index = int(self._file_of[group])
+        return self.files[index], group - int(self._first[index])
+
+    def lengths(self, group: int) -> Int32s:
+        """Tokens of each document, int32 (documents,)."""
+        index = int(self._file_of[group])
+        before = int(self.documents[self._first[index] : group].sum())
+        found = self._lengths(index)[before : before + int(self.documents[group])]
+        if int(found.sum(dtype=np.int64)) != self.tokens[group]:
+            raise UserError(
+                f"{self.folder / self.files[index].extra['lengths']['name']}: row group "
+                f"{group - self._first[index]} adds up to {found.sum()} tokens, the manifest says "
+                f"{self.tokens[group]}"
+            )
+        return found
+
+    def read(self, group: int, tokens: Int32s, mask: UInt8s | None) -> None:
+        """Put a row group's tokens, and its loss mask, into arrays of its number of tokens."""
+        column = self._column(group, "tokens", np.int32)
+        self._put(group, "tokens", column, tokens)
+        if mask is not None:
+            self._put(group, "loss_mask", self._column(group, "loss_mask", np.uint8), mask)
+        if not self._checked[group]:
+            self._check(group, tokens, mask)
+            self._checked[group] = True
+
+    def mask(self, group: int) -> UInt8s:
+        """A row group's loss mask, uint8 (tokens,)."""
+        tokens = np.empty(self.tokens[group], np.int32)
+        mask = np.empty(len(tokens), np.uint8)
+        self.read(group, tokens, mask)
+        return mask
+
+    def provenance(self, group: int) -> pa.Table:
+        """Where a row group's documents come from; never read in training."""
+        index, (file, inside) = int(self._file_of[group]), self.place(group)
+        try:
+            return self._parquet(index).read_row_group(inside, columns=list(PROVENANCE))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise self._unreadable(file, inside, error) from None
+
+    def _column(self, group: int, name: str, dtype: npt.DTypeLike) -> list[npt.NDArray[Any]]:
+        """The values of a list column as they lie, a piece or more."""
+        file, inside = self.place(group)
+        parquet = self._parquet(int(self._file_of[group]))
+        try:
+            rows = parquet.read_row_group(inside, columns=[name], use_threads=False).column(name)
+            found = [cast("pa.ListArray[Any]", c).flatten().to_numpy() for c in rows.chunks]
+        except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
+            raise self._unreadable(file, inside, error) from None
+        for piece in found:
+            if piece.dtype != dtype:
+                raise UserError(
+                    f"{self.folder / file.name}: {name} are {piece.dtype}, expected {dtype}"
+                )
+        return found
+
+    def _put(
+        self, group: int, name: str, pieces: list[npt.NDArray[Any]], out: npt.NDArray[Any]
+    ) -> None:
+        found = sum(map(len, pieces))
+        if found != len(out):
+            file, inside = self.place(group)
+            raise UserError(
+                f"{self.folder / file.name}: row group {inside} has {found} values in {name}, the "
+                f"manifest says {len(out)}"
+            )
+        np.concatenate(pieces, out=out)
+
+    def _check(self, group: int, tokens: Int32s, mask: UInt8s | None) -> None:
+        file, inside = self.place(group)
+        path, expected = self.folder / file.name, file.extra["row_groups"][inside]["sha256"]
+        digest = hashlib.sha256(tokens.data)
+        if self.masked:
+            digest.update((self.mask(group) if mask is None else mask).data)
+        if digest.hexdigest() != expected:
+            raise UserError(
+                f"{path}: row group {inside} has SHA-256 {digest.hexdigest()[:12]}, the manifest "
+                f"says {expected[:12]}: altered"
+            )
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            raise UserError(
+                f"{path}: row group {inside} has ids {tokens.min()} to {tokens.max()}, expected 0 "
+                f"to {self.vocab_size - 1}"
+            )
+
+    def _open(self, index: int) -> pq.ParquetFile:
+        file = self.files[index]
+        check = self.check_files and index not in self._checked_files
+        handle = open_checked(self.folder / file.name, file, check)
+        self._checked_files.add(index)
+        try:
+            parquet = pq.ParquetFile(handle)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.folder / file.name}: not a Parquet file: {error}") from None
+        if parquet.num_row_groups != len(file.extra["row_groups"]):
+            raise UserError(
+                f"{self.folder / file.name}: {parquet.num_row_groups} row groups, the manifest "
+                f"says {len(file.extra['row_groups'])}"
+            )
+        return parquet
+
+    def _open_lengths(self, index: int) -> Int32s:
+        file = self.files[index]
+        path, expected = self.folder / file.extra["lengths"]["name"], file.extra["lengths"]
+        if not path.is_file():
+            raise UserError(f"{path}: missing, the manifest lists it")
+        found, listed = hashlib.sha256(path.read_bytes()).hexdigest(), expected["sha256"]
+        if found != listed:
+            raise UserError(
+                f"{path}: SHA-256 {found[:12]}, the manifest says {listed[:12]}: altered"
+            )
+        lengths = np.load(path, mmap_mode="r", allow_pickle=False)
+        if lengths.dtype != np.int32 or lengths.shape != (file.rows,):
+            raise UserError(
+                f"{path}: {lengths.dtype} {lengths.shape}, expected int32 ({file.rows},)"
+            )
+        return cast(Int32s, lengths)
+
+    def _unreadable(self, file: DataFile, inside: int, error: Exception) -> UserError:
+        return UserError(f"{self.folder / file.name}: row group {inside} cannot be read: {error}")
+
+    def _refuse_what_does_not_belong(self) -> None:
+        path = self.folder / MANIFEST_FILE
+        found = self.manifest.extra.get("format", 1)
+        if found != SHARD_FORMAT:
+            raise UserError(f"{path}: shards of format {found}, expected {SHARD_FORMAT}")
+        listed = {file.name for file in self.manifest.files}
+        extra = sorted(p.name for p in self.folder.glob("[!.]*.parquet") if p.name not in listed)
+        if extra:
+            raise UserError(
+                f"{self.folder / extra[0]}: not listed in {path.name}: a shard of another corpus, "
+                "or of a run that did not end; remove it, or make the shards again"
+            )

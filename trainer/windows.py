@@ -1,0 +1,143 @@
+"""The tokens of one source's rows: windows of the plan, few in memory, read where used.
+
+A window is one array of tokens, its row groups one after the other in the epoch's order, with a
+row's worth of padding behind them. A row group is read when a row that is asked for has a segment
+in it. Rows are gathered in one NumPy step: the segments' starts and lengths become the place of
+each token, no Python object a token or a row.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from schemas.errors import UserError
+from trainer.data import Shards
+from trainer.data_spec import DataSpec, Source
+from trainer.packing import Int32s, Int64s, Rows, UInt8s, ranges
+from trainer.plan import Plan, Window, load_or_build
+from trainer.row_groups import RowGroups
+
+HELD_WINDOWS = 2  # a batch spans one end of a window at most times
+
+
+class Place(NamedTuple):
+    """Where a row of the source is: epoch, window of its plan, row of its plan."""
+
+    epoch: int
+    window: int
+    row: int
+
+
+class Gathered(NamedTuple):
+    """Rows as they are read: tokens (int32) and loss mask (uint8), flat, and their segments."""
+
+    tokens: Int32s
+    mask: UInt8s | None
+    segments: Rows
+
+
+@dataclass
+class _Tokens:
+    """A window in memory."""
+
+    ends: Int64s  # of each row group, in tokens
+    window: Window
+    tokens: Int32s
+    mask: UInt8s | None
+    read: list[bool] = field(default_factory=list)
+
+
+class SourceRows:
+    """One source's rows, epoch after epoch, by number."""
+
+    def __init__(
+        self, shards: Shards, source: Source, spec: DataSpec, cache: Path, check_files: bool = False
+    ) -> None:
+        self.shards, self.source, self.spec, self.cache = shards, source, spec, cache
+        self.row_groups = RowGroups(shards, spec.split, check_files=check_files)
+        self._plans: list[Plan] = []
+        self._ends: list[int] = []  # rows up to the end of each epoch
+        self._held: OrderedDict[tuple[int, int], _Tokens] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def plan(self, epoch: int) -> Plan:
+        """An epoch's plan, built where it is not there yet."""
+        with self._lock:
+            while len(self._plans) <= epoch:
+                number, hash_ = len(self._plans), self.source.content_hash
+                plan = load_or_build(self.row_groups, self.spec, hash_, number, self.cache)
+                self._plans.append(plan)
+                self._ends.append(plan.num_rows + (self._ends[-1] if self._ends else 0))
+            return self._plans[epoch]
+
+    def first_row(self, epoch: int) -> int:
+        """Rows of the source before an epoch."""
+        if not epoch:
+            return 0
+        self.plan(epoch - 1)
+        return self._ends[epoch - 1]
+
+    def place(self, row: int) -> Place:
+        """Where the source's row number `row` is; `UserError` past its last epoch."""
+        epoch = int(np.searchsorted(self._ends, row, side="right"))
+        while row >= self.first_row(epoch + 1):
+            epoch += 1
+        if self.source.max_epochs and epoch >= self.source.max_epochs:
+            raise UserError(
+                f"{self.shards.folder}: max_epochs = {self.source.max_epochs}: used up; give it "
+                "less weight or more epochs, or train fewer steps"
+            )
+        inside = row - self.first_row(epoch)
+        return Place(epoch, self.plan(epoch).window_of(inside), inside)
+
+    def gather(self, rows: range) -> list[Gathered]:
+        """The source's `rows`, in order, in as many parts as windows they are in."""
+        parts, first = [], rows.start
+        while first < rows.stop:
+            place = self.place(first)
+            plan = self.plan(place.epoch)
+            window = plan.window(place.window)
+            count = min(window.rows.stop - place.row, rows.stop - first)
+            segments = plan.segments(place.row, place.row + count)
+            with self._lock:
+                parts.append(self._gather(self._window(place), segments))
+            first += count
+        return parts
+
+    def _gather(self, held: _Tokens, segments: Rows) -> Gathered:
+        """Read what the segments need, and pick it."""
+        wanted = np.searchsorted(held.ends, segments.starts, side="right")
+        for i in np.unique(wanted[wanted < len(held.ends)]).tolist():
+            if not held.read[i]:
+                self._read(held, i)
+        at = ranges(segments.starts.astype(np.int64), segments.lengths.astype(np.int64))
+        mask = None if held.mask is None else held.mask.take(at)
+        return Gathered(held.tokens.take(at), mask, segments)
+
+    def _read(self, held: _Tokens, i: int) -> None:
+        start, end = int(held.ends[i - 1]) if i else 0, int(held.ends[i])
+        mask = None if held.mask is None else held.mask[start:end]
+        self.row_groups.read(int(held.window.groups[i]), held.tokens[start:end], mask)
+        held.read[i] = True
+
+    def _window(self, place: Place) -> _Tokens:
+        key = (place.epoch, place.window)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        if len(self._held) >= HELD_WINDOWS:
+            self._held.popitem(last=False)
+        window = self.plan(place.epoch).window(place.window)
+        size = window.tokens + self.spec.seq_len + 1
+        tokens = np.empty(size, np.int32)
+        tokens[window.tokens :] = self.shards.tokenizer.boundary
+        mask = np.zeros(size, np.uint8) if self.row_groups.masked else None
+        ends = np.cumsum(self.row_groups.tokens[window.groups])
+        self._held[key] = _Tokens(ends, window, tokens, mask, [False] * len(ends))
+        return self._held[key]
