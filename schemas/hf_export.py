@@ -43,15 +43,18 @@ def export(known: Tokenizer, target: str | Path) -> Path:
 
     Returns the file's path. Raises `UserError` where ids would differ.
     """
-    target = Path(target)
-    path = target if target.suffix == ".json" else target / MODEL_FILE
-    content = to_json(known)
+    path, content = model_path(target), to_json(known)
     check_equal(known, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, content)
-    if path != target:
-        _write(target / CONFIG_FILE, _config())
+    if path != Path(target):
+        _write(path.with_name(CONFIG_FILE), _config())
     return path
+
+
+def model_path(target: str | Path) -> Path:
+    """The file that `export` writes: `target`, or `tokenizer.json` in it where it is a folder."""
+    target = Path(target)
+    return target if target.suffix == ".json" else target / MODEL_FILE
 
 
 def to_json(known: Tokenizer) -> dict[str, Any]:

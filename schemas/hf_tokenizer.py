@@ -133,9 +133,9 @@ def _flat(step: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:
     """Added token -> the id that the package gives it, which need not be the one in the file."""
-    whole = _read({**essence(content), "added_tokens": content.get("added_tokens") or []})
-    return {token["content"]: whole.token_to_id(token["content"])
-            for token in content.get("added_tokens") or []}  # fmt: skip
+    added = content.get("added_tokens") or []
+    whole = _read({**essence(content), "added_tokens": added}).get_vocab(with_added_tokens=True)
+    return {token["content"]: whole[token["content"]] for token in added}
 
 
 def _without_added(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[str, Any]:

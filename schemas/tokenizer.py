@@ -116,10 +116,12 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over every (id, bytes) and the split pattern: equal hash, equal ids."""
-        decisive = self.encoding
-        by_hf = isinstance(decisive, HuggingFaceEncoding)
-        digest = hashlib.sha256((decisive.identity if by_hf else decisive._pat_str).encode())
+        """SHA-256 (hex) over every (id, bytes) and how text is split: equal hash, equal ids."""
+        encoding = self.encoding
+        rules = (
+            encoding.identity if isinstance(encoding, HuggingFaceEncoding) else encoding._pat_str
+        )
+        digest = hashlib.sha256(rules.encode())
         for rank, token in sorted(self.token_bytes.items()):
             digest.update(b"%d:%d:" % (rank, len(token)) + token)
         specials = {**self.special_tokens, **self.control_ids}
