@@ -70,19 +70,23 @@ def read_rows(path: Path) -> Iterator[Row]:
     than 64 MiB, naming its line.
     """
     try:
-        pieces = _unpacked(path)
-        first = _start(pieces)
-        skipped = len(_BOM) if first.startswith(_BOM) else 0
-        content = itertools.chain([first[skipped:]], pieces)
-        is_array = first[skipped:].lstrip(_BLANKS).startswith(b"[")
-        for row in _elements(content) if is_array else _lines(content):
-            yield Row(row.line, row.offset + skipped, row.data)
+        yield from rows_of(_unpacked(path))
     except (OSError, DamageError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except _TooBigError as error:
         raise UserError(
             f"{path}: line {error}: a row of more than {MAX_ROW_BYTES >> 20} MiB"
         ) from None
+
+
+def rows_of(pieces: Iterator[bytes]) -> Iterator[Row]:
+    """The rows of a file's content, which comes in pieces of any size."""
+    first = _start(pieces)
+    skipped = len(_BOM) if first.startswith(_BOM) else 0
+    content = itertools.chain([first[skipped:]], pieces)
+    is_array = first[skipped:].lstrip(_BLANKS).startswith(b"[")
+    for row in _elements(content) if is_array else _lines(content):
+        yield Row(row.line, row.offset + skipped, row.data)
 
 
 def _start(pieces: Iterator[bytes]) -> bytes:

@@ -264,7 +264,7 @@ def _is_refused(message: Mapping[str, Any]) -> bool:
 
 def _rank(message: Mapping[str, Any]) -> float:
     rank = message.get("rank")
-    return float(rank) if isinstance(rank, int | float) else float("inf")
+    return rank if isinstance(rank, int | float) else float("inf")
 
 
 def _says(turn: Turn) -> bool:
@@ -296,6 +296,8 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):  # perhaps nested too deep to be written out
+        return _kind(value)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
