@@ -251,6 +251,8 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
 def _run(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     if arguments.show is not None:
+        if arguments.show < 1:
+            raise UserError(f"--show {arguments.show}: must be at least 1")
         chat_view.show(request.inputs, request.tokenizer, request.conversations, arguments.show)
         return 0
     if arguments.root is None:
