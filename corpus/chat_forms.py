@@ -1,6 +1,6 @@
 """One row of a chat dataset -> the conversation that it holds, whatever form it is written in.
 
-A form is recognised by the fields that a row has (`FORMS`, the first that fits). Its fields are
+A form is recognised by the fields that are not null (`FORMS`, the first that fits). Its fields are
 taken over as they are: no field is joined to another, and templates that a dataset wrote into its
 texts stay there. Cost: one walk over the row.
 
@@ -67,8 +67,10 @@ def form_of(row: Any) -> str:
     for name, (fits, _) in FORMS.items():
         if fits(row):
             return name
-    fields = ", ".join(map(_shown, list(row)[:8])) or "none"
-    raise RowError("unknown_form", f"fields: {fields}; the forms known are {', '.join(FORMS)}")
+    fields = ", ".join(_shown(name) for name in row if row[name] is not None) or "none"
+    raise RowError(
+        "unknown_form", f"fields with a value: {fields}; the forms known are {', '.join(FORMS)}"
+    )
 
 
 def read_row(row: Any) -> Conversation:
@@ -226,7 +228,7 @@ def _pair(
         if about and row.get(about):
             question += [BETWEEN, _string(row[about], about)]
         yield Turn("user", tuple(question))
-        answer = next(name for name in answers if name in row)
+        answer = next(name for name in answers if row.get(name) is not None)
         yield Turn("assistant", (_string(row[answer], answer),), learned=True)
 
     return read
@@ -303,7 +305,7 @@ def _shown(value: Any) -> str:
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda row: all(name in row for name in names)
+    return lambda row: all(row.get(name) is not None for name in names)
 
 
 def _is_tree(row: Mapping[str, Any]) -> bool:
@@ -311,7 +313,8 @@ def _is_tree(row: Mapping[str, Any]) -> bool:
 
 
 def _is_prompt(row: Mapping[str, Any]) -> bool:
-    return "prompt" in row and ("response" in row or "completion" in row)
+    answers = (row.get("response"), row.get("completion"))
+    return row.get("prompt") is not None and any(answer is not None for answer in answers)
 
 
 # Name of a form -> how it is recognised, and how its turns are read; the first that fits.

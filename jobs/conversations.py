@@ -1,9 +1,9 @@
 """`gristmill conversations`: files of chats -> shards with a loss mask, for fine-tuning.
 
-No engine is opened: chat datasets are thousands of times smaller than a crawl, and one process
-reads them faster than an engine starts. It runs through the files once and keeps a batch of rows
-at a time; token rows wait in a file that is mapped, not read, until all are known, and then each
-shard is taken from it. Memory is that of one row, one batch and about two shards.
+No engine is opened: a chat dataset is some millions of rows where a crawl is billions of pages, and
+one process streams through it at about the tokenizer's own speed. Token rows wait in a file that is
+mapped, not read, until all are known; then each shard is taken from it. Memory is that of a row, a
+batch, and what `shards.write_shard` needs for a shard.
 
 Every row is a conversation of a shard or a line of the file of rejected rows, which the manifest
 lists. Order, cut, names, hashes and commit are those of the shards of documents.

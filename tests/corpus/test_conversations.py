@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,6 +130,16 @@ def test_one_exchange_reads_the_same_in_every_form(form: str) -> None:
     assert chat_forms.form_of(SAME[form]) == ("openai" if form == "parts" else form)
 
 
+def test_a_field_that_is_null_is_no_field() -> None:
+    nothing = dict.fromkeys(
+        ("messages", "conversations", "prompt", "instruction", "input", "tools")
+    )
+    for row in SAME.values():
+        assert read({**nothing, **row}) == read(row)
+    both = {"prompt": "Who?", "response": None, "completion": "I."}
+    assert read(both) == ask("Who?", "I.")
+
+
 def test_what_an_instruction_is_about_is_a_field_of_its_own() -> None:
     asked = ("Sum up.", chat_forms.BETWEEN, "A text.")
     for row in (
@@ -220,7 +231,8 @@ def test_of_a_tree_the_best_ranked_answers_are_taken_and_no_dead_ends() -> None:
         ({"messages": ["hello"]}, "bad_field"),
         ({"messages": [{"role": "user", "content": 3}]}, "bad_field"),
         ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, "bad_field"),
-        ({"instruction": None, "output": "a"}, "bad_field"),
+        ({"instruction": None, "output": "a"}, "unknown_form"),
+        ({"instruction": 1, "output": "a"}, "bad_field"),
         ({"instruction": "a", "output": ["b"]}, "bad_field"),
         ({"instruction": "a", "output": " \n"}, "empty_turn"),
         ({"messages": [{"role": "user", "content": ""}]}, "empty_turn"),
@@ -276,6 +288,21 @@ def test_values_nested_too_deep_to_show_are_faults_like_others() -> None:
     assert fault({**SAME["openai"], "tools": deep}) == "bad_field"
     huge = {"prompt": reply("q", "prompter", reply("a", "assistant", rank=10**400))}
     assert read(huge) == ask("q", "a")
+
+
+def test_every_form_role_field_and_reason_is_documented() -> None:
+    project = Path(__file__).parents[2]
+    text = (project / "docs" / "conversations.md").read_text(encoding="utf-8")
+    source = "".join(
+        (project / "corpus" / name).read_text(encoding="utf-8")
+        for name in ("chat_forms.py", "conversations.py")
+    )
+    reasons = set(re.findall(r'RowError\(\s*"(\w+)"', source))
+    assert {"too_long", "unknown_form", "bad_field"} < reasons
+    names = {*chat_forms.FORMS, *chat_forms.IDS, *chat_forms.CALLS[:1], *reasons}
+    assert not {name for name in names if f"`{name}`" not in text}
+    assert not {role for role in chat_forms.ROLES if not re.search(rf"\b{role}\b", text)}
+    assert not {token for token in CHAT_TOKENS if token.replace("|", "\\|") not in text}
 
 
 # Framing

@@ -234,7 +234,10 @@ def test_a_killed_run_leaves_the_old_shards_whole(
     [
         ("", r"c\.jsonl: holds no row"),
         ("[]", r"c\.jsonl: holds no row"),
-        ('{"a": 1}\n\nx', r"c\.jsonl: none of its 2 rows .*unknown_form 1, .* line 1: fields: 'a'"),
+        (
+            '{"a": 1}\n\nx',
+            r"c\.jsonl: none of its 2 rows .*unknown_form 1, .* line 1: fields with a value: 'a'",
+        ),
     ],
 )
 def test_a_file_of_which_nothing_can_be_used_is_an_error(
