@@ -80,7 +80,7 @@ class Framed:
         ids = tokenizer.encode(text)
         self.tokens.extend(ids)
         self.mask.extend(bytes([target]) * len(ids))
-        self.text_bytes += len(text.encode())
+        self.text_bytes += len(tokenizer.normalized(text).encode())
 
 
 def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from schemas.datasets import CONVERSATION_SHARDS
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import Tokenizer
+from trainer.loader import Loader
 
 NUM_ROWS = 300
 BAD = [
@@ -335,3 +338,17 @@ def test_token_rows_of_many_batches_come_back_by_shard(tmp_path: Path, known: To
     files = chat_spool.write_shards(tmp_path / "spool", tmp_path / "out", settings)
     assert sum(file.rows for file in files) == 50
     assert len({file.name for file in files}) == len(files) > 5
+
+
+def test_an_epoch_of_the_loader_learns_every_target_once(request_: Request, tmp_path: Path) -> None:
+    conversations.make(request_)
+    loader = Loader([request_.folder], seq_len=89, rows=1, packing="best_fit", cache=tmp_path / "c")
+    steps = next(n for n in itertools.count(1) if loader.epochs(n)[0] >= 1)
+    learned: Counter[int] = Counter()
+    for step in range(steps):
+        targets = loader[step].targets
+        learned.update(targets[targets >= 0].tolist())
+    expected: Counter[int] = Counter()
+    for row in stored(request_, "train"):
+        expected.update(t for t, m in zip(row["tokens"], row["loss_mask"], strict=True) if m)
+    assert learned == expected
