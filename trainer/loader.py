@@ -144,7 +144,7 @@ class Loader:
         stride: int = 1,
     ) -> Iterator[Batch]:
         """Steps `first_step`, + `stride`, ... before `end_step` (None: for ever), made ahead."""
-        steps = iter(range(first_step, end_step or 1 << 62, stride))
+        steps = range(first_step, 1 << 62 if end_step is None else end_step, stride)
         pool, waiting = ThreadPoolExecutor(1, "loader"), deque[Any]()
         asked = time.perf_counter()
         try:

@@ -9,8 +9,9 @@ is held does not grow with the corpus beyond three numbers a row group.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from typing import Any, cast
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from trainer.data import Shards, open_checked
 from trainer.packing import Int32s, Int64s, UInt8s
 
 OPEN_FILES = 32
+T = TypeVar("T")
 SHARD_FORMAT = 2
 PROVENANCE = ("id", "url", "file_path", "record_offset")
 
@@ -44,8 +46,8 @@ class RowGroups:
         self._first = np.searchsorted(self._file_of, np.arange(len(self.files)))
         self._checked = np.zeros(len(groups), dtype=np.bool_)
         self._checked_files: set[int] = set()
-        self._parquet = lru_cache(OPEN_FILES)(self._open)
-        self._lengths = lru_cache(OPEN_FILES)(self._open_lengths)
+        self._open_parquet: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._open_lengths: OrderedDict[int, Int32s] = OrderedDict()
 
     @property
     def masked(self) -> bool:
@@ -140,6 +142,12 @@ class RowGroups:
                 f"to {self.vocab_size - 1}"
             )
 
+    def _parquet(self, index: int) -> pq.ParquetFile:
+        return _held(self._open_parquet, index, self._open)
+
+    def _lengths(self, index: int) -> Int32s:
+        return _held(self._open_lengths, index, self._map_lengths)
+
     def _open(self, index: int) -> pq.ParquetFile:
         file = self.files[index]
         check = self.check_files and index not in self._checked_files
@@ -156,7 +164,7 @@ class RowGroups:
             )
         return parquet
 
-    def _open_lengths(self, index: int) -> Int32s:
+    def _map_lengths(self, index: int) -> Int32s:
         file = self.files[index]
         path, expected = self.folder / file.extra["lengths"]["name"], file.extra["lengths"]
         if not path.is_file():
@@ -188,3 +196,13 @@ class RowGroups:
                 f"{self.folder / extra[0]}: not listed in {path.name}: a shard of another corpus, "
                 "or of a run that did not end; remove it, or make the shards again"
             )
+
+
+def _held(held: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:
+    """`held[key]`, made where it is missing; the least used is let go of."""
+    if key not in held:
+        if len(held) >= OPEN_FILES:
+            held.popitem(last=False)
+        held[key] = make(key)
+    held.move_to_end(key)
+    return held[key]

@@ -61,7 +61,7 @@ class SourceRows:
     ) -> None:
         self.shards, self.source, self.spec, self.cache = shards, source, spec, cache
         self.row_groups = RowGroups(shards, spec.split, check_files=check_files)
-        self._plans: list[Plan] = []
+        self._plans: OrderedDict[int, Plan] = OrderedDict()  # few: each maps six files
         self._ends: list[int] = []  # rows up to the end of each epoch
         self._held: OrderedDict[tuple[int, int], _Tokens] = OrderedDict()
         self._lock = threading.RLock()
@@ -69,19 +69,22 @@ class SourceRows:
     def plan(self, epoch: int) -> Plan:
         """An epoch's plan, built where it is not there yet."""
         with self._lock:
-            while len(self._plans) <= epoch:
-                number, hash_ = len(self._plans), self.source.content_hash
-                plan = load_or_build(self.row_groups, self.spec, hash_, number, self.cache)
-                self._plans.append(plan)
-                self._ends.append(plan.num_rows + (self._ends[-1] if self._ends else 0))
+            if epoch not in self._plans:
+                if len(self._plans) >= HELD_WINDOWS:
+                    self._plans.popitem(last=False)
+                hash_ = self.source.content_hash
+                self._plans[epoch] = load_or_build(
+                    self.row_groups, self.spec, hash_, epoch, self.cache
+                )
+            self._plans.move_to_end(epoch)
             return self._plans[epoch]
 
     def first_row(self, epoch: int) -> int:
         """Rows of the source before an epoch."""
-        if not epoch:
-            return 0
-        self.plan(epoch - 1)
-        return self._ends[epoch - 1]
+        while len(self._ends) < epoch:
+            before = self._ends[-1] if self._ends else 0
+            self._ends.append(before + self.plan(len(self._ends)).num_rows)
+        return self._ends[epoch - 1] if epoch else 0
 
     def place(self, row: int) -> Place:
         """Where the source's row number `row` is; `UserError` past its last epoch."""
