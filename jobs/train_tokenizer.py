@@ -147,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f'{arguments.output}: to use it, set name = "{arguments.output}" under [tokenizer]')
     if arguments.export_hf:
         exported = hf_export.export(trained.tokenizer, arguments.export_hf)
-        print(f"{exported}: equal ids on every code point")
+        print(f"{exported}: equal ids on every character")
     return 0
 
 

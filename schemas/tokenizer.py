@@ -149,10 +149,12 @@ class Tokenizer:
     def normalized(self, text: str) -> str:
         """The text that `encode(text)` stands for: itself, or its NFC where the tokenizer says so.
 
-        Sizes of text are to be counted on this, so that they can be counted from tokens too.
+        Half a surrogate is U+FFFD. Sizes of text are counted on this, since that is what tokens
+        give back.
         """
+        text = _without_surrogates(text)
         if isinstance(self.encoding, HuggingFaceEncoding):
-            return self.encoding.normalized(_without_surrogates(text))
+            return self.encoding.normalized(text)
         return text
 
     def decode(self, ids: list[int]) -> str:

@@ -11,22 +11,10 @@ from hypothesis import strategies as st
 
 from schemas import tokenizer
 from schemas.errors import UserError
-from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, Tokenizer
+from schemas.tokenizer import CHAT_TOKENS, Tokenizer
 
-CONTROL_LITERALS = [
-    DOCUMENT_BOUNDARY,
-    *CHAT_TOKENS,
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|fim_prefix|>",
-    "<|endofprompt|>",
-    "<s>",
-    "</s>",
-    "[INST]",
-    "<|begin_of_text|>",
-    "<|eot_id|>",
-    "<start_of_turn>",
-]
+KNOWN = (Path(__file__).parent / "known_chat_tokens.txt").read_text(encoding="utf-8").split("\n")
+CONTROL_LITERALS = [line for line in KNOWN if line]
 
 
 @pytest.fixture(scope="module")
