@@ -134,7 +134,7 @@ def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -
     """Token rows (`TOKENS`) of a batch of `canonical`, in the batch's order.
 
     Each row's tokens start with the document boundary. `order_key` is `to_signed`'s, `text_bytes`
-    the length of the text in UTF-8.
+    the length in UTF-8 of the text that the tokens stand for.
     """
     texts, ids = _strings(batch, "text"), _strings(batch, "id")
     tokens = token_lists(texts, tokenizer)
@@ -145,7 +145,7 @@ def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -
         **{name: batch.column(name) for name in ("id", "url", "file_path", "record_offset")},
         "split": pa.array([split_of(url, fraction) for url in urls], pa.string()),
         "order_key": pa.array(to_signed(order_keys(ids, settings.seed))),
-        "text_bytes": pc.binary_length(batch.column("text")).cast(pa.int64()),
+        "text_bytes": pa.array([len(tokenizer.normalized(t).encode()) for t in texts], pa.int64()),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 

@@ -33,14 +33,16 @@ def token_lists(texts: Sequence[str], known: Tokenizer) -> pa.ListArray:
 
 def encode_array(text: str, known: Tokenizer) -> Int32s:
     """`Tokenizer.encode` as an array, int32 (n,)."""
+    encoding = known.encoding
+    if not isinstance(encoding, tiktoken.Encoding):  # Hugging Face's hands out a list alone
+        return np.array(known.encode(text), dtype=np.int32)
     if len(text) <= MAX_BLANKS:
-        return _encode(text, known.encoding)
+        return _encode(text, encoding)
     cuts = [0]
     for run in LONG_BLANKS.finditer(text):
         cuts += range(run.start() + MAX_BLANKS, run.end() + 1, MAX_BLANKS)
     cuts.append(len(text))
-    pieces = [_encode(text[start:end], known.encoding) for start, end in pairwise(cuts)]
-    return np.concatenate(pieces)
+    return np.concatenate([_encode(text[start:end], encoding) for start, end in pairwise(cuts)])
 
 
 def _encode(text: str, encoding: tiktoken.Encoding) -> Int32s:

@@ -7,19 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.token_arrays import encode_array, token_lists
-from schemas import tokenizer
+from schemas import hf_export, tokenizer
 from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, MAX_BLANKS, Tokenizer
 
 SPELT = st.sampled_from([DOCUMENT_BOUNDARY, *CHAT_TOKENS, "<|fim_prefix|>", "<|", "|>"])
 TEXTS = st.lists(SPELT | st.text(max_size=8)).map("".join)
 
 
-@pytest.fixture(scope="module", params=["bytes", "cl100k_base"])
+@pytest.fixture(scope="module", params=["bytes", "hugging face", "cl100k_base"])
 def known(request: pytest.FixtureRequest) -> Tokenizer:
+    if request.param == "cl100k_base":
+        return tokenizer.named(request.param)
+    tokens = [*(bytes([b]) for b in range(256)), b"<|", b"|>", b"th", b"the", b" the"]
+    ours = tokenizer.from_tokens("bytes", tokens)
     if request.param == "bytes":
-        tokens = [*(bytes([b]) for b in range(256)), b"<|", b"|>", b"th", b"the", b" the"]
-        return tokenizer.from_tokens("bytes", tokens)
-    return tokenizer.named(request.param)
+        return ours
+    return tokenizer.from_hugging_face("bytes", hf_export.to_json(ours))
 
 
 @given(st.lists(TEXTS))
@@ -34,7 +37,7 @@ def test_lists_are_the_boundary_and_the_tokenizers_ids(known: Tokenizer, texts: 
 @settings(deadline=None)
 def test_no_text_gives_a_control_token(known: Tokenizer, text: str) -> None:
     control = {known.boundary, *known.chat_ids.values()}
-    control |= set(known.encoding._special_tokens.values())
+    control |= set(known.special_tokens.values())
     assert not control & set(encode_array(text, known).tolist())
 
 
