@@ -10,6 +10,7 @@ Sources of the forms: OpenAI's chat completions API (messages), FastChat's data/
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def form_of(row: Any) -> str:
     for name, (fits, _) in FORMS.items():
         if fits(row):
             return name
-    fields = ", ".join(_shown(name) for name in row if row[name] is not None) or "none"
+    named = (_shown(name) for name in row if row[name] is not None)
+    fields = ", ".join(itertools.islice(named, 8)) or "none"
     raise RowError(
         "unknown_form", f"fields with a value: {fields}; the forms known are {', '.join(FORMS)}"
     )

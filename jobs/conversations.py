@@ -117,9 +117,13 @@ def _is_done(request: Request, inputs: dict[str, str]) -> bool:
     old = manifest.read(request.folder)
     if old is None:
         return False
-    names = [*_companions(old.files, old.extra), *(file.name for file in old.files)]
-    expected = manifest.fingerprint("shards", request.settings, inputs)
-    return old.fingerprint == expected and all((request.folder / n).is_file() for n in names)
+    if old.fingerprint != manifest.fingerprint("shards", request.settings, inputs):
+        return False
+    folder = request.folder
+    paths = [folder / name for name in _companions(old.files, old.extra)]
+    if not all(path.is_file() for path in [*paths, *(folder / f.name for f in old.files)]):
+        return False
+    return all((folder / file.name).stat().st_size == file.bytes for file in old.files)
 
 
 def _companions(files: Iterable[DataFile], extra: dict[str, Any]) -> tuple[str, ...]:

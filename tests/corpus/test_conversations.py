@@ -405,6 +405,15 @@ def test_a_cut_keeps_the_most_whole_turns_that_end_with_a_learned_one(
     assert framed.text_bytes == len(texts.encode())
 
 
+def test_a_conversation_as_long_as_the_context_fits(known: Tokenizer) -> None:
+    said = Conversation("openai", None, None, ask("a", "b", "c", "d"))
+    assert conversations.frame(said, known, 13).num_turns == 4
+    assert conversations.frame(said, known, 12).num_turns == 2
+    assert conversations.frame(said, known, 7).num_turns == 2
+    with pytest.raises(RowError, match=r"too_long: .* over 6 tokens \(context = 6\)"):
+        conversations.frame(said, known, 6)
+
+
 def test_a_context_that_holds_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="context = 1: must be at least 2"):
         Conversations(context=1)

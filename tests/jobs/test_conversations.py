@@ -157,6 +157,13 @@ def test_what_is_done_is_not_done_again(request_: Request) -> None:
     assert (request_.folder / manifest.MANIFEST_FILE).read_bytes() == before
     next(request_.folder.glob("rejected-*")).unlink()
     assert conversations.make(request_)
+    shard = next(request_.folder.glob("train-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert conversations.make(request_)
+    path = request_.inputs[0]
+    path.write_text(path.read_text().replace("ü", "ö"))
+    assert conversations.make(request_)
+    assert not conversations.make(request_)
 
 
 @pytest.mark.parametrize(
