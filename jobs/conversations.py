@@ -119,11 +119,11 @@ def _is_done(request: Request, inputs: dict[str, str]) -> bool:
         return False
     if old.fingerprint != manifest.fingerprint("shards", request.settings, inputs):
         return False
-    folder = request.folder
-    paths = [folder / name for name in _companions(old.files, old.extra)]
-    if not all(path.is_file() for path in [*paths, *(folder / f.name for f in old.files)]):
-        return False
-    return all((folder / file.name).stat().st_size == file.bytes for file in old.files)
+    paths = [request.folder / name for name in _companions(old.files, old.extra)]
+    sizes = {request.folder / file.name: file.bytes for file in old.files}
+    return all(path.is_file() for path in (*paths, *sizes)) and all(
+        path.stat().st_size == size for path, size in sizes.items()
+    )
 
 
 def _companions(files: Iterable[DataFile], extra: dict[str, Any]) -> tuple[str, ...]:

@@ -26,17 +26,11 @@ from schemas.errors import UserError
 from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, Tokenizer
 
 T = TypeVar("T")
-KNOWN_CHAT_TOKENS = [
-    DOCUMENT_BOUNDARY, *CHAT_TOKENS,
-    "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endofprompt|>", "<|startoftext|>",
-    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
-    "<|python_tag|>", "<s>", "</s>", "<<SYS>>", "[INST]", "[/INST]", "[TOOL_CALLS]",
-    "[AVAILABLE_TOOLS]", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>",
-    "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>", "<|end_of_text|>",
-    "<|fim_prefix|>", "<|fim_suffix|>", "<|START_OF_TURN_TOKEN|>", "<tool_call>", "</tool_call>",
-    "<think>", "</think>", "<|assistant_start|>", "<|assistant_end|>", "<|python_start|>",
-    "<|output_end|>", "<|bos|>",
-]  # fmt: skip
+KNOWN_CHAT_TOKENS = (
+    (Path(__file__).parents[1] / "schemas" / "known_chat_tokens.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+)
 HALVES = [literal[i:] for literal in CHAT_TOKENS for i in (2, 5)] + ["<", "<|", "<|us", "<|en"]
 # Texts that hold control tokens, or parts of them that a neighbour could complete.
 TEXTS = st.lists(
