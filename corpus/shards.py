@@ -236,8 +236,11 @@ def save_tokenizer(known: Tokenizer, folder: str | Path) -> Path:
 
 
 def companions(files: Iterable[DataFile], extra: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of what a manifest of shards lists beside `files`: lengths, and the tokenizer."""
-    return (*(file.extra["lengths"]["name"] for file in files), extra["tokenizer"]["file"])
+    """Names of what a manifest of shards lists beside `files`: lengths, the tokenizer, and for
+    conversations the rows of which none was made."""
+    rejected = (extra["rejected"]["name"],) if "rejected" in extra else ()
+    lengths = (file.extra["lengths"]["name"] for file in files)
+    return (*lengths, extra["tokenizer"]["file"], *rejected)
 
 
 def _by_split(files: Sequence[DataFile], count: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from corpus import bpe, shards, splits
 from corpus.shards import Shard
-from schemas.datasets import CANONICAL, SHARDS
+from schemas.datasets import CANONICAL, CONVERSATION_SHARDS, SHARDS
 from schemas.manifest import DataFile
 from schemas.tokenizer import Tokenizer
 
@@ -176,6 +177,18 @@ def test_pages_without_a_url_are_train() -> None:
     assert splits.split_of(None, 0.999) == "train"
 
 
+def test_the_split_of_an_id_is_fixed_for_all_time_and_grows_with_the_fraction() -> None:
+    ids = [f"conversation {i}" for i in range(2000)]
+    some, more = (
+        {i for i in ids if splits.split_of_id(i, fraction) == "validation"}
+        for fraction in (0.05, 0.2)
+    )
+    assert sorted(some)[:3] == ["conversation 1002", "conversation 1026", "conversation 1058"]
+    assert some < more
+    assert abs(len(more) - 400) < 4 * np.sqrt(400)
+    assert all(splits.split_of_id(i, 0.0) == "train" for i in ids)
+
+
 # Encoding
 
 
@@ -329,6 +342,76 @@ def test_a_shard_without_rows_is_a_file_without_row_groups(
     assert (file.rows, file.extra["tokens"], file.extra["text_bytes"]) == (0, 0, 0)
     assert file.extra["row_groups"] == []
     assert pq.read_table(tmp_path / file.name).num_rows == 0
+
+
+def with_mask(table: pa.Table) -> pa.Table:
+    """The last half of every document is a target."""
+    masks = [[int(i >= n // 2) for i in range(n)] for n in table["token_count"].to_pylist()]
+    return table.append_column("loss_mask", pa.array(masks, pa.list_(pa.uint8())))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_row_groups_hash_is_that_of_its_values(
+    encoded: pa.Table, tmp_path: Path, masked: bool
+) -> None:
+    table = with_mask(encoded) if masked else encoded
+    file = shards.write_shard(table, tmp_path, "train", 0, SETTINGS)
+    rows = in_order(table)
+    for i, group in enumerate(file.extra["row_groups"]):
+        part: list[dict[str, Any]] = rows[i * 64 : (i + 1) * 64]
+        digest = hashlib.sha256()
+        for token in (token for row in part for token in row["tokens"]):
+            digest.update(token.to_bytes(4, "little"))
+        for row in part if masked else ():
+            digest.update(bytes(row["loss_mask"]))
+        assert group["sha256"] == digest.hexdigest()
+
+
+def test_lengths_beside_a_shard_are_those_of_its_rows(encoded: pa.Table, tmp_path: Path) -> None:
+    file = shards.write_shard(encoded, tmp_path, "train", 0, SETTINGS)
+    path = tmp_path / file.extra["lengths"]["name"]
+    assert path.name == f"{Path(file.name).stem}.lengths.npy"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == file.extra["lengths"]["sha256"]
+    lengths = np.load(path, mmap_mode="r")
+    assert lengths.dtype == np.dtype("<i4")
+    assert lengths.tolist() == [len(row["tokens"]) for row in in_order(encoded)]  # type: ignore[arg-type]
+
+
+def test_a_shard_of_conversations_has_a_mask_beside_its_tokens(
+    encoded: pa.Table, tmp_path: Path
+) -> None:
+    table = with_mask(encoded)
+    file = shards.write_shard(table, tmp_path, "train", 0, SETTINGS)
+    found = pq.read_table(tmp_path / file.name)
+    assert found.schema.equals(CONVERSATION_SHARDS.remove_metadata(), check_metadata=False)
+    wanted = [row["loss_mask"] for row in in_order(table)]
+    assert found["loss_mask"].to_pylist() == wanted
+    plain = shards.write_shard(encoded, tmp_path, "train", 0, SETTINGS)
+    assert plain.sha256 != file.sha256
+
+
+def test_a_mask_of_another_length_than_the_tokens_is_never_written(
+    encoded: pa.Table, tmp_path: Path
+) -> None:
+    masks = pa.array([[1]] * NUM_ROWS, pa.list_(pa.uint8()))
+    with pytest.raises(AssertionError, match="loss_mask"):
+        shards.write_shard(encoded.append_column("loss_mask", masks), tmp_path, "t", 0, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_description_names_tokenizer_counts_and_content(
+    encoded: pa.Table, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    files = [shards.write_shard(encoded, tmp_path, split, 0, SETTINGS) for split in splits.SPLITS]
+    extra = shards.describe(files, tokenizer, "documents")
+    assert (extra["format"], extra["kind"]) == (2, "documents")
+    assert extra["tokens"] == dict.fromkeys(splits.SPLITS, files[0].extra["tokens"])
+    assert extra["text_bytes"] == dict.fromkeys(splits.SPLITS, files[0].extra["text_bytes"])
+    assert extra["tokenizer"]["hash"] == tokenizer.hash
+    path = shards.save_tokenizer(tokenizer, tmp_path)
+    assert path.name == extra["tokenizer"]["file"] == f"tokenizer-{tokenizer.hash[:16]}.json"
+    listed = {file.name for file in files} | set(shards.companions(files, extra))
+    assert {path.name for path in tmp_path.iterdir()} == listed
 
 
 def test_a_failed_write_leaves_nothing_behind(
