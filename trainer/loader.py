@@ -15,18 +15,20 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.errors import UserError
 from trainer.data import Shards, open_shards
 from trainer.data_spec import DataSpec, Source
 from trainer.mixture import Mixture
-from trainer.packing import CONTINUES, PADS, Int64s, Packing, Rows, ranges
+from trainer.packing import BEGINS, PADS, Int32s, Int64s, Packing, ranges
 from trainer.windows import Gathered, SourceRows
 
 IGNORED = -100  # a target that does not count, cross_entropy's default
+T = TypeVar("T", bound=np.generic)
 AHEAD = 4  # batches that the thread prepares
 
 
@@ -41,7 +43,7 @@ class Batch:
     step: int
     inputs: Int64s
     targets: Int64s
-    _lengths: Int64s  # of each segment of the rows, T + 1 a row
+    _lengths: Int32s  # of each segment of the rows, T + 1 a row
     _counts: Int64s  # segments of each row
 
     @property
@@ -53,7 +55,9 @@ class Batch:
     @property
     def positions(self) -> Int64s:
         """B x T: place within its document, or within what the row has of it, from 0."""
-        return self._each(ranges(np.zeros_like(self._lengths), self._lengths))
+        return self._each(
+            ranges(np.zeros(len(self._lengths), np.int64), self._lengths.astype(np.int64))
+        )
 
     def _each(self, flat: Int64s) -> Int64s:
         return flat.reshape(len(self.inputs), -1)[:, :-1]
@@ -206,16 +210,16 @@ def _again(arguments: dict[str, Any]) -> Loader:
 
 def _assemble(step: int, parts: list[Gathered], width: int, order: Int64s | None) -> Batch:
     """A batch of rows of `width` tokens; `order` is where the rows go, None: as they come."""
-    counts = np.concatenate([np.diff(part.segments.row_ends, prepend=0) for part in parts])
-    lengths = np.concatenate([part.segments.lengths for part in parts]).astype(np.int64)
-    tokens = np.concatenate([part.tokens for part in parts], dtype=np.int64).reshape(-1, width)
+    dead = [_dead(part, width) for part in parts if part.packing == "best_fit"]
+    tokens = _joined([part.tokens for part in parts])
     targets = tokens
-    if any(part.mask is not None or len(_dead_segments(part.segments)) for part in parts):
+    if any(map(len, dead)):
         targets = tokens.copy()
-        flat, first = targets.reshape(-1), 0
-        for part in parts:
-            flat[first : first + len(part.tokens)][_dead(part)] = IGNORED
-            first += len(part.tokens)
+        starts = np.cumsum([0, *(part.tokens.size for part in parts)])
+        for places, start in zip(dead, starts.tolist(), strict=False):
+            targets.reshape(-1)[places + start] = IGNORED
+    lengths = _joined([part.segments.lengths for part in parts])
+    counts = _joined([_counts(part.segments.row_ends) for part in parts])
     if order is not None:
         tokens, targets = tokens[order], targets[order]
         picked = ranges((np.cumsum(counts) - counts)[order], counts[order])
@@ -223,21 +227,28 @@ def _assemble(step: int, parts: list[Gathered], width: int, order: Int64s | None
     return Batch(step, tokens[:, :-1], targets[:, 1:], lengths, counts)
 
 
-def _dead(part: Gathered) -> Int64s:
-    """Places, in a part's flat tokens, of those that are no targets."""
-    rows, segments = part.segments, _dead_segments(part.segments)
-    starts = (np.cumsum(rows.lengths, dtype=np.int64) - rows.lengths)[segments]
-    whole = rows.kinds[segments] == PADS
-    dead = ranges(starts, np.where(whole, rows.lengths[segments], 1))
+def _counts(row_ends: Int64s) -> Int64s:
+    counts = row_ends.copy()
+    counts[1:] -= row_ends[:-1]
+    return counts
+
+
+def _joined(arrays: list[npt.NDArray[T]]) -> npt.NDArray[T]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _dead(part: Gathered, width: int) -> Int64s:
+    """Places, in the flat tokens of a part's rows, of those that are no targets.
+
+    That is padding, and what begins in a document's middle behind another document's end.
+    """
+    rows = part.segments
+    odd = np.flatnonzero(rows.kinds != BEGINS)
+    starts = (np.cumsum(rows.lengths, dtype=np.int64) - rows.lengths)[odd]
+    pads = rows.kinds[odd] == PADS
+    behind = pads | (starts % width > 0)
+    dead = ranges(starts[behind], np.where(pads, rows.lengths[odd], 1)[behind])
     return dead if part.mask is None else np.concatenate([dead, np.flatnonzero(part.mask == 0)])
-
-
-def _dead_segments(rows: Rows) -> Int64s:
-    """Segments that are padding, or begin in a document's middle behind another's end."""
-    behind = np.ones(len(rows.kinds), dtype=np.bool_)
-    behind[rows.row_ends[:-1]] = False
-    behind[:1] = False
-    return np.flatnonzero((rows.kinds == PADS) | ((rows.kinds == CONTINUES) & behind))
 
 
 def _epochs(source: SourceRows, rows: int) -> float:

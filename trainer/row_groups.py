@@ -18,8 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.config import json_hash
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_FILE, DataFile
+from schemas.manifest import MANIFEST_FILE, DataFile, Manifest
 from trainer.data import Shards, open_checked
 from trainer.packing import Int32s, Int64s, UInt8s
 
@@ -92,9 +93,10 @@ class RowGroups:
     def provenance(self, group: int) -> pa.Table:
         """Where a row group's documents come from; never read in training."""
         index, (file, inside) = int(self._file_of[group]), self.place(group)
+        parquet = self._parquet(index)
         try:
-            return self._parquet(index).read_row_group(inside, columns=list(PROVENANCE))
-        except (pa.ArrowException, OSError, KeyError) as error:
+            return parquet.read_row_group(inside, columns=list(PROVENANCE))
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise self._unreadable(file, inside, error) from None
 
     def _column(self, group: int, name: str, dtype: npt.DTypeLike) -> list[npt.NDArray[Any]]:
@@ -155,7 +157,7 @@ class RowGroups:
         self._checked_files.add(index)
         try:
             parquet = pq.ParquetFile(handle)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.folder / file.name}: not a Parquet file: {error}") from None
         if parquet.num_row_groups != len(file.extra["row_groups"]):
             raise UserError(
@@ -189,6 +191,11 @@ class RowGroups:
         found = self.manifest.extra.get("format", 1)
         if found != SHARD_FORMAT:
             raise UserError(f"{path}: shards of format {found}, expected {SHARD_FORMAT}")
+        written, hash_ = self.manifest.extra["content_hash"], _content_hash(self.manifest)
+        if written != hash_:
+            raise UserError(
+                f"{path}: content hash {written[:12]}, its shards make {hash_[:12]}: altered"
+            )
         listed = {file.name for file in self.manifest.files}
         extra = sorted(p.name for p in self.folder.glob("[!.]*.parquet") if p.name not in listed)
         if extra:
@@ -196,6 +203,20 @@ class RowGroups:
                 f"{self.folder / extra[0]}: not listed in {path.name}: a shard of another corpus, "
                 "or of a run that did not end; remove it, or make the shards again"
             )
+
+
+def _content_hash(manifest: Manifest) -> str:
+    """What docs/format.md says that the content hash of these shards is."""
+    tokenizer = manifest.extra["tokenizer"]
+    ordered = sorted(manifest.files, key=lambda file: (file.extra["split"], file.extra["index"]))
+    return json_hash(
+        {
+            "format": SHARD_FORMAT,
+            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in ordered],
+            "tokenizer": tokenizer["hash"],
+            "vocab_size": tokenizer["vocab_size"],
+        }
+    )
 
 
 def _held(held: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:

@@ -9,17 +9,19 @@ each token, no Python object a token or a row.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from schemas.errors import UserError
 from trainer.data import Shards
 from trainer.data_spec import DataSpec, Source
-from trainer.packing import Int32s, Int64s, Rows, UInt8s, ranges
+from trainer.packing import Int32s, Int64s, Packing, Rows, UInt8s, ranges
 from trainer.plan import Plan, Window, load_or_build
 from trainer.row_groups import RowGroups
 
@@ -35,11 +37,12 @@ class Place(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Rows as they are read: tokens (int32) and loss mask (uint8), flat, and their segments."""
+    """Rows as they are read: tokens (int64) and loss mask (uint8), rows x T + 1, and segments."""
 
-    tokens: Int32s
+    tokens: Int64s
     mask: UInt8s | None
     segments: Rows
+    packing: Packing  # by concat every token is a target
 
 
 @dataclass
@@ -49,8 +52,10 @@ class _Tokens:
     ends: Int64s  # of each row group, in tokens
     window: Window
     tokens: Int32s
+    stretches: Int32s  # a view: T + 1 tokens from each token on
     mask: UInt8s | None
-    read: list[bool] = field(default_factory=list)
+    read: list[bool]
+    whole: bool = False
 
 
 class SourceRows:
@@ -88,7 +93,7 @@ class SourceRows:
 
     def place(self, row: int) -> Place:
         """Where the source's row number `row` is; `UserError` past its last epoch."""
-        epoch = int(np.searchsorted(self._ends, row, side="right"))
+        epoch = bisect_right(self._ends, row)
         while row >= self.first_row(epoch + 1):
             epoch += 1
         if self.source.max_epochs and epoch >= self.source.max_epochs:
@@ -102,32 +107,39 @@ class SourceRows:
     def gather(self, rows: range) -> list[Gathered]:
         """The source's `rows`, in order, in as many parts as windows they are in."""
         parts, first = [], rows.start
-        while first < rows.stop:
-            place = self.place(first)
-            plan = self.plan(place.epoch)
-            window = plan.window(place.window)
-            count = min(window.rows.stop - place.row, rows.stop - first)
-            segments = plan.segments(place.row, place.row + count)
-            with self._lock:
-                parts.append(self._gather(self._window(place), segments))
-            first += count
+        with self._lock:
+            while first < rows.stop:
+                place = self.place(first)
+                held = self._window(place)
+                count = min(held.window.rows.stop - place.row, rows.stop - first)
+                segments = self.plan(place.epoch).segments(place.row, place.row + count)
+                parts.append(self._gather(held, segments))
+                first += count
         return parts
 
     def _gather(self, held: _Tokens, segments: Rows) -> Gathered:
         """Read what the segments need, and pick it."""
-        wanted = np.searchsorted(held.ends, segments.starts, side="right")
-        for i in np.unique(wanted[wanted < len(held.ends)]).tolist():
-            if not held.read[i]:
-                self._read(held, i)
+        if not held.whole:
+            wanted = np.searchsorted(held.ends, segments.starts, side="right")
+            for i in np.unique(wanted[wanted < len(held.ends)]).tolist():
+                if not held.read[i]:
+                    self._read(held, i)
+        if self.spec.packing == "concat":  # a row is one stretch of the window
+            first = np.concatenate([[0], segments.row_ends[:-1]])
+            return Gathered(
+                held.stretches[segments.starts[first]].astype(np.int64), None, segments, "concat"
+            )
         at = ranges(segments.starts.astype(np.int64), segments.lengths.astype(np.int64))
+        at = at.reshape(-1, self.spec.seq_len + 1)
         mask = None if held.mask is None else held.mask.take(at)
-        return Gathered(held.tokens.take(at), mask, segments)
+        return Gathered(held.tokens.take(at).astype(np.int64), mask, segments, "best_fit")
 
     def _read(self, held: _Tokens, i: int) -> None:
         start, end = int(held.ends[i - 1]) if i else 0, int(held.ends[i])
         mask = None if held.mask is None else held.mask[start:end]
         self.row_groups.read(int(held.window.groups[i]), held.tokens[start:end], mask)
         held.read[i] = True
+        held.whole = all(held.read)
 
     def _window(self, place: Place) -> _Tokens:
         key = (place.epoch, place.window)
@@ -141,6 +153,7 @@ class SourceRows:
         tokens = np.empty(size, np.int32)
         tokens[window.tokens :] = self.shards.tokenizer.boundary
         mask = np.zeros(size, np.uint8) if self.row_groups.masked else None
+        stretches = sliding_window_view(tokens, self.spec.seq_len + 1)
         ends = np.cumsum(self.row_groups.tokens[window.groups])
-        self._held[key] = _Tokens(ends, window, tokens, mask, [False] * len(ends))
+        self._held[key] = _Tokens(ends, window, tokens, stretches, mask, [False] * len(ends))
         return self._held[key]

@@ -1,0 +1,34 @@
+"""What loader.py measures in a process of its own: a cold start, or peak memory; prints JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from trainer.loader import Loader
+
+
+def main() -> None:
+    """PART FOLDER CACHE SEQ_LEN ROWS PACKING STEP."""
+    part, folder, cache, *numbers, packing, step = sys.argv[1:]
+    seq_len, rows = map(int, numbers)
+    began = time.perf_counter()
+    loader = Loader([Path(folder)], seq_len=seq_len, rows=rows, packing=packing, cache=Path(cache))
+    opened = time.perf_counter()
+    if part == "start":
+        loader.batch(int(step))
+        ended, groups = time.perf_counter(), loader.sources[0].row_groups
+        found = {"seconds": ended - began, "open": opened - began}
+        read = int(groups._checked.sum())
+        print(json.dumps({**found, "read": read, "groups": len(groups.tokens)}))
+        return
+    for _ in loader.batches(0, int(step)):
+        pass
+    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+if __name__ == "__main__":
+    main()
