@@ -160,6 +160,11 @@ def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Writte
     return Written(files, counts, extra, keep=shards.companions(files, extra))
 
 
+def _inputs(job: Job) -> dict[str, str]:
+    """What shards are made from beside `canonical`: those of an earlier format are made anew."""
+    return {"shard_format": str(shards.SHARD_FORMAT), **decontaminate.shard_inputs(job)}
+
+
 STAGE: Stage = Stage(
     name="shard",
     reads=("canonical",),
@@ -167,7 +172,7 @@ STAGE: Stage = Stage(
     sections=("tokenizer", "shard"),
     run=run,
     check=check,
-    inputs=decontaminate.shard_inputs,
+    inputs=_inputs,
 )
 
 if __name__ == "__main__":
