@@ -467,6 +467,16 @@ def test_the_content_hash_changes_with_anything_that_changes_a_batch() -> None:
     assert shards.shards_content_hash(files[::-1], "tokenizer", 4096) == hashes[0]
 
 
+def test_the_content_hash_is_that_of_the_text_in_the_specification() -> None:
+    files = [shard_file("validation", 0, "c"), shard_file("train", 0, "a")]
+    text = (
+        '{"format": 2, "shards": [["train", 0, "a"], ["validation", 0, "c"]], '
+        '"tokenizer": "t", "vocab_size": 300}'
+    )
+    wanted = hashlib.sha256(text.encode()).hexdigest()
+    assert shards.shards_content_hash(files, "t", 300) == wanted
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
