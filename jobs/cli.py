@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import (
+    conversations,
     decontaminate,
     dedup,
     explain,
@@ -19,6 +20,7 @@ from jobs import (
     report,
     shard,
     train_classifier,
+    train_tokenizer,
     whatif,
 )
 from jobs import filter as filter_
@@ -34,6 +36,9 @@ examples:
   gristmill run --recipe r.toml --input 'a/*.warc.gz' --root out --master 'local[4]'
   gristmill filter --recipe r.toml --root out --overwrite        # another threshold
   gristmill dedup --recipe r.toml --root 2024-18 --against 2024-10 2023-50
+  gristmill forget --root out --urls urls.txt
+  gristmill train-tokenizer --recipe r.toml --root out --output out/bpe.json
+  gristmill conversations --input 'chats/*.jsonl' --tokenizer cl100k_base --root out
   gristmill report --root out --html funnel.html
   gristmill explain --root out --url http://example.com/page
   gristmill whatif --root out --set gopher_quality.min_words=30
@@ -85,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
-    for module in (decontaminate, forget, explain, whatif, train_classifier):
+    modules = (decontaminate, forget, explain, whatif, conversations)
+    for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
     return parser
 

@@ -184,7 +184,11 @@ def clean(job: Job) -> DataFrame:
 def shard_inputs(job: Job) -> dict[str, str]:
     """What shards are made from beside `canonical`."""
     found = dropped(job)
-    return {"contamination": found.fingerprint} if found else {}
+    made_from = {"contamination": found.fingerprint} if found else {}
+    name = job.recipe.tokenizer.name
+    if name.endswith(".json"):  # another file under the same name gives other ids
+        made_from["tokenizer"] = tokenizer.find(name).hash
+    return made_from
 
 
 def table(made: Manifest) -> Table:

@@ -80,8 +80,8 @@ def validation_windows(num_tokens: int, seq_len: int, max_windows: int = 0) -> r
 def bytes_of_tokens(tokenizer: Tokenizer) -> Tensor:
     """UTF-8 bytes that each id below `padded_vocab_size` stands for; 0 for control tokens."""
     sizes = torch.zeros(tokenizer.padded_vocab_size, dtype=torch.int64)
-    for token, rank in tokenizer.encoding._mergeable_ranks.items():
-        sizes[rank] = len(token)
+    for number, token in tokenizer.token_bytes.items():
+        sizes[number] = len(token)
     return sizes
 
 

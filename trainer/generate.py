@@ -104,9 +104,7 @@ def pick(logits: Tensor, settings: SampleSettings, random: torch.Generator) -> i
 
 def forbidden_ids(tokenizer: Tokenizer) -> list[int]:
     """Ids that must not be sampled: undefined ones and control tokens except the boundary."""
-    encoding = tokenizer.encoding
-    control = {encoding.encode_single_token(token) for token in encoding.special_tokens_set}
-    control.update(tokenizer.chat_ids.values())
+    control = {*tokenizer.special_tokens.values(), *tokenizer.control_ids.values()}
     return sorted((control | set(tokenizer.undefined_ids)) - {tokenizer.boundary})
 
 
