@@ -31,7 +31,7 @@ from jobs import datasets
 from jobs.progress import Tally, console, track
 from jobs.session import open_engine
 from jobs.stage import Job, Stage, Written, balance, locked, refuse_unfinished, run_stage
-from schemas import config, manifest
+from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
