@@ -21,6 +21,7 @@ from rich.table import Table
 
 WORD = 8  # bytes of a column, and of a row's null bits
 PARTITION_BYTES = 128 << 20
+ID_BYTES = 47  # <urn:uuid:...>
 
 
 def constant(default: float, text: str) -> Any:
@@ -37,14 +38,14 @@ class Constants:
     kept: float = constant(0.226, "share that FineWeb's recipe keeps (docs/benchmarks.md)")
     text_bytes: float = constant(5_900, "a text")
     compression: float = constant(2.5, "text by its size in Parquet")
-    signature_ms: float = constant(0.25, "CPU of hashes and bands of a text")
-    rest_ms: float = constant(0.4, "CPU of all else in bands and dedup, a document")
-    bands_bytes: float = constant(250, "a document in bands, in Parquet")
-    links: float = constant(1.5, "near links a document")
+    signature_ms: float = constant(0.21, "CPU of hashes and bands of a text")
+    rest_ms: float = constant(0.24, "CPU of all else in bands and dedup, a document")
+    bands_bytes: float = constant(240, "a document in bands, in Parquet")
+    links: float = constant(2.7, "near links a document")
     duplicates: float = constant(0.4, "share of documents that are dropped")
     key_bytes: float = constant(190, "id and file path of a document")
     edges_here: float = constant(20e6, "edges that the driver solves alone")
-    edge_bytes: float = constant(100, "memory of the driver, an edge of these")
+    edge_bytes: float = constant(60, "memory of the driver, an edge of these")
     bands: float = constant(14, "bands of a signature")
     cores: float = constant(1_024, "cores of the cluster")
     executor_cores: float = constant(4, "cores of an executor")
@@ -77,6 +78,7 @@ class Estimate:
         stay = n * (1 - c.duplicates)
         edges = n * c.links
         return {
+            "nodes and ids counted": n * (8 * WORD + ID_BYTES),
             "exact": n * (3 * WORD + 4 * WORD + c.key_bytes),
             "memberships": n * c.bands * (5 * WORD + 4 * WORD),
             "links": edges * 3 * WORD,

@@ -129,9 +129,13 @@ def stop_idle() -> None:
 
 
 def _take(key: str) -> Child | None:
+    """An idle child for `key`; where there is none, those for others end: their work is over."""
     with _lock:
         waiting = _idle.get(key)
-        return waiting.pop() if waiting else None
+        if waiting:
+            return waiting.pop()
+    stop_idle()
+    return None
 
 
 def _give(key: str, child: Child) -> None:

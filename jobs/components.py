@@ -78,13 +78,15 @@ def label(spark: SparkSession, edges: DataFrame, work: Path, max_local_edges: in
     while counts[-1] > max_local_edges:
         number = len(counts)
         assert number <= MAX_ROUNDS, f"components: {counts} edges left, round by round"
-        graph = _stored(spark, work / f"edges-{number - 1}", left, EDGES)
-        rounds.append(_store(spark, _take_first(graph, number), work / f"taken-{number}", TAKEN))
+        graph = datasets.stored(spark, work / f"edges-{number - 1}", left, EDGES).frame
+        taken = datasets.store(spark, _take_first(graph, number), work / f"taken-{number}", TAKEN)
+        rounds.append(taken.frame)
         left = _contract(_merge(graph, rounds[-1]), work / f"edges-{number}")
         shutil.rmtree(work / f"edges-{number - 1}")
         counts.append(_rows(left))
     rest = _label_here(work / f"edges-{len(rounds)}", left)
-    labels = _stored(spark, work / "rest", (datasets.write_table(work / "rest", rest),), LABELS)
+    file = datasets.write_table(work / "rest", rest)
+    labels = datasets.stored(spark, work / "rest", (file,), LABELS).frame
     return Labels(_read_back(spark, rounds, labels, work), tuple(counts))
 
 
@@ -122,7 +124,7 @@ def _read_back(
         found = labels.select(F.col("node").alias("taken"), "cluster")
         joined = rounds[number - 1].join(found, on="taken", how="left")
         step = joined.select("node", F.coalesce("cluster", "taken").alias("cluster"))
-        labels = _store(spark, step, work / f"labels-{number}", LABELS)
+        labels = datasets.store(spark, step, work / f"labels-{number}", LABELS).frame
     return labels
 
 
@@ -180,14 +182,3 @@ def _ends(batches: list[pa.RecordBatch]) -> Edges:
 
 def _rows(files: tuple[DataFile, ...]) -> int:
     return sum(file.rows for file in files)
-
-
-def _store(spark: SparkSession, frame: DataFrame, folder: Path, schema: pa.Schema) -> DataFrame:
-    """Write a frame and read it back."""
-    return _stored(spark, folder, datasets.write(frame, folder, schema), schema)
-
-
-def _stored(
-    spark: SparkSession, folder: Path, files: tuple[DataFile, ...], schema: pa.Schema
-) -> DataFrame:
-    return datasets.read_files(spark, [str(folder.absolute() / f.name) for f in files], schema)

@@ -74,7 +74,13 @@ class Stored:
 
 def store(spark: SparkSession, frame: DataFrame, folder: Path, schema: pa.Schema) -> Stored:
     """Write a working frame, so that what builds on it does not make it again."""
-    files = write(frame, folder, schema)
+    return stored(spark, folder, write(frame, folder, schema), schema)
+
+
+def stored(
+    spark: SparkSession, folder: Path, files: tuple[DataFile, ...], schema: pa.Schema
+) -> Stored:
+    """The frame that these files in `folder` hold."""
     paths = [str(folder.absolute() / file.name) for file in files]
     return Stored(read_files(spark, paths, schema), sum(file.rows for file in files))
 

@@ -63,10 +63,7 @@ def run(job: Job) -> dict[str, Written]:
     wanted = {_committed_name(file, made_with): file for file in resolve(job.inputs)}
     missing = {name: file for name, file in wanted.items() if not (folder / name).exists()}
     if missing:
-        try:
-            _extract_missing(job, folder, missing)
-        finally:
-            child.stop_idle()  # no other stage asks them, and they hold models
+        _extract_missing(job, folder, missing)
     files = tuple(describe(folder / name) for name in sorted(wanted))
     # Rows of files that are not asked for now are kept: they cost most, and may be asked for again.
     keep = () if job.overwrite else tuple(path.name for path in folder.glob("*.parquet"))
