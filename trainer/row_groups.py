@@ -105,8 +105,15 @@ class RowGroups:
         parquet = self._parquet(int(self._file_of[group]))
         try:
             rows = parquet.read_row_group(inside, columns=[name], use_threads=False).column(name)
-            found = [cast("pa.ListArray[Any]", c).flatten().to_numpy() for c in rows.chunks]
-        except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
+            found = [_values(cast("pa.ListArray[Any]", c).flatten()) for c in rows.chunks]
+        except (
+            pa.ArrowException,
+            OSError,
+            KeyError,
+            AttributeError,
+            ValueError,
+            TypeError,
+        ) as error:
             raise self._unreadable(file, inside, error) from None
         for piece in found:
             if piece.dtype != dtype:
@@ -203,6 +210,16 @@ class RowGroups:
                 f"{self.folder / extra[0]}: not listed in {path.name}: a shard of another corpus, "
                 "or of a run that did not end; remove it, or make the shards again"
             )
+
+
+def _values(flat: pa.Array[Any]) -> npt.NDArray[Any]:
+    """An array as NumPy's, without a copy, and without pandas, which pyarrow's own way imports."""
+    if flat.null_count:
+        raise ValueError("values are missing")
+    dtype = np.dtype(str(flat.type))
+    if not len(flat):
+        return np.empty(0, dtype)
+    return np.frombuffer(flat.buffers()[1], dtype, len(flat), flat.offset * dtype.itemsize)
 
 
 def _content_hash(manifest: Manifest) -> str:
