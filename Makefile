@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEER := .venv-datatrove
 BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
 
-.PHONY: help demo test check soak bench bench-datatrove bench-dedup clean
+.PHONY: help demo test check soak bench bench-datatrove bench-dedup bench-tokens bench-loader clean
 
 help:
 	@echo "make demo    sample crawl -> corpus -> small model that writes (INPUT='...' for your WARCs)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench   extraction against human gold, and what the look saves (needs ../shared)"
 	@echo "make bench-datatrove  FineWeb's recipe by both systems (BENCH_INPUT='...' for your WARCs)"
 	@echo "make bench-dedup  dedup: cost, scale, growth, skew and recall, beside datatrove's (an hour)"
+	@echo "make bench-tokens, make bench-loader  tokenizing beside tiktoken; the loader beside pyarrow"
 	@echo "make clean   remove .venv and demo/"
 
 $(BIN)/python:
@@ -75,6 +76,12 @@ bench-datatrove: $(VENV)/.installed $(PEER)/.installed
 bench-dedup: $(VENV)/.installed $(PEER)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/dedup.py all \
 	  --peer-python $(PEER)/bin/python --master 'local[2]'
+
+bench-tokens: $(VENV)/.installed
+	$(BIN)/python benchmarks/tokens.py all
+
+bench-loader: $(VENV)/.installed
+	$(BIN)/python benchmarks/loader.py all
 
 clean:
 	rm -rf $(VENV) $(PEER) .bench demo

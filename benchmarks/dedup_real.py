@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import tempfile
@@ -18,26 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dedup_bench import Bench, Figure, Int64s, at_least, at_most, figures_table
-from gold import read_pages
 from judged_root import Root
 from measured import Run, measured
-from rich.console import Console
-from rich.progress import track
+from page_texts import page_texts
 from rich.table import Table
 
-from corpus.main_text import Bounds, RejectedError, limited, main_text
 from corpus.minhash import MinHash, fingerprints, jaccard, shingle_hashes
 from jobs.datasets import ROWS_PER_REQUEST
 
-BOUNDS = Bounds(max_nodes=50_000, max_depth=250)
-MIN_CHARS = 200
 FILES = 2  # of each system's input: a task a core
 PEER = Path(__file__).with_name("datatrove_dedup.py")
 
 
 def signatures(bench: Bench, arguments: Namespace) -> Table:
     """CPU of text hashes, signatures and bands a document, in batches as the job sends them."""
-    texts = _page_texts(arguments.crawl, bench.console)
+    texts = page_texts(arguments.crawl, bench.console)
     ours = min(_ours_seconds(texts) for _ in range(max(3, bench.repeat))) / len(texts) * 1e3
     rows = [at_most("ours, CPU ms a document", ours, 0.8)]
     if arguments.peer_python:
@@ -54,7 +48,7 @@ def signatures(bench: Bench, arguments: Namespace) -> Table:
 
 def versus(bench: Bench, arguments: Namespace) -> Table:
     """Whole deduplication, ours and datatrove's four phases, on the same texts."""
-    texts = topped_up(_page_texts(arguments.crawl, bench.console), arguments.texts)
+    texts = topped_up(page_texts(arguments.crawl, bench.console), arguments.texts)
     root = bench.root("versus")
     root.write(_chunks(texts))
     peer = Peer(root.folder / "datatrove", arguments.peer_python) if arguments.peer_python else None
@@ -127,21 +121,6 @@ class Peer:
             for line in path.open(encoding="utf-8")
         )
         return np.sort([int(json.loads(line)["id"].removeprefix("doc-")) for line in lines])
-
-
-@functools.cache
-def _page_texts(crawl: str, console: Console) -> list[str]:
-    """resiliparse's main text of every page of more than `MIN_CHARS` characters."""
-    pages = track(read_pages(crawl), "pages", console=console, transient=True)
-    return [text for page in pages if len(text := _text(page.html)) > MIN_CHARS]
-
-
-def _text(html: str) -> str:
-    try:
-        with limited(10):
-            return main_text(html, "resiliparse", BOUNDS)
-    except RejectedError:
-        return ""
 
 
 def _ours_seconds(texts: list[str]) -> float:

@@ -15,6 +15,7 @@ The cost of a frame is a copy through a pipe, about 1 ms for 1 MB.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -126,6 +127,9 @@ def stop_idle() -> None:
         _idle.clear()
     for child in children:
         child.stop()
+
+
+atexit.register(stop_idle)  # an interpreter that ends with children running warns of each
 
 
 def _take(key: str) -> Child | None:

@@ -25,7 +25,7 @@ import xxhash
 from corpus.splits import HASHES, SPLITS, split_of
 from corpus.token_arrays import token_lists
 from schemas.config import json_hash
-from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARDS
+from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
 from schemas.manifest import DataFile, atomic_path
 from schemas.tokenizer import Tokenizer
 
@@ -33,7 +33,6 @@ UInt64s = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
 
 Kind = Literal["documents", "conversations"]
-SHARD_FORMAT = 2  # changes with the columns of a shard or the meaning of their values
 ORDER = ("order_key", "id", "file_path", "record_offset")
 SIGN_BIT = np.uint64(1 << 63)
 

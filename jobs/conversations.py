@@ -16,7 +16,7 @@ import dataclasses
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -119,15 +119,11 @@ def _is_done(request: Request, inputs: dict[str, str]) -> bool:
         return False
     if old.fingerprint != manifest.fingerprint("shards", request.settings, inputs):
         return False
-    paths = [request.folder / name for name in _companions(old.files, old.extra)]
+    paths = [request.folder / name for name in shards.companions(old.files, old.extra)]
     sizes = {request.folder / file.name: file.bytes for file in old.files}
     return all(path.is_file() for path in (*paths, *sizes)) and all(
         path.stat().st_size == size for path, size in sizes.items()
     )
-
-
-def _companions(files: Iterable[DataFile], extra: dict[str, Any]) -> tuple[str, ...]:
-    return (*shards.companions(files, extra), extra["rejected"]["name"])
 
 
 def _read(request: Request, work: Path) -> Tallies:
@@ -199,7 +195,7 @@ def _commit(
     made = Manifest("shards", "conversations", request.settings, inputs, files, counts, extra,
                     _made(started))  # fmt: skip
     manifest.write(request.folder, made)
-    datasets.sweep(request.folder, made, _companions(files, extra))
+    datasets.sweep(request.folder, made, shards.companions(files, extra))
 
 
 def _keep_rejected(written: Path, folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from jobs import datasets, decontaminate
 from jobs.progress import track
 from jobs.stage import Job, Stage, Written, balance
 from schemas import config, tokenizer
-from schemas.datasets import KEY
+from schemas.datasets import KEY, SHARD_FORMAT
 from schemas.errors import UserError
 from schemas.manifest import DataFile
 from schemas.tokenizer import Tokenizer
@@ -162,7 +162,7 @@ def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Writte
 
 def _inputs(job: Job) -> dict[str, str]:
     """What shards are made from beside `canonical`: those of an earlier format are made anew."""
-    return {"shard_format": str(shards.SHARD_FORMAT), **decontaminate.shard_inputs(job)}
+    return {"shard_format": str(SHARD_FORMAT), **decontaminate.shard_inputs(job)}
 
 
 STAGE: Stage = Stage(

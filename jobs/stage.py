@@ -25,6 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from corpus.filters import signals_schema
 from corpus.recipe import Recipe
+from corpus.shards import companions
 from jobs import datasets
 from jobs.session import Engine
 from schemas import config, manifest
@@ -164,7 +165,10 @@ def _files_are_there(folder: Path, listed: Manifest) -> bool:
         path = folder / name
         return path.stat().st_size if path.is_file() else -1
 
-    return all(size(file.name) == file.bytes for file in listed.files)
+    beside = companions(listed.files, listed.extra) if listed.dataset == "shards" else ()
+    return all(size(file.name) == file.bytes for file in listed.files) and all(
+        size(name) >= 0 for name in beside
+    )
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:

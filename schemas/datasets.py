@@ -159,6 +159,7 @@ def list_of(type_: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("element", type_, nullable=False))
 
 
+SHARD_FORMAT = 2  # changes with the columns of a shard or the meaning of their values
 SHARDS = pa.schema(
     [
         column("tokens", list_of(pa.int32()), "document boundary, then the text's token ids"),

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
+from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import Tokenizer
@@ -155,6 +156,12 @@ def _shard_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: no shards here (no {manifests.MANIFEST_FILE}){hint}")
     if manifest.dataset != "shards":
         raise UserError(f"{folder}: holds the dataset '{manifest.dataset}', expected 'shards'")
+    found = manifest.extra.get("format", 1)
+    if found != SHARD_FORMAT:
+        raise UserError(
+            f"{folder}: shards of format {found}, this version reads format {SHARD_FORMAT}; "
+            "gristmill shard makes them anew"
+        )
     return manifest
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.config import json_hash
+from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_FILE, DataFile, Manifest
 from trainer.data import Shards, open_checked
@@ -26,7 +27,6 @@ from trainer.packing import Int32s, Int64s, UInt8s
 
 OPEN_FILES = 32
 T = TypeVar("T")
-SHARD_FORMAT = 2
 PROVENANCE = ("id", "url", "file_path", "record_offset")
 
 
@@ -195,9 +195,6 @@ class RowGroups:
 
     def _refuse_what_does_not_belong(self) -> None:
         path = self.folder / MANIFEST_FILE
-        found = self.manifest.extra.get("format", 1)
-        if found != SHARD_FORMAT:
-            raise UserError(f"{path}: shards of format {found}, expected {SHARD_FORMAT}")
         written, hash_ = self.manifest.extra["content_hash"], _content_hash(self.manifest)
         if written != hash_:
             raise UserError(

@@ -87,6 +87,7 @@ def write_shards(
             "train": sum(len(d.encode()) for d in train),
             "validation": sum(len(d.encode()) for d in validation),
         },
+        "format": 2,
         "content_hash": hashlib.sha256("".join(str(f.sha256) for f in files).encode()).hexdigest(),
     }
     manifests.write(folder, Manifest("shards", "test", {}, {}, files, {}, extra))
