@@ -15,14 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpus.compression import Codec, DamageError, Gzip, Plain, Source, Zstd
+from corpus.compression import DamageError
+from corpus.packed_files import CODECS, unpacked
 from schemas.errors import UserError
 
-_CODECS: dict[str, Codec] = {"": Plain, ".gz": Gzip, ".zst": Zstd}
-KINDS = tuple(f"{kind}{ending}" for kind in (".jsonl", ".json") for ending in _CODECS)
+KINDS = tuple(f"{kind}{ending}" for kind in (".jsonl", ".json") for ending in CODECS)
 MAX_ROW_BYTES = 64 << 20
 
-_STEP = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = b" \t\r\n"
 # A whole string, a bracket, or the quote of a string that goes on beyond what was read.
@@ -70,7 +69,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     than 64 MiB, naming its line.
     """
     try:
-        yield from rows_of(_unpacked(path))
+        yield from rows_of(unpacked(path))
     except (OSError, DamageError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except _TooBigError as error:
@@ -101,17 +100,6 @@ def _start(pieces: Iterator[bytes]) -> bytes:
 
 class _TooBigError(Exception):
     """A row over the limit; holds its line."""
-
-
-def _unpacked(path: Path) -> Iterator[bytes]:
-    """What the file holds, in pieces; raises `DamageError` where it is torn or altered."""
-    codec, offset = _CODECS.get(path.suffix, Plain), 0
-    with Source(str(path)) as source:
-        while offset < source.size:
-            member = codec(source, offset)
-            while piece := member.read(_STEP):
-                yield piece
-            offset = member.end
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[Row]:

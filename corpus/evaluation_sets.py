@@ -20,15 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from corpus.compression import Codec, DamageError, Gzip, Plain, Source, Zstd
+from corpus.compression import DamageError
+from corpus.packed_files import CODECS, unpacked
 from schemas.errors import UserError
 
-_CODECS: dict[str, Codec] = {"": Plain, ".gz": Gzip, ".zst": Zstd}
-JSON_LINES = tuple(f".jsonl{ending}" for ending in _CODECS)
-PARAGRAPHS = tuple(f".txt{ending}" for ending in _CODECS)
+JSON_LINES = tuple(f".jsonl{ending}" for ending in CODECS)
+PARAGRAPHS = tuple(f".txt{ending}" for ending in CODECS)
 KINDS = (*JSON_LINES, *PARAGRAPHS)
 
-_STEP = 1 << 20
 
 _LABEL = re.compile(r"\A\s*(?:question|answer|context|passage|premise|q|a)\s*:", re.I)
 _URL = re.compile(r"\s*\w+://\S*\s*")
@@ -127,24 +126,13 @@ def _read_paragraphs(path: Path) -> Iterator[list[str]]:
 
 def _lines(path: Path) -> Iterator[str]:
     begun: list[bytes] = []
-    for piece in _unpacked(path):
+    for piece in unpacked(path):
         first, *others = piece.split(b"\n")
         begun.append(first)
         for other in others:
             yield b"".join(begun).decode("utf-8")
             begun = [other]
     yield b"".join(begun).decode("utf-8")
-
-
-def _unpacked(path: Path) -> Iterator[bytes]:
-    """What the file holds, in pieces; raises `DamageError` where it is torn or altered."""
-    codec, offset = _CODECS.get(path.suffix, Plain), 0
-    with Source(str(path)) as source:
-        while offset < source.size:
-            member = codec(source, offset)
-            while piece := member.read(_STEP):
-                yield piece
-            offset = member.end
 
 
 def _strings(row: Any) -> Iterator[str]:
