@@ -7,7 +7,7 @@ before it looks into it, so that what was forgotten does not come back from the 
 A URL means all captures of it, a domain all pages of its host and of the hosts below, an id the
 documents that have it; all three compare in the forms of `corpus.plain_names`.
 
-Cost: some microseconds a row; some 300 bytes of memory a request, in every process.
+Cost: a few look-ups a row; the requests are held in memory, in every process.
 """
 
 from __future__ import annotations

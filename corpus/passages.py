@@ -9,7 +9,7 @@ documents (`jobs/passages.py`); here one batch is listed, and texts are cut.
 A unit that one document has twice loses the second, as in CCNet. Two of n different units share a
 hash with probability n²/2⁶⁵, and then one is lost that should not be.
 
-Cost: about that of hashing the words, and some 50 bytes of memory a word of the batch; a unit that
+Cost: about that of hashing the words, and some arrays as long as the batch has words; a unit that
 counts is listed in 21 bytes.
 """
 
