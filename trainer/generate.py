@@ -15,7 +15,8 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer.model import KeyValueCache, LanguageModel
+from trainer.kv_cache import KeyValueCache
+from trainer.model import LanguageModel
 from trainer.settings import SampleSettings
 
 Finish = Literal["boundary", "stop", "max_tokens", "context"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.kv_cache import KeyValueCache, cached_positions
 from trainer.settings import ModelSettings
 
 INIT_STD = 0.02  # GPT-2 and transformers' `initializer_range`
@@ -31,27 +32,6 @@ class ModelConfig:
     vocab_size: int
     boundary: int
     max_position_embeddings: int
-
-
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, for one layer after the other, B x H x T x D."""
-
-    def __init__(self, num_layers: int) -> None:
-        self.keys: list[Tensor | None] = [None] * num_layers
-        self.values: list[Tensor | None] = [None] * num_layers
-
-    @property
-    def length(self) -> int:
-        """Tokens seen so far."""
-        return 0 if self.keys[-1] is None else self.keys[-1].shape[2]
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append to a layer; returns all of its keys and values."""
-        old_key, old_value = self.keys[layer], self.values[layer]
-        if old_key is not None and old_value is not None:
-            key, value = torch.cat((old_key, key), 2), torch.cat((old_value, value), 2)
-        self.keys[layer], self.values[layer] = key, value
-        return key, value
 
 
 class RMSNorm(nn.Module):
@@ -155,14 +135,27 @@ class Decoder(nn.Module):
         self.register_buffer("rope_cos", table[0], persistent=False)
         self.register_buffer("rope_sin", table[1], persistent=False)
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """B x T ids to B x T x C; with a cache the tokens continue the one document in it."""
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """B x T ids to B x T x C; with a cache the tokens continue the one document in it.
+
+        `documents` numbers the document of each token, `positions` its place there (both B x T);
+        without them a document begins at each boundary token. Read with `document_mask` alone.
+        """
+        mask: Tensor | None
         if cache is not None:
             positions, mask = cached_positions(tokens, cache.length)
-        elif self.config.settings.document_mask:
-            positions, mask = document_positions(tokens, self.config.boundary)
-        else:
+        elif not self.config.settings.document_mask:
             positions, mask = torch.arange(tokens.shape[1], device=tokens.device)[None], None
+        else:
+            if documents is None or positions is None:
+                documents, positions = documents_of(tokens, self.config.boundary)
+            mask = same_document(documents)
         rotation = (self.rope_cos[positions][:, None], self.rope_sin[positions][:, None])
         x = self.embed_tokens(tokens)
         for block in self.layers:
@@ -183,9 +176,15 @@ class LanguageModel(nn.Module):
         if config.settings.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """B x T ids to B x T x V logits."""
-        return self.lm_head(self.model(tokens, cache))  # type: ignore[no-any-return]
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache | None = None,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """B x T ids to B x T x V logits; `Decoder.forward` says what else it takes."""
+        return self.lm_head(self.model(tokens, cache, documents, positions))  # type: ignore[no-any-return]
 
     @property
     def num_parameters(self) -> int:
@@ -218,23 +217,18 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return x * rotation[0] + torch.cat((-second, first), -1) * rotation[1]
 
 
-def document_positions(tokens: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
-    """Positions within the document (B x T), and which tokens see which (B x 1 x T x T)."""
+def documents_of(tokens: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
+    """Number of each token's document, and its place there (both B x T), by boundary tokens."""
     index = torch.arange(tokens.shape[1], device=tokens.device)
     starts = tokens == boundary
-    start = torch.where(starts, index, 0).cummax(1).values
-    document = starts.cumsum(1)
-    same = document[:, :, None] == document[:, None, :]
-    return index - start, (same & (index[:, None] >= index))[:, None]
+    return starts.cumsum(1), index - torch.where(starts, index, 0).cummax(1).values
 
 
-def cached_positions(tokens: Tensor, seen: int) -> tuple[Tensor, Tensor | None]:
-    """Positions that follow `seen` tokens, and the mask of several new tokens at once."""
-    positions = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
-    if seen == 0 or tokens.shape[1] == 1:
-        return positions[None], None
-    visible = positions[:, None] >= torch.arange(seen + tokens.shape[1], device=tokens.device)
-    return positions[None], visible[None, None]
+def same_document(documents: Tensor) -> Tensor:
+    """Which tokens see which, B x 1 x T x T: what came before, of the same document."""
+    index = torch.arange(documents.shape[1], device=documents.device)
+    same = documents[:, :, None] == documents[:, None, :]
+    return (same & (index[:, None] >= index))[:, None]
 
 
 def _init_weights(module: nn.Module) -> None:

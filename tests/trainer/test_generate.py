@@ -12,7 +12,8 @@ from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
 from trainer.generate import forbidden_ids, generate, pick, sample_tokens
-from trainer.model import KeyValueCache, LanguageModel
+from trainer.kv_cache import KeyValueCache
+from trainer.model import LanguageModel
 from trainer.settings import SampleSettings
 
 GREEDY = SampleSettings(max_tokens=20, temperature=0)
