@@ -128,7 +128,7 @@ class Loader:
         return self.wait_seconds / max(self.wait_seconds + self.busy_seconds, 1e-9)
 
     def batch(self, step: int, rows: range | None = None) -> Batch:
-        """The `rows` (default: all) of global batch `step`."""
+        """The `rows` (default: all) of global batch `step`, by number from the batch's first."""
         assert step >= 0, step
         rows = range(self.spec.rows) if rows is None else rows
         first = step * self.spec.rows + rows.start
@@ -139,6 +139,11 @@ class Loader:
             places.append(self.mixture.places(number, own) - first)
         order = np.argsort(np.concatenate(places)) if len(self.sources) > 1 else None
         return _assemble(step, parts, self.spec.seq_len + 1, order)
+
+    def num_rows(self, epoch: int = 0) -> int:
+        """Rows of an epoch of the only source; `batch(0, range(a, b))` gives some of the first."""
+        assert len(self.sources) == 1, "a mixture has no epochs of its own"
+        return self.sources[0].plan(epoch).num_rows
 
     def batches(
         self,

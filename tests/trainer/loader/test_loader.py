@@ -164,6 +164,23 @@ def test_no_row_of_conversations_is_without_a_target(folders: dict[str, Path]) -
         assert ((loader.batch(step).targets != IGNORED).sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_split_is_gone_over_once_by_the_number_of_its_rows(
+    folders: dict[str, Path], packing: str, size: int
+) -> None:
+    loader = open_loader(folders, "pages", packing=packing, split="validation")
+    rows = epoch_rows(folders["pages"], loader.spec, 0)
+    assert loader.num_rows() == len(rows)
+    assert loader.num_rows(1) == len(epoch_rows(folders["pages"], loader.spec, 1))
+    found = [
+        targets
+        for first in range(0, len(rows), size)
+        for targets in loader.batch(0, range(first, min(first + size, len(rows)))).targets.tolist()
+    ]
+    assert found == [inputs_and_targets(row)[1] for row in rows]
+
+
 def test_conversations_are_not_cut_anywhere(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"packing = 'concat': .*chats holds conversations"):
         open_loader(folders, "chats", packing="concat").batch(0)
