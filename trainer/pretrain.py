@@ -149,7 +149,7 @@ class _Run:
             training.dtype,
             seq_len=recipe.data.seq_len,
             batch_size=recipe.run.device_batch_size or recipe.data.batch_size,
-            max_windows=recipe.run.eval_windows,
+            max_windows=recipe.run.eval_rows,
         )
         bits = found.bits_per_byte
         self.log(step=step, validation_loss=found.loss, validation_bits_per_byte=bits)

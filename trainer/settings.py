@@ -41,36 +41,68 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """`[[data.sources]]`: a folder of shards in a mixture.
+
+    `weight` is its share of the rows, relative to the others' (by default equal); `max_epochs` is
+    how often it is gone over at most (0: no limit).
+    """
+
+    shards: str = ""
+    weight: float = 1.0
+    max_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise ValueError("shards = '': must be a folder of shards")
+        _above_zero(self, "weight")
+        _at_least(self, "max_epochs", 0)
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """`[data]`: `batch_size` counts the rows of `seq_len` tokens in one step over all ranks.
 
-    `vocab_size` is the padded vocabulary that the recipe was made for; 0 takes any.
+    `packing` `auto` is `concat` for documents and `best_fit` for conversations. `seed` is of the
+    order alone. `vocab_size` is the padded vocabulary that the recipe was made for; 0 takes any.
+    `sources` are mixed; without them `--shards` names the one folder.
     """
 
     seq_len: int = 256
     batch_size: int = 8
+    packing: Literal["auto", "concat", "best_fit"] = "auto"
+    seed: int = 0
     vocab_size: int = 0
+    sources: tuple[SourceSettings, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, "seq_len", 2)
         _at_least(self, "batch_size", 1)
+        _at_least(self, "seed", 0)
         _at_least(self, "vocab_size", 0)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """`[optimizer]`: AdamW (arXiv 1711.05101); `max_grad_norm` 0 switches clipping off."""
+    """`[optimizer]`: how weights change, see `trainer.optimizer`; `max_grad_norm` 0: no clipping.
 
+    `muon` updates the layers' matrices by `muon_learning_rate` and `muon_momentum`, all else is
+    AdamW's.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-3
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
+    muon_learning_rate: float = 3e-3
+    muon_momentum: float = 0.95
 
     def __post_init__(self) -> None:
-        _above_zero(self, "learning_rate", "eps")
-        for name in ("beta1", "beta2"):
+        _above_zero(self, "learning_rate", "eps", "muon_learning_rate")
+        for name in ("beta1", "beta2", "muon_momentum"):
             _within(self, name, 0.0, 1.0)
         _at_least(self, "weight_decay", 0)
         _at_least(self, "max_grad_norm", 0)
@@ -98,29 +130,36 @@ class ScheduleSettings:
 class RunSettings:
     """`[run]`: how long, how often what, and on which numbers. An `every` of 0 means at the end.
 
-    `device_batch_size` is the most rows a device takes at once (0: all of its share); more are
-    accumulated. `eval_windows` is the most validation windows (0: all). `num_threads` 0 leaves
-    PyTorch's own choice.
+    `device_batch_size` is the rows that a device takes at once (0: all of its share); more are
+    accumulated. `eval_rows` is the most validation rows of a source (0: all). `keep_checkpoints`
+    newest ones stay (0: all), and the one of the lowest validation loss. More than
+    `max_skipped_steps` steps in a row whose loss or gradient is not finite stop the run.
+    `compile` `auto` is on where a compiler is there and the run long enough. `num_threads` 0
+    leaves PyTorch's own choice.
     """
 
     num_steps: int = 100
     device_batch_size: int = 0
     eval_every: int = 0
-    eval_windows: int = 0
+    eval_rows: int = 0
     sample_every: int = 0
     checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    max_skipped_steps: int = 3
     log_every: int = 10
     seed: int = 0
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     num_threads: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, "num_steps", 1)
         _at_least(self, "log_every", 1)
-        for name in ("device_batch_size", "eval_every", "eval_windows", "sample_every"):
+        for name in ("device_batch_size", "eval_every", "eval_rows", "sample_every"):
             _at_least(self, name, 0)
-        for name in ("checkpoint_every", "seed", "num_threads"):
+        for name in ("checkpoint_every", "keep_checkpoints", "max_skipped_steps", "seed"):
             _at_least(self, name, 0)
+        _at_least(self, "num_threads", 0)
 
 
 @dataclass(frozen=True)
@@ -148,15 +187,26 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class PretrainRecipe:
-    """A whole recipe file for `trainer pretrain`."""
+class Recipe:
+    """The sections that pretraining and supervised fine-tuning share."""
 
-    model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     run: RunSettings = field(default_factory=RunSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(Recipe):
+    """A whole recipe file for `trainer pretrain`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+
+
+@dataclass(frozen=True)
+class SftRecipe(Recipe):
+    """A whole recipe file for `trainer sft`; the model's shape is the checkpoint's."""
 
 
 def _at_least(settings: object, name: str, least: float) -> None:
