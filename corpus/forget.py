@@ -26,9 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from corpus import suffixes
 from corpus.plain_names import host_of, plain_domain, plain_id, plain_url
-from schemas import manifest
+from schemas import manifest, suffixes
 from schemas.datasets import KEY
 from schemas.errors import UserError
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import xxhash
 
-from corpus import suffixes
+from schemas.suffixes import site
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -33,17 +33,6 @@ def split_of(url: str | None, fraction: float) -> Split:
 def split_of_id(source_id: str, fraction: float) -> Split:
     """The split of a conversation by its id in its source: `fraction` of them are validation."""
     return _split(ID_SALT, source_id, fraction)
-
-
-def site(url: str) -> str:
-    """Registered domain of a URL by the public suffix list (`corpus.suffixes`).
-
-    An IP address, or a host without a public suffix, is a site of its own.
-    """
-    host = suffixes.parser()(url)
-    registered = host.top_domain_under_public_suffix
-    whole = ".".join(part for part in (host.subdomain, host.domain, host.suffix) if part)
-    return (registered or whole).lower()
 
 
 def _split(salt: str, name: str, fraction: float) -> Split:

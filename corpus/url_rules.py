@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus import suffixes, url_lists
+from corpus import url_lists
 from corpus.hashed_set import HashedSet
-from schemas import config, manifest
+from schemas import config, manifest, suffixes
 from schemas.errors import UserError
 
 FORMAT = 1  # of a compiled folder: another number, another folder
