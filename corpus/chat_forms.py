@@ -14,9 +14,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Role = Literal["system", "user", "assistant", "tool"]
+from schemas.chat import Role, Turn
 
 _NAMES: dict[Role, tuple[str, ...]] = {
     "system": ("system", "developer"),
@@ -36,19 +36,6 @@ class RowError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one side says: fields of text, and an assistant's tool calls, each as JSON.
-
-    `learned`: the turn's tokens are targets.
-    """
-
-    role: Role
-    texts: tuple[str, ...]
-    calls: tuple[str, ...] = ()
-    learned: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,7 @@
-"""A conversation -> token ids and the mask of what is learned.
+"""A conversation -> token ids and the mask of what is learned, and rows of shards from them.
 
-    conversation = <|endoftext|> turn*
-    turn         = <|system|> text <|end|>
-                 | <|user|> text <|end|>
-                 | <|assistant|> text call* <|end|>
-                 | <|tool_result|> text <|tool_result_end|>
-    call         = <|tool_call|> json <|tool_call_end|>
-
-Each text is encoded alone and only this module inserts control ids, so that no field can end its
-turn or begin another, nor can two fields together. Targets are what an assistant says: its texts,
-its calls with both their control tokens, and the end of its turn. Its name is given, not learned.
+`schemas.chat` has the grammar. Targets are what an assistant says: its texts, its calls with both
+their control tokens, and the end of its turn. Its name is given, not learned.
 
 Cost: that of encoding the texts that are kept.
 """
@@ -17,7 +9,6 @@ Cost: that of encoding the texts that are kept.
 from __future__ import annotations
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from corpus import chat_files, chat_forms, shards
-from corpus.chat_forms import Conversation, RowError, Turn
+from corpus.chat_forms import Conversation, RowError
 from corpus.shards import Shard
 from corpus.splits import split_of_id
+from schemas.chat import Framed
 from schemas.datasets import LOSS_MASK
 from schemas.tokenizer import Tokenizer
 
@@ -61,28 +53,6 @@ class Conversations:
             raise ValueError(f"context = {self.context}: must be at least 2")
 
 
-@dataclass
-class Framed:
-    """Token ids, 1 where one is a target, and turns and bytes of text (UTF-8) that they hold."""
-
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    mask: bytearray = field(default_factory=bytearray)
-    num_turns: int = 0
-    text_bytes: int = 0
-
-    def control(self, token: int, target: bool) -> None:
-        """Append one id that no text can produce."""
-        self.tokens.append(token)
-        self.mask.append(target)
-
-    def text(self, text: str, tokenizer: Tokenizer, target: bool) -> None:
-        """Append the ids of a text."""
-        ids = tokenizer.encode(text)
-        self.tokens.extend(ids)
-        self.mask.extend(bytes([target]) * len(ids))
-        self.text_bytes += len(tokenizer.normalized(text).encode())
-
-
 def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:
     """The conversation as tokens; `num_turns` is less than it has where it was cut.
 
@@ -93,28 +63,13 @@ def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Fra
     framed.control(tokenizer.boundary, False)
     fits: tuple[int, int, int] | None = None
     for number, turn in enumerate(conversation.turns, 1):
-        _append(framed, turn, tokenizer)
+        framed.turn(turn, tokenizer)
         if len(framed.tokens) > context:
             return _cut(framed, fits, context)
         framed.num_turns = number
         if turn.learned:
             fits = (len(framed.tokens), number, framed.text_bytes)
     return framed
-
-
-def _append(framed: Framed, turn: Turn, tokenizer: Tokenizer) -> None:
-    ids, target = tokenizer.chat_ids, turn.learned
-    name, end = "<|tool_result|>", "<|tool_result_end|>"
-    if turn.role != "tool":
-        name, end = f"<|{turn.role}|>", "<|end|>"
-    framed.control(ids[name], False)
-    for text in turn.texts:
-        framed.text(text, tokenizer, target)
-    for call in turn.calls:
-        framed.control(ids["<|tool_call|>"], target)
-        framed.text(call, tokenizer, target)
-        framed.control(ids["<|tool_call_end|>"], target)
-    framed.control(ids[end], target)
 
 
 def _cut(framed: Framed, fits: tuple[int, int, int] | None, context: int) -> Framed:
