@@ -21,6 +21,7 @@ from schemas import manifest as manifests
 from schemas.manifest import Manifest
 from schemas.tokenizer import Tokenizer
 from trainer.distributed import Ranks
+from trainer.domains import DomainResult, by_domain, validate_by_domain
 from trainer.evaluate import IGNORED, Validation, bytes_of_tokens, single_sources, validate
 from trainer.loader import Loader, Mixed
 from trainer.model import LanguageModel
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 ALONE = Ranks(CPU)
 SETTINGS = shards.Shard(tokens_per_shard=1, rows_per_group=7)
 SITES = ["a.example.org", "www.example.org", "example.com", "example.co.uk", "x.github.io"]
-Document = tuple[str, list[int], list[int]]  # URL, tokens, loss mask
+Document = tuple[str | None, list[int], list[int]]  # URL, tokens, loss mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,3 +243,77 @@ def test_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer) -> None:
     text = "the cat sat, naïve \N{GRINNING FACE}"
     assert int(sizes[tokenizer.encode(text)].sum()) == len(text.encode())
     assert int(sizes[[*tokenizer.control_ids.values(), *tokenizer.undefined_ids]].sum()) == 0
+
+
+def domains_by_document(
+    model: LanguageModel, folder: Path, tokenizer: Tokenizer
+) -> dict[str, DomainResult]:
+    """Documents, bytes and bits per byte of each site, a document at a time."""
+    (path,) = folder.glob("validation-*.parquet")
+    names = dict(zip(SITES, ["example.org", "example.org", *SITES[2:4], "github.io"], strict=True))
+    found: dict[str, list[float]] = {}
+    for row in pq.read_table(path).to_pylist():
+        site = names[row["url"].split("/")[2]]
+        sums = found.setdefault(site, [0, 0, 0])
+        sums[0] += len(row["tokens"]) > 1
+        for start in range(0, len(row["tokens"]) - 1, 32):
+            tokens = row["tokens"][start : start + 33]
+            with torch.no_grad():
+                logs = model(torch.tensor([tokens[:-1]]))[0].double().log_softmax(-1)
+            for i, token in enumerate(tokens[1:]):
+                if token in tokenizer.token_bytes:
+                    sums[1] += len(tokenizer.token_bytes[token])
+                    sums[2] -= float(logs[i, token])
+    return {
+        name: DomainResult(name, int(count), int(size), nats / math.log(2) / max(1, size))
+        for name, (count, size, nats) in found.items()
+    }
+
+
+@pytest.mark.parametrize("window_tokens", [1, 300, 1 << 22])
+def test_domains_are_what_a_reader_of_one_document_at_a_time_finds(
+    window_tokens: int,
+    open_loader: MakeLoader,
+    folders: dict[str, Path],
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+) -> None:
+    loader, sizes = open_loader("pages", window_tokens=window_tokens), bytes_of_tokens(tokenizer)
+    whole, found = validate_by_domain(model, loader, sizes, ALONE, torch.float32)
+    expected = domains_by_document(model, folders["pages"], tokenizer)
+    assert {result.domain for result in found} == set(expected)
+    for result in found:
+        slow = expected[result.domain]
+        assert (result.documents, result.text_bytes) == (slow.documents, slow.text_bytes)
+        assert result.bits_per_byte == pytest.approx(slow.bits_per_byte, rel=1e-6)
+    assert [r.text_bytes for r in found] == sorted((r.text_bytes for r in found), reverse=True)
+    assert whole == validate(model, loader, sizes, ALONE, torch.float32)
+    assert sum(result.text_bytes for result in found) == whole.text_bytes
+
+
+def test_ranks_number_the_domains_alike(
+    open_loader: MakeLoader, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    loader, sizes = open_loader("pages", "books"), bytes_of_tokens(tokenizer)
+    group = [Recorded(CPU), Recorded(CPU, 0, 2), Recorded(CPU, 1, 2)]
+    for rank in group:
+        by_domain(model, loader, sizes, rank, torch.float32, max_rows=9)
+    alone, *pair = [rank.sums[0] for rank in group]
+    torch.testing.assert_close(pair[0] + pair[1], alone, rtol=1e-12, atol=0)
+
+
+def test_a_document_without_a_url_is_of_no_site(
+    tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    documents = [(None, [tokenizer.boundary, 5, 6, 7], [0, 1, 1, 1])] * 3
+    folder = write(tmp_path / "shards", documents, tokenizer, "documents")
+    loader = Loader(
+        [folder],
+        seq_len=8,
+        rows=2,
+        packing="best_fit",
+        split="validation",
+        cache=tmp_path / "plans",
+    )
+    (found,) = by_domain(model, loader, bytes_of_tokens(tokenizer), ALONE, torch.float32)
+    assert (found.domain, found.documents, found.text_bytes) == ("(no URL)", 3, 9)
