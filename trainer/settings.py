@@ -164,9 +164,10 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """`[sample]`: how text is drawn. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+    """`[sample]`: how text is drawn, see `trainer.picking`. Temperature 0 is greedy.
 
-    `stop` are texts that end the sample; the document boundary always does.
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `stop` are texts that end
+    the sample; the document boundary always does.
     """
 
     prompt: str = ""
@@ -174,14 +175,21 @@ class SampleSettings:
     temperature: float = 0.8
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "temperature", "top_k", "seed"):
             _at_least(self, name, 0)
+        for name in ("temperature", "repetition_penalty"):
+            if getattr(self, name) == float("inf"):
+                raise ValueError(f"{name} = inf: must be finite")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
+        _within(self, "min_p", 0.0, 1.0, closed=True)
+        _above_zero(self, "repetition_penalty")
         if "" in self.stop:
             raise ValueError("stop = '': must not be empty, every text contains it")
 

@@ -1,6 +1,12 @@
+"""Generation: the cache and batches change no id, draws follow the probabilities, text is whole."""
+
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,34 +17,287 @@ from hypothesis import strategies as st
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer.generate import forbidden_ids, generate, pick, sample_tokens
+from trainer.generate import TextReader, allowed_ids, generate, generate_batch, stream, write
 from trainer.kv_cache import KeyValueCache
 from trainer.model import LanguageModel
+from trainer.picking import distribution, penalized, pick
 from trainer.settings import SampleSettings
+from trainer.text_stream import TextStream
 
 GREEDY = SampleSettings(max_tokens=20, temperature=0)
+A, B = 268, 260  # the boundary of the tiny tokenizer, and an id of text
 
 
-@pytest.mark.parametrize("prompt", [[268], [268, 1, 2, 3], [268, 260, 260, 9, 9, 9, 9]])
-def test_greedy_with_the_cache_equals_greedy_without(
-    untied_model: LanguageModel, tokenizer: Tokenizer, prompt: list[int]
+class Endless(TextReader):
+    """Writes on where a document would end."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._allowed = allowed_ids(tokenizer)
+
+
+def written(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    settings: SampleSettings = GREEDY,
+    use_cache: bool = True,
+) -> list[list[int]]:
+    """Ids that follow each prompt."""
+    readers = [Endless(tokenizer) for _ in prompts]
+    randoms = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+    for _ in write(model, tokenizer, prompts, readers, randoms, settings, use_cache):
+        pass
+    return [reader.ids for reader in readers]
+
+
+# The cache and batches
+
+
+@pytest.mark.parametrize("length", range(1, 33))
+def test_greedy_with_the_cache_equals_greedy_without_up_to_the_full_context(
+    untied_model: LanguageModel, tokenizer: Tokenizer, length: int
 ) -> None:
-    forbidden = [*forbidden_ids(tokenizer), tokenizer.boundary]
-    cached = list(sample_tokens(untied_model, prompt, forbidden, GREEDY))
-    whole = list(sample_tokens(untied_model, prompt, forbidden, GREEDY, use_cache=False))
-    assert cached == whole
-    assert len(cached) == 20
-    assert len(set(cached)) > 3
+    prompt = [A, *torch.randint(256, (length - 1,), generator=torch.manual_seed(length)).tolist()]
+    settings = dataclasses.replace(GREEDY, max_tokens=99)
+    cached = written(untied_model, tokenizer, [prompt], settings)
+    assert cached == written(untied_model, tokenizer, [prompt], settings, use_cache=False)
+    assert len(cached[0]) == 32 - length
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_the_cache_does_not_depend_on_the_document_mask(
+    untied_model: LanguageModel, tokenizer: Tokenizer, mask: bool
+) -> None:
+    config = untied_model.config
+    model = LanguageModel(
+        dataclasses.replace(
+            config, settings=dataclasses.replace(config.settings, document_mask=mask)
+        )
+    )
+    model.load_state_dict(untied_model.state_dict())
+    expected = written(untied_model, tokenizer, [[A, 1, 2]], use_cache=False)
+    assert written(model, tokenizer, [[A, 1, 2]]) == expected
+    assert len(set(expected[0])) > 3
+
+
+PROMPTS = st.lists(
+    st.lists(st.integers(0, 255), max_size=20).map(lambda p: [A, *p]), min_size=1, max_size=4
+)
+
+
+@given(prompts=PROMPTS, use_cache=st.booleans())
+@hypothesis_settings(
+    max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_prompts_of_different_lengths_become_in_a_batch_what_each_becomes_alone(
+    untied_model: LanguageModel, tokenizer: Tokenizer, prompts: list[list[int]], use_cache: bool
+) -> None:
+    alone = [written(untied_model, tokenizer, [prompt])[0] for prompt in prompts]
+    assert written(untied_model, tokenizer, prompts, use_cache=use_cache) == alone
+
+
+def test_rows_that_end_leave_the_batch_and_change_no_other(
+    untied_model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    prompts = [[A, *range(29)], [A], [A, *range(20)], [A, 7]]  # 30 to 2 tokens of 32
+    settings = dataclasses.replace(GREEDY, max_tokens=99)
+    together = written(untied_model, tokenizer, prompts, settings)
+    assert [len(ids) for ids in together] == [2, 31, 11, 30]
+    assert together == [written(untied_model, tokenizer, [p], settings)[0] for p in prompts]
 
 
 def test_the_cache_takes_tokens_in_pieces_of_any_size(model: LanguageModel) -> None:
-    tokens = torch.tensor([[268, 5, 9, 5, 63, 17, 2]])
+    tokens = torch.tensor([[A, 5, 9, 5, 63, 17, 2]])
     with torch.no_grad():
         whole = model(tokens)
-        cache = KeyValueCache(2)
+        cache = KeyValueCache(2, 7)
         pieces = [model(piece, cache) for piece in torch.split(tokens, [2, 3, 1, 1], 1)]
     assert cache.length == 7
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+@given(lengths=st.lists(st.integers(1, 6), min_size=2, max_size=4), more=st.integers(1, 3))
+@hypothesis_settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+def test_rows_of_different_lengths_go_on_with_several_tokens_at_once(
+    model: LanguageModel, lengths: list[int], more: int
+) -> None:
+    rows = torch.randint(256, (len(lengths), 9), generator=torch.manual_seed(sum(lengths)))
+    with torch.no_grad():
+        cache = KeyValueCache(2, 9)
+        model(rows[:, : max(lengths)], cache)
+        cache.cut(lengths)
+        new = torch.stack([row[n : n + more] for row, n in zip(rows, lengths, strict=True)])
+        found = model(new, cache)
+        for row, n, logits in zip(rows, lengths, found, strict=True):
+            alone = model(row[None, : n + more])[0, n:]
+            torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+    assert cache.longest == max(lengths) + more
+
+
+def test_a_token_more_copies_nothing_but_itself() -> None:
+    cache = KeyValueCache(1, 8)
+    first, _ = cache.extend(0, torch.ones(1, 2, 3, 4), torch.ones(1, 2, 3, 4))
+    second, _ = cache.extend(0, torch.ones(1, 2, 1, 4), torch.ones(1, 2, 1, 4))
+    assert first.data_ptr() == second.data_ptr()
+    assert second.shape == (1, 2, 4, 4)
+
+
+# Picking
+
+
+LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
+
+
+def exact(logits: list[float], settings: SampleSettings, seen: set[int]) -> dict[int, float]:
+    """What is drawn how often, in plain Python."""
+    p = settings.repetition_penalty
+    values = {i: (x / p if x > 0 else x * p) if i in seen else x for i, x in enumerate(logits)}
+    order = sorted(values, key=values.__getitem__, reverse=True)
+    order = order[: settings.top_k or len(order)]
+    weights = {i: math.exp((values[i] - values[order[0]]) / settings.temperature) for i in order}
+    total, before, kept = sum(weights.values()), 0.0, {}
+    for i in order:
+        if before < settings.top_p:
+            kept[i] = weights[i] / total
+        before += weights[i] / total
+    kept = {i: x for i, x in kept.items() if x >= settings.min_p * kept[order[0]]}
+    return {i: x / sum(kept.values()) for i, x in kept.items()}
+
+
+DISTINCT = st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True)
+SETTINGS = st.builds(
+    SampleSettings,
+    temperature=st.sampled_from([0.3, 1.0, 4.0]),
+    top_k=st.integers(0, 14),
+    top_p=st.sampled_from([0.013, 0.47, 0.91, 1.0]),
+    min_p=st.sampled_from([0.0, 0.037, 0.53, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.7]),
+)
+
+
+@given(DISTINCT, SETTINGS, st.sets(st.integers(0, 11)))
+def test_the_distribution_is_that_of_the_definitions(
+    tenths: list[int], settings: SampleSettings, seen: set[int]
+) -> None:
+    logits = torch.tensor([x / 10 for x in tenths])
+    mask = torch.tensor([i in seen for i in range(len(tenths))])
+    ids, probabilities = distribution(logits, settings, mask)
+    found = {int(i): float(p) for i, p in zip(ids, probabilities, strict=True) if p > 0}
+    expected = exact(logits.tolist(), settings, seen)
+    if settings.repetition_penalty == 1:  # else two logits may become equal, and either may go
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert sorted(found.values()) == pytest.approx(sorted(expected.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SampleSettings(temperature=1.0, top_k=0),
+        SampleSettings(temperature=0.5, top_k=3),
+        SampleSettings(temperature=2.0, top_k=0, top_p=0.8),
+        SampleSettings(temperature=1.0, top_k=0, min_p=0.6, repetition_penalty=1.2),
+    ],
+)
+def test_draws_follow_the_probabilities(settings: SampleSettings) -> None:
+    random, seen = torch.Generator().manual_seed(0), torch.tensor([False, False, False, True])
+    count = 4000
+    drawn = Counter(pick(LOGITS, settings, random, seen) for _ in range(count))
+    expected = exact(LOGITS.tolist(), settings, {3})
+    assert set(drawn) <= set(expected)
+    statistic = sum((drawn[i] - count * p) ** 2 / (count * p) for i, p in expected.items())
+    assert statistic < 16.3  # chi-square of 3 degrees of freedom, one in a thousand
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"top_k": 2}, {2, 3}),
+        ({"top_k": 1}, {3}),
+        ({"top_p": 0.69}, {2, 3}),
+        ({"top_p": 0.71}, {1, 2, 3}),
+        ({"top_p": 0.01}, {3}),
+        ({"min_p": 0.74}, {2, 3}),
+        ({"min_p": 0.76}, {3}),
+        ({"min_p": 1.0}, {3}),
+        ({"top_k": 3, "top_p": 0.7, "min_p": 0.1}, {2, 3}),  # of 2/9, 3/9, 4/9
+    ],
+)
+def test_each_setting_keeps_the_likeliest(flags: dict[str, float], kept: set[int]) -> None:
+    settings = SampleSettings(temperature=1, **{"top_k": 0, **flags})  # type: ignore[arg-type]
+    ids, probabilities = distribution(LOGITS, settings)
+    assert set(ids[probabilities > 0].tolist()) == kept
+
+
+def test_of_equal_logits_top_k_keeps_k() -> None:
+    ids, _ = distribution(torch.zeros(9), SampleSettings(temperature=1, top_k=4))
+    assert len(set(ids.tolist())) == 4
+
+
+def test_a_temperature_near_0_is_greedy_and_a_huge_one_is_even() -> None:
+    for temperature in (1e-5, 1e-45, 5e-324):
+        ids, probabilities = distribution(LOGITS, SampleSettings(temperature=temperature))
+        assert ids[probabilities > 0].tolist() == [3]
+    _, probabilities = distribution(LOGITS, SampleSettings(temperature=1e300))
+    assert probabilities.tolist() == pytest.approx([0.25] * 4)
+
+
+def test_what_was_seen_is_less_likely_whatever_its_sign() -> None:
+    logits = torch.tensor([2.0, -2.0, 2.0, -2.0])
+    seen = torch.tensor([True, True, False, False])
+    assert penalized(logits, 2.0, seen).tolist() == [1.0, -4.0, 2.0, -2.0]
+    assert penalized(logits, 1.0, seen) is logits
+
+
+def test_the_penalty_is_for_text_in_prompt_and_reply_and_not_for_control_tokens(
+    untied_model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(GREEDY, repetition_penalty=1e9)
+    ids = written(untied_model, tokenizer, [[A, 3, 4]], settings)[0]
+    assert len({*ids, 3, 4}) == len(ids) + 2  # nothing twice
+    seen: list[list[int]] = []
+
+    def boundary(logits: object, settings: object, random: object, mask: torch.Tensor) -> int:
+        seen.append(mask.nonzero().flatten().tolist())
+        return [7, A][len(seen) - 1]
+
+    monkeypatch.setattr("trainer.generate.pick", boundary)
+    generate(untied_model, tokenizer, dataclasses.replace(settings, prompt="\x03\x04"))
+    assert seen == [[3, 4], [3, 4, 7]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(
+    bad: float, temperature: float
+) -> None:
+    logits = torch.tensor([0.0, bad, 1.0])
+    with pytest.raises(UserError, match="its weights diverged or are damaged"):
+        pick(logits, SampleSettings(temperature=temperature), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("min_p", 1.1, "min_p = 1.1: must be at least 0 and at most 1"),
+        ("min_p", float("nan"), "min_p = nan: must be at least 0 and at most 1"),
+        ("repetition_penalty", 0.0, "repetition_penalty = 0.0: must be above 0"),
+        ("repetition_penalty", float("inf"), "repetition_penalty = inf: must be finite"),
+        ("temperature", float("inf"), "temperature = inf: must be finite"),
+        ("temperature", float("nan"), "temperature = nan: must be at least 0"),
+        ("stop", ("",), "stop = '': must not be empty"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name: str, value: object, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        SampleSettings(**{name: value})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(said)
+
+
+# What comes out
 
 
 @given(
@@ -50,7 +309,7 @@ def test_the_cache_takes_tokens_in_pieces_of_any_size(model: LanguageModel) -> N
 @hypothesis_settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
-def test_only_ids_that_mean_text_or_the_boundary_come_out(
+def test_only_ids_that_mean_text_come_out(
     model: LanguageModel,
     tokenizer: Tokenizer,
     seed: int,
@@ -58,71 +317,40 @@ def test_only_ids_that_mean_text_or_the_boundary_come_out(
     top_k: int,
     top_p: float,
 ) -> None:
-    settings = SampleSettings("", 12, temperature, top_k, top_p, seed)
-    forbidden = forbidden_ids(tokenizer)
-    for token in sample_tokens(model, [tokenizer.boundary], forbidden, settings):
-        assert token <= tokenizer.boundary
-        tokenizer.decode([token])
+    settings = SampleSettings("", 8, temperature, top_k, top_p, seed=seed)
+    found = generate(model, tokenizer, settings)
+    assert set(found.ids) <= set(tokenizer.token_bytes)
+    assert found.finish in ("boundary", "max_tokens")
 
 
-def test_a_model_that_wants_nothing_else_still_writes_no_control_token(
-    model: LanguageModel, tokenizer: Tokenizer
-) -> None:
-    wanted = [*tokenizer.chat_ids.values(), *tokenizer.undefined_ids]
-    logits = torch.zeros(model.config.vocab_size)
-    logits[wanted] = 1000.0
-    model.forward = lambda tokens, cache=None: logits[None, None]  # type: ignore[method-assign]
-    text = generate(model, tokenizer, SampleSettings(max_tokens=31, top_k=0)).text
-    assert "<|" not in text
-    assert len(wanted) == 8 + 43
-
-
-def test_the_ids_of_cl100k_that_do_not_exist_are_forbidden() -> None:
-    try:
-        cl100k = tokenizers.named("cl100k_base")
-    except UserError:
-        pytest.skip("the ranks of cl100k_base are not here")
-    forbidden = set(forbidden_ids(cl100k))
-    assert {100256, 100258, 100261, 100275, 100276, 100277, 100284, 100285} <= forbidden
-    assert cl100k.boundary == 100257
-    assert not forbidden & set(range(100256))
-    assert cl100k.boundary not in forbidden
+def test_no_undefined_id_of_cl100k_may_be_drawn() -> None:
+    cl100k = tokenizers.named("cl100k_base")
+    allowed = allowed_ids(cl100k, [cl100k.boundary])
+    forbidden = {100256, 100258, 100261, 100275, 100276, 100277, 100284, 100285}
+    assert not allowed[sorted(forbidden)].any()
+    assert allowed[:100256].all()
+    assert allowed[cl100k.boundary]
+    assert not allowed_ids(cl100k)[cl100k.boundary]
 
 
 def test_equal_seeds_write_equal_text_and_others_do_not(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
-    def write(seed: int) -> str:
+    def sample(seed: int) -> str:
         return generate(model, tokenizer, SampleSettings("the", 20, seed=seed, temperature=3)).text
 
-    assert write(1) == write(1)
-    assert write(1) != write(2)
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
 
 
-def test_top_k_and_top_p_keep_the_likeliest() -> None:
-    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-    random = torch.Generator().manual_seed(0)
-
-    def drawn(**flags: float) -> set[int]:
-        settings = SampleSettings(temperature=1, **{"top_k": 0, **flags})  # type: ignore[arg-type]
-        return {pick(logits, settings, random) for _ in range(300)}
-
-    assert drawn() == {0, 1, 2, 3}
-    assert drawn(top_k=2) == {2, 3}
-    assert drawn(top_p=0.69) == {2, 3}
-    assert drawn(top_p=0.71) == {1, 2, 3}
-    assert drawn(top_p=0.01) == {3}
-    assert drawn(top_k=1) == {3}
-
-
-def test_draws_follow_the_probabilities() -> None:
-    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-    random = torch.Generator().manual_seed(0)
-    settings = SampleSettings(temperature=1, top_k=0)
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[pick(logits, settings, random)] += 1
-    torch.testing.assert_close(counts / 4000, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.03, rtol=0)
+def test_samples_of_a_batch_are_those_of_the_seeds_that_follow(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    settings = SampleSettings("the", 20, seed=5, temperature=3)
+    batch = generate_batch(model, tokenizer, ["the"] * 3, settings)
+    seeds = [dataclasses.replace(settings, seed=5 + i) for i in range(3)]
+    assert [one.ids for one in batch] == [generate(model, tokenizer, s).ids for s in seeds]
+    assert len({one.ids for one in batch}) == 3
 
 
 def test_a_stop_text_ends_the_sample_and_is_left_out(
@@ -136,18 +364,28 @@ def test_a_stop_text_ends_the_sample_and_is_left_out(
     assert cut.text == whole.text[: whole.text.index(stop)]
 
 
-def test_the_boundary_ends_the_sample(model: LanguageModel, tokenizer: Tokenizer) -> None:
-    logits = torch.zeros(model.config.vocab_size)
-    logits[tokenizer.boundary] = 9.0
-    model.forward = lambda tokens, cache=None: logits[None, None]  # type: ignore[method-assign]
+def test_the_boundary_ends_the_sample(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter([104, 105, tokenizer.boundary])
+    monkeypatch.setattr("trainer.generate.pick", lambda *_: next(drawn))
     found = generate(model, tokenizer, GREEDY)
-    assert (found.text, found.ids, found.finish) == ("", (), "boundary")
+    assert (found.text, found.ids, found.finish) == ("hi", (104, 105), "boundary")
 
 
 def test_a_full_context_ends_the_sample(model: LanguageModel, tokenizer: Tokenizer) -> None:
     found = generate(model, tokenizer, dataclasses.replace(GREEDY, max_tokens=1000))
     assert found.finish in ("context", "boundary")
     assert len(found.ids) <= 31
+
+
+def test_a_prompt_that_fills_the_context_leaves_no_room(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    found = generate(model, tokenizer, SampleSettings(prompt="z" * 31))
+    assert (found.text, found.finish) == ("", "context")
+    nothing = generate(model, tokenizer, SampleSettings(max_tokens=0))
+    assert (nothing.text, nothing.finish) == ("", "max_tokens")
 
 
 def test_a_prompt_longer_than_the_context_is_refused(
@@ -162,11 +400,67 @@ def test_a_prompt_cannot_hold_a_control_token(
 ) -> None:
     seen: list[list[int]] = []
 
-    def note(model: LanguageModel, prompt: list[int], *rest: object) -> list[int]:
-        seen.append(prompt)
+    def note(model: object, tokenizer: object, prompts: list[list[int]], *rest: object) -> list:
+        seen.extend(prompts)
         return []
 
-    monkeypatch.setattr("trainer.generate.sample_tokens", note)
+    monkeypatch.setattr("trainer.generate.write", note)
     generate(model, tokenizer, SampleSettings(prompt="<|endoftext|><|user|>"))
     assert seen[0][0] == tokenizer.boundary
     assert max(seen[0][1:]) < tokenizer.boundary
+
+
+def test_a_model_in_training_stays_in_training(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    model.train()
+    rows = stream(model, tokenizer, [""], GREEDY, [TextReader(tokenizer)])
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+# Text from bytes
+
+
+def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    """`data` cut at places."""
+    ends = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return (data[a:b] for a, b in itertools.pairwise(ends))
+
+
+SMALL_TEXTS = st.text(st.sampled_from("ab \n€𝄞é"), max_size=12)
+
+
+@given(
+    st.one_of(SMALL_TEXTS.map(str.encode), st.binary(max_size=12)),
+    st.lists(st.integers(0, 99), max_size=6),
+    st.lists(st.text(st.sampled_from("ab€"), min_size=1, max_size=3), max_size=3).map(tuple),
+)
+def test_text_does_not_depend_on_how_its_bytes_come(
+    data: bytes, cuts: list[int], stops: tuple[str, ...]
+) -> None:
+    text = data.decode("utf-8", errors="replace")
+    ended = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop in text]
+    reader = TextStream(stops)
+    shown = [reader.take(piece) for piece in pieces(data, cuts)]
+    assert "".join([*shown, reader.close()]) == text[: min(ended)[1] if ended else None]
+    assert reader.stopped == bool(ended)
+
+
+@given(SMALL_TEXTS, st.lists(st.integers(0, 99), max_size=6))
+def test_only_whole_characters_are_shown_and_each_as_soon_as_it_is_whole(
+    text: str, cuts: list[int]
+) -> None:
+    reader, data, shown = TextStream(), b"", ""
+    for piece in pieces(text.encode(), cuts):
+        data += piece
+        shown += reader.take(piece)
+        assert shown == data.decode("utf-8", errors="ignore")
+
+
+def test_what_may_begin_a_stop_text_waits_until_it_does_not() -> None:
+    reader = TextStream(("User:",))
+    assert [reader.take(piece) for piece in (b"Hi. ", b"Us", b"e", b"ful. U", b"ser:", b" x")] == [
+        "Hi. ", "", "", "Useful. ", "", "",
+    ]  # fmt: skip
+    assert reader.close() == ""
