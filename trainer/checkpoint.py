@@ -1,20 +1,21 @@
 """Checkpoints: a folder of safetensors and JSON that is there whole or not at all.
 
     RUN/step-000240/model.safetensors        fp32 weights, transformers' Qwen3 names
+    RUN/step-000240/optimizer.safetensors    the optimizer's state by parameter name, whole
     RUN/step-000240/config.json              the model's shape, as transformers writes it
     RUN/step-000240/tokenizer.gristmill.json
     RUN/step-000240/state.json               step, settings, data; size and SHA-256 of the others
     RUN/latest                               {"folder": "step-000240", "state_sha256": ...}
+    RUN/best                                 the same, of the lowest validation loss
 
-The folder is filled under another name, flushed and renamed; then `latest` is replaced. Whenever
-the process dies, `latest` names a whole checkpoint or is not there yet. Nothing is unpickled.
+The folder is filled under another name, flushed and renamed; then `latest` is replaced, and only
+then older folders go. Whenever the process dies, `latest` names a whole checkpoint or is not there
+yet. Nothing is unpickled, and nothing depends on the number of processes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import re
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -24,18 +25,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
-from schemas.manifest import atomic_path
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
+from trainer.durable import flush, read_json, sha256, to_text, write_json
 from trainer.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
-LATEST = "latest"
-MODEL_FILE, CONFIG_FILE, STATE_FILE = "model.safetensors", "config.json", "state.json"
-FORMAT = 1
+LATEST, BEST = "latest", "best"
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+CONFIG_FILE, STATE_FILE = "config.json", "state.json"
+FORMAT = 2
+_STEP_FOLDER = re.compile(r"step-(\d{6,})((?:-again)*)")
 
 
 @dataclass(frozen=True)
@@ -49,33 +53,72 @@ class Checkpoint:
 
 
 def save(
-    run: Path, step: int, model: LanguageModel, tokenizer: Tokenizer, state: dict[str, Any]
+    run: Path,
+    step: int,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    state: dict[str, Any],
+    optimizer: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write RUN/step-NNNNNN and point RUN/latest at it; returns the folder.
 
     A folder that is there is never replaced, `latest` may name it: one of equal content stays as
-    it is, beside one of other content the new one gets a longer name.
+    it is, beside one of other content the new one gets a longer name. `UserError` where the disk
+    does not take it; then everything is as before.
     """
     temporary = run / f".step-{step:06d}.{uuid.uuid4().hex}.tmp"
-    temporary.mkdir(parents=True)
     try:
-        _fill(temporary, step, model, tokenizer, state)
+        temporary.mkdir(parents=True)
+        _fill(temporary, step, model, tokenizer, state, optimizer or {})
         for path in temporary.iterdir():
-            _flush(path)
+            flush(path)
         folder = _put(temporary, run / f"step-{step:06d}")
-        _flush(run)
+        flush(run)
+        point(run, LATEST, folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{run}: checkpoint of step {step} could not be written ({error}); what was saved "
+            "before is untouched: make room and go on with --resume"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    digest = _sha256(folder / STATE_FILE)
-    with atomic_path(run / LATEST) as path:
-        path.write_text(json.dumps({"folder": folder.name, "state_sha256": digest}) + "\n")
     return folder
+
+
+def point(run: Path, name: str, folder: Path) -> None:
+    """Make RUN/`name` (`latest`, `best`) name a step folder."""
+    digest = sha256(folder / STATE_FILE)
+    write_json(run / name, {"folder": folder.name, "state_sha256": digest})
+
+
+def pointed(run: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
+    """The step folder that RUN/`name` names and its checked state; None where there is none."""
+    if not (run / name).exists():
+        return None
+    folder, digest = _follow(run, name)
+    return folder, _checked_state(folder, digest)
+
+
+def keep(run: Path, count: int) -> None:
+    """Remove all step folders but the `count` newest (0: none of them), `latest` and `best`.
+
+    A folder first gets another name, so that none is ever there in part. What a killed process left
+    unfinished goes too.
+    """
+    for path in [*run.glob(".step-*.tmp"), *run.glob(".removed-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+    folders = sorted(filter(_STEP_FOLDER.fullmatch, (p.name for p in run.iterdir())), key=_age)
+    kept = {_follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
+    for name in folders[:-count] if count else []:
+        if name not in kept:
+            trash = run / f".removed-{name}"
+            (run / name).rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
 
 
 def load(path: str | Path, device: torch.device) -> Checkpoint:
     """Load RUN (its latest checkpoint) or RUN/step-NNNNNN; `UserError` names a torn file."""
-    folder, state_sha256 = _find(Path(path))
-    state = _checked_state(folder, state_sha256)
+    folder, state = find(Path(path))
     tokenizer = tokenizers.load(folder / TOKENIZER_FILE)
     if tokenizer.hash != state.get("tokenizer_hash"):
         raise UserError(
@@ -91,6 +134,22 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
     model = LanguageModel(config)
     _load_weights(model, folder / MODEL_FILE)
     return Checkpoint(folder, model.to(device), tokenizer, state)
+
+
+def find(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The step folder that `path` is, or whose run it is (its latest), and its checked state."""
+    if (path / STATE_FILE).exists():
+        return path, _checked_state(path, None)
+    found = pointed(path, LATEST)
+    if found is None:
+        raise UserError(f"{path}: no checkpoint here (neither {LATEST} nor {STATE_FILE})")
+    return found
+
+
+def load_optimizer(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
+    """The optimizer's state of a checkpoint, checked against its `state`."""
+    _check_file(folder / OPTIMIZER_FILE, state["files"].get(OPTIMIZER_FILE, {}))
+    return _read(folder / OPTIMIZER_FILE)
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -128,24 +187,31 @@ def config_from_json(values: dict[str, Any], source: str) -> ModelConfig:
 
 
 def _fill(
-    folder: Path, step: int, model: LanguageModel, tokenizer: Tokenizer, state: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    state: dict[str, Any],
+    optimizer: dict[str, Tensor],
 ) -> None:
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if model.config.settings.tie_word_embeddings:
         del weights["lm_head.weight"]  # safetensors refuses one tensor under two names
     save_file(weights, folder / MODEL_FILE, metadata={"format": "pt"})
-    _write_json(folder / CONFIG_FILE, config_to_json(model.config))
+    save_file(optimizer, folder / OPTIMIZER_FILE)
+    (folder / CONFIG_FILE).write_text(to_text(config_to_json(model.config)), encoding="utf-8")
     tokenizer.save(folder / TOKENIZER_FILE)
     mode = (folder / CONFIG_FILE).stat().st_mode  # safetensors writes for the owner alone
-    (folder / MODEL_FILE).chmod(mode)
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in folder.iterdir()}
+    for name in (MODEL_FILE, OPTIMIZER_FILE):
+        (folder / name).chmod(mode)
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in folder.iterdir()}
     own = {"format": FORMAT, "step": step, "tokenizer_hash": tokenizer.hash, "files": files}
-    _write_json(folder / STATE_FILE, {**state, **own})
+    (folder / STATE_FILE).write_text(to_text({**state, **own}), encoding="utf-8")
 
 
 def _put(temporary: Path, folder: Path) -> Path:
     """Rename `temporary` to `folder`, or find that it is there already."""
-    digest = _sha256(temporary / STATE_FILE)
+    digest = sha256(temporary / STATE_FILE)
     while folder.exists():
         try:
             _checked_state(folder, digest)
@@ -156,25 +222,30 @@ def _put(temporary: Path, folder: Path) -> Path:
     return folder
 
 
-def _find(path: Path) -> tuple[Path, str | None]:
-    """The step folder that `path` is or points to, and the hash of its state if known."""
-    if (path / STATE_FILE).exists():
-        return path, None
-    if not (path / LATEST).exists():
-        raise UserError(f"{path}: no checkpoint here (neither {LATEST} nor {STATE_FILE})")
-    pointer = read_json(path / LATEST)
-    name, digest = pointer.get("folder"), pointer.get("state_sha256")
-    if not isinstance(name, str) or not isinstance(digest, str) or Path(name).name != name:
-        raise UserError(f"{path / LATEST}: not a pointer to a checkpoint: {pointer}")
-    return path / name, digest
+def _age(name: str) -> tuple[int, int]:
+    found = _STEP_FOLDER.fullmatch(name)
+    assert found is not None, name
+    return int(found[1]), len(found[2])
+
+
+def _follow(run: Path, name: str) -> tuple[Path, str]:
+    """The folder that a pointer names, and the hash of its state."""
+    pointer = read_json(run / name)
+    folder, digest = pointer.get("folder"), pointer.get("state_sha256")
+    if not isinstance(folder, str) or not isinstance(digest, str) or Path(folder).name != folder:
+        raise UserError(f"{run / name}: not a pointer to a checkpoint: {pointer}")
+    return run / folder, digest
 
 
 def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:
     state = read_json(folder / STATE_FILE)
-    if state_sha256 is not None and _sha256(folder / STATE_FILE) != state_sha256:
-        raise UserError(f"{folder / STATE_FILE}: altered: {LATEST} says another SHA-256")
+    if state_sha256 is not None and sha256(folder / STATE_FILE) != state_sha256:
+        raise UserError(f"{folder / STATE_FILE}: altered: the run's pointer says another SHA-256")
     if state.get("format") != FORMAT or not isinstance(state.get("files"), dict):
-        raise UserError(f"{folder / STATE_FILE}: format {state.get('format')!r}, expected {FORMAT}")
+        raise UserError(
+            f"{folder / STATE_FILE}: checkpoint of format {state.get('format')!r}, this version "
+            f"reads format {FORMAT}"
+        )
     for name in (MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE):
         _check_file(folder / name, state["files"].get(name, {}))
     return state
@@ -187,15 +258,12 @@ def _check_file(path: Path, expected: dict[str, Any]) -> None:
         raise UserError(
             f"{path}: torn: {path.stat().st_size} bytes, expected {expected.get('bytes')}"
         )
-    if _sha256(path) != expected.get("sha256"):
+    if sha256(path) != expected.get("sha256"):
         raise UserError(f"{path}: altered: its SHA-256 is not the one in {STATE_FILE}")
 
 
 def _load_weights(model: LanguageModel, path: Path) -> None:
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file: {error}") from None
+    weights = _read(path)
     if model.config.settings.tie_word_embeddings and "model.embed_tokens.weight" in weights:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     try:
@@ -204,29 +272,8 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
         raise UserError(f"{path}: does not fit {CONFIG_FILE}: {error}") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run; `UserError` names it where it is none."""
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: torn or missing, not readable JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return values
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from None

@@ -1,9 +1,8 @@
-"""The command line: `trainer pretrain` and `trainer sample`."""
+"""The command line: every command of `trainer`, each declared in its own module."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -11,30 +10,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from schemas.config import from_dict, load_toml
+from schemas.config import from_dict
 from schemas.errors import UserError
-from trainer.settings import PretrainRecipe, SampleSettings
+from trainer import train_command, where
+from trainer.settings import SampleSettings
+from trainer.signals import Stopped
 
 _ABOUT = """\
 Train a small language model on token shards, and let it write.
 
   trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/corpus/shards --out demo/model
   trainer sample --checkpoint demo/model --prompt "The water"
-"""
-
-_PRETRAIN = """\
-Train a model from scratch on a folder of shards (made by `gristmill shard`).
-
-What it would do, and about how long it would take, without writing anything:
-  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards DIR --out RUN --dry-run
-
-The same in ten steps:
-  trainer pretrain --recipe recipes/pretrain-tiny.toml --shards DIR --out RUN --steps 10
-
-On two GPUs, or two CPU processes; the loss is that of one:
-  torchrun --nproc-per-node 2 -m trainer pretrain --recipe R --shards DIR --out RUN
-
-RUN gets step-NNNNNN/ (model.safetensors, config.json, tokenizer), latest, log.jsonl, report.json.
+  trainer where --run demo/model --step 40 --row 3
 """
 
 _SAMPLE = """\
@@ -53,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     wait_without_spinning()
     try:
         arguments.run(arguments)
+    except Stopped as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return error.exit_code
     except UserError as error:
         print(f"trainer: error: {error}", file=sys.stderr)
         return 2
@@ -80,22 +70,14 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="trainer", description=_ABOUT, formatter_class=form)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    one = commands.add_parser(
-        "pretrain", help="train a model on shards", description=_PRETRAIN, formatter_class=form
-    )
-    one.set_defaults(run=_pretrain)
-    one.add_argument("--recipe", required=True, type=Path, metavar="TOML", help="the settings")
-    one.add_argument("--shards", required=True, type=Path, metavar="DIR", help="folder of shards")
-    one.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
-    one.add_argument("--steps", type=int, metavar="N", help="instead of the recipe's run.num_steps")
-    one.add_argument("--dry-run", action="store_true", help="check and estimate, write nothing")
-    _add_device(one)
+    train_command.add_parsers(commands)
     two = commands.add_parser(
         "sample", help="let a model write", description=_SAMPLE, formatter_class=form
     )
     two.set_defaults(run=_sample)
     _add_sample_flags(two)
     _add_device(two)
+    where.add_parser(commands)
     return top
 
 
@@ -141,22 +123,6 @@ def _add_device(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto takes a GPU where there is one",
     )
-
-
-def _pretrain(arguments: argparse.Namespace) -> None:
-    from trainer.pretrain import plan, pretrain  # torch takes seconds; --help should not
-
-    recipe = load_toml(arguments.recipe, PretrainRecipe)
-    if arguments.steps is not None:
-        if arguments.steps < 1:
-            raise UserError(f"--steps {arguments.steps}: must be at least 1")
-        recipe = dataclasses.replace(
-            recipe, run=dataclasses.replace(recipe.run, num_steps=arguments.steps)
-        )
-    if arguments.dry_run:
-        plan(recipe, arguments.shards, arguments.device, Console())
-    else:
-        pretrain(recipe, arguments.shards, arguments.out, arguments.device, Console())
 
 
 def _sample(arguments: argparse.Namespace) -> None:

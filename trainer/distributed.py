@@ -45,12 +45,18 @@ class Ranks:
         sent = torch.tensor([number if self.is_first else 0], device=self.device)
         return int(self.sum(sent).item())
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank; all ranks must call it."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor([int(flag)], device=self.device)).item())
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model whose gradients are averaged over the ranks."""
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 @contextmanager

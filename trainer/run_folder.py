@@ -1,8 +1,11 @@
 """A run's folder: what it was started with, its log and its report.
 
-RUN/run.json      settings, hashes of data and tokenizer: written first
+RUN/run.json      settings, data specification, tokenizer: written first
 RUN/log.jsonl     a line a step, an evaluation and a sample
+RUN/loss.png      the log as a picture
 RUN/report.json   the numbers at the end: written last; a run is finished when it is there
+
+Checkpoints lie beside them, see `trainer.checkpoint`.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Any, Literal
 
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
-from trainer.checkpoint import LATEST, read_json
+from trainer.checkpoint import LATEST
+from trainer.durable import read_json, write_json
 
-RUN_FILE, LOG_FILE, REPORT_FILE = "run.json", "log.jsonl", "report.json"
+RUN_FILE, LOG_FILE, PLOT_FILE, REPORT_FILE = "run.json", "log.jsonl", "loss.png", "report.json"
 Found = Literal["nothing", "unfinished", "finished"]
 
 
@@ -29,7 +33,7 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
     if not (run / RUN_FILE).exists():
         raise UserError(f"{run}: not empty and no run of this trainer; choose another --out")
     finished = (run / REPORT_FILE).exists()
-    old = read_json(run / RUN_FILE)
+    old = read_json(run / RUN_FILE).get("identity", {})
     if old != identity and not finished and not (run / LATEST).exists():
         return "nothing"
     if old != identity:
@@ -41,37 +45,46 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
     return "finished" if finished else "unfinished"
 
 
-def begin(run: Path, identity: dict[str, Any]) -> None:
-    """Make the folder ready; checkpoints that an unfinished run left stay, its log goes."""
+def begin(run: Path, description: dict[str, Any], step: int) -> None:
+    """Make the folder ready to go on after `step` steps; the log keeps what came before."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / LOG_FILE).write_text("", encoding="utf-8")
-    _write(run / RUN_FILE, identity)
+    kept = [line for line in read_log(run) if line["step"] <= step] if step else []
+    with atomic_path(run / LOG_FILE) as temporary:
+        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+    write_json(run / RUN_FILE, description)
 
 
 def log(run: Path, record: dict[str, Any]) -> None:
     """Append one line to the log."""
     with open(run / LOG_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(_line(record))
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The log's records; a line that a kill tore is left out."""
+    if not (run / LOG_FILE).exists():
+        return []
+    text = (run / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in whole]
 
 
 def finish(run: Path, report: dict[str, Any]) -> None:
     """Write the report: the run is finished."""
-    _write(run / REPORT_FILE, report)
+    write_json(run / REPORT_FILE, report)
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     """`section.key = old, now new` for every value that differs."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} = {before}, now {after}")
-    return found
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        pairs = [(f"{name}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{name}[{i}]", *both) for i, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return [f"{name} = {old}, now {new}"] if old != new else []
+    return [change for key, before, after in pairs for change in _differences(before, after, key)]

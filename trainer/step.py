@@ -1,121 +1,171 @@
 """One training step, from a batch to new weights.
 
 This rank's rows of the global batch go forward and backward in pieces that fit the device; the
-gradients are summed over pieces and ranks, clipped, and AdamW takes a step. The loss is the sum
-over targets divided by the number of targets in the whole global batch, so that neither pieces nor
-ranks change it.
+gradients are summed over pieces and ranks, clipped, and the optimizer takes a step. The loss is the
+sum over targets divided by the number of targets in the whole global batch, so that neither pieces
+nor ranks change it. Where loss or gradient is not finite, all ranks see so alike, and the weights
+stay as they were.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from schemas.errors import UserError
-from trainer.data import Shards, rank_rows, train_batch
 from trainer.distributed import Ranks
-from trainer.evaluate import IGNORED, bytes_of_tokens, token_losses
-from trainer.model import LanguageModel, ModelConfig
-from trainer.optimizer import adamw, set_learning_rate
+from trainer.evaluate import token_losses
+from trainer.loader import IGNORED, Batch, Loader, rank_rows
+from trainer.model import LanguageModel
+from trainer.optimizer import ModelOptimizer, build_optimizer
 from trainer.precision import autocast, choose_dtype
 from trainer.schedule import learning_rate_factor
-from trainer.settings import PretrainRecipe
+from trainer.settings import Recipe
 
 
 @dataclass
 class Training:
-    """Everything a step needs; `wrapped` is `model` with gradients averaged over the ranks."""
+    """Everything a step needs.
 
-    recipe: PretrainRecipe
-    shards: Shards
+    `forward` is `model`, compiled where that pays, with gradients averaged over the ranks;
+    `rows` are this rank's of every global batch.
+    """
+
+    recipe: Recipe
+    loader: Loader
     ranks: Ranks
     dtype: torch.dtype
     model: LanguageModel
-    wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
-    token_bytes: Tensor
+    forward: nn.Module
+    compile_mode: str
+    optimizer: ModelOptimizer
+    rows: range
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured: loss in nats a target, gradient norm before clipping."""
+    """What one step measured: loss in nats a target, gradient norm before clipping.
+
+    `skipped`: one of them was not finite, and the weights were left alone.
+    """
 
     loss: float
     grad_norm: float
     learning_rate: float
     seconds: float
+    skipped: bool = False
 
 
-def prepare(recipe: PretrainRecipe, shards: Shards, group: Ranks) -> Training:
-    """Model, optimizer and number format; equal weights on every rank from the seed."""
+class Piece(NamedTuple):
+    """Some rows on the device, B x T each; without a document mask the last two are None."""
+
+    inputs: Tensor
+    targets: Tensor
+    documents: Tensor | None
+    positions: Tensor | None
+
+
+def prepare(
+    recipe: Recipe,
+    loader: Loader,
+    group: Ranks,
+    model: LanguageModel,
+    dtype: torch.dtype | None = None,
+) -> Training:
+    """Optimizer, number format (`dtype`: already known) and compiled form of a model."""
     if recipe.run.num_threads:
         torch.set_num_threads(recipe.run.num_threads)
-    tokenizer = shards.tokenizer
-    config = ModelConfig(
-        recipe.model, tokenizer.padded_vocab_size, tokenizer.boundary, recipe.data.seq_len
+    rows = rank_rows(
+        recipe.data.batch_size, group.rank, group.world_size, recipe.run.device_batch_size
     )
-    torch.manual_seed(recipe.run.seed)
-    model = LanguageModel(config).to(group.device)  # drawn on the CPU: the same on any device
+    compiled, mode = model, "eager"
     return Training(
         recipe=recipe,
-        shards=shards,
+        loader=loader,
         ranks=group,
-        dtype=choose_dtype(recipe.run.dtype, group),
+        dtype=dtype or choose_dtype(recipe.run.dtype, group),
         model=model,
-        wrapped=group.wrap(model),
-        optimizer=adamw(model, recipe.optimizer),
-        token_bytes=bytes_of_tokens(tokenizer).to(group.device),
+        forward=group.wrap(compiled),
+        compile_mode=mode,
+        optimizer=build_optimizer(model, recipe.optimizer),
+        rows=rows,
     )
 
 
-def gradients(training: Training, step: int) -> float:
-    """Add up the gradients of global batch `step`; returns its loss in nats a target."""
-    data, group = training.recipe.data, training.ranks
-    rows = rank_rows(data.batch_size, group.rank, group.world_size)
-    batch = torch.from_numpy(
-        train_batch(training.shards.train, data.seq_len, data.batch_size, step, rows)
-    )
-    if group.device.type == "cuda":
-        batch = batch.pin_memory().to(group.device, non_blocking=True)
-    num_targets = group.sum((batch[:, 1:] != IGNORED).sum())
-    pieces = torch.split(batch, training.recipe.run.device_batch_size or len(rows))
+def pieces(training: Training, batch: Batch, size: int = 0) -> Iterator[Piece]:
+    """The batch on the device, `size` rows at a time (0: as `run.device_batch_size` says)."""
+    arrays = [batch.inputs, batch.targets]
+    if training.model.config.settings.document_mask:
+        arrays += [batch.document_ids, batch.positions]
+    size = size or training.recipe.run.device_batch_size or len(batch.inputs)
+    split = [torch.split(_to_device(array, training.ranks.device), size) for array in arrays]
+    for parts in zip(*split, strict=True):
+        yield Piece(parts[0], parts[1], *(parts[2:] or (None, None)))
+
+
+def gradients(training: Training, batch: Batch) -> float:
+    """Add up the gradients of this rank's rows; returns the global batch's loss a target."""
+    group = training.ranks
+    own_targets = int((batch.targets != IGNORED).sum())
+    num_targets = int(group.sum(torch.tensor(own_targets, device=group.device)))
     total = torch.zeros((), device=group.device)
-    for i, piece in enumerate(pieces):
-        with _send_gradients(training.wrapped, last=i == len(pieces) - 1):
-            with autocast(group.device, training.dtype):
-                logits = training.wrapped(piece[:, :-1])
-            loss = token_losses(logits, piece[:, 1:]).sum()
+    parts = list(pieces(training, batch))
+    for i, piece in enumerate(parts):
+        with _send_gradients(training.forward, last=i == len(parts) - 1):
+            loss = row_losses(training, training.forward, piece).sum()
             # DDP divides by the ranks; the sum is wanted
             torch.autograd.backward(loss * (group.world_size / num_targets))
         total += loss.detach()
     return float(group.sum(total) / num_targets)
 
 
-def train_step(training: Training, step: int) -> Step:
-    """One update of the weights with global batch `step`; `UserError` where the loss is lost."""
+def row_losses(training: Training, model: nn.Module, piece: Piece) -> Tensor:
+    """Sum of the losses of each row's targets in nats, B."""
+    with autocast(training.ranks.device, training.dtype):
+        logits = model(piece.inputs, documents=piece.documents, positions=piece.positions)
+    return token_losses(logits, piece.targets).sum(1)
+
+
+def train_step(training: Training, batch: Batch, step: int) -> Step:
+    """One update of the weights with this rank's rows of global batch `step`."""
     start = time.perf_counter()
     recipe = training.recipe
     factor = learning_rate_factor(recipe.schedule, step, recipe.run.num_steps)
-    learning_rate = recipe.optimizer.learning_rate * factor
-    set_learning_rate(training.optimizer, learning_rate)
-    loss = gradients(training, step)
+    training.optimizer.set_learning_rate_factor(factor)
+    loss = gradients(training, batch)
     limit = recipe.optimizer.max_grad_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise UserError(
-            f"step {step + 1}: loss {loss}, gradient norm {norm}: training diverged; lower "
-            f"optimizer.learning_rate = {recipe.optimizer.learning_rate} or raise "
-            f"schedule.warmup_steps = {recipe.schedule.warmup_steps}"
-        )
-    training.optimizer.step()
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if finite:
+        training.optimizer.step()
     training.optimizer.zero_grad()
-    return Step(loss, norm, learning_rate, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Step(loss, norm, recipe.optimizer.learning_rate * factor, seconds, not finite)
+
+
+@torch.no_grad()
+def rows_not_finite(training: Training, batch: Batch) -> list[int]:
+    """Rows of the global batch whose own loss is not finite; all ranks must call it."""
+    found = torch.zeros(training.recipe.data.batch_size, device=training.ranks.device)
+    for i, piece in enumerate(pieces(training, batch, size=1)):
+        loss = row_losses(training, training.model, piece)
+        found[training.rows.start + i] = float(not torch.isfinite(loss))
+    return torch.nonzero(training.ranks.sum(found)).flatten().tolist()
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
 
 
 def _send_gradients(model: nn.Module, last: bool) -> AbstractContextManager[None]:

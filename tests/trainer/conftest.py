@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import random
 import struct
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -88,7 +90,8 @@ def write_shards(
             "validation": sum(len(d.encode()) for d in validation),
         },
         "format": 2,
-        "content_hash": hashlib.sha256("".join(str(f.sha256) for f in files).encode()).hexdigest(),
+        "kind": "documents",
+        "content_hash": content_hash(files, tokenizer),
     }
     manifests.write(folder, Manifest("shards", "test", {}, {}, files, {}, extra))
     return folder
@@ -113,18 +116,39 @@ def _write_file(
     groups = [streams[i : i + ROWS_PER_GROUP] for i in range(0, count, ROWS_PER_GROUP)]
     row_groups = [_row_group(group) for group in groups]
     data = (folder / name).read_bytes()
+    lengths = f"{split}-{index:05d}.lengths.npy"
+    np.save(folder / lengths, np.array([len(s) for s in streams], "<i4"))
+    digest = hashlib.sha256((folder / lengths).read_bytes()).hexdigest()
     extra = {
         "split": split,
+        "index": index,
         "tokens": sum(map(len, streams)),
         "row_groups": row_groups,
+        "lengths": {"name": lengths, "sha256": digest},
     }
     return DataFile(name, count, len(data), hashlib.sha256(data).hexdigest(), extra=extra)
+
+
+def content_hash(files: tuple[DataFile, ...], tokenizer: Tokenizer) -> str:
+    """As docs/format.md says it."""
+    shards = [[f.extra["split"], f.extra["index"], f.sha256] for f in files]
+    parts = {"format": 2, "shards": sorted(shards), "tokenizer": tokenizer.hash}
+    text = json.dumps({**parts, "vocab_size": tokenizer.vocab_size}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _row_group(streams: list[list[int]]) -> dict[str, object]:
     values = [token for stream in streams for token in stream]
     digest = hashlib.sha256(struct.pack(f"<{len(values)}i", *values)).hexdigest()
     return {"tokens": len(values), "documents": len(streams), "sha256": digest}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plans_of_tests_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Plans are kept in a folder of the session's, in child processes too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

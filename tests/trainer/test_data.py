@@ -1,94 +1,18 @@
-"""Batches against a slow reader, and every way in which shards can be wrong."""
+"""Every way in which a folder of shards can be wrong."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from trainer.data import CACHED_ROW_GROUPS, num_windows, open_shards, rank_rows, train_batch
-
-
-def slow_stream(folder: Path, split: str) -> list[int]:
-    """All tokens of a split, a Python object each."""
-    manifest = manifests.read(folder)
-    assert manifest is not None
-    tokens: list[int] = []
-    for file in manifest.files:
-        if file.extra["split"] == split:
-            for row in pq.read_table(folder / file.name).column("tokens").to_pylist():
-                tokens += row or []
-    return tokens
-
-
-def slow_batch(tokens: list[int], seq_len: int, batch_size: int, step: int) -> list[list[int]]:
-    windows = [tokens[i : i + seq_len + 1] for i in range(0, len(tokens) - seq_len, seq_len)]
-    return [windows[(step * batch_size + row) % len(windows)] for row in range(batch_size)]
-
-
-@given(
-    seq_len=st.integers(2, 120), batch_size=st.integers(1, 9), steps=st.lists(st.integers(0, 500))
-)
-def test_batches_equal_a_slow_readers(
-    shards_folder: Path, seq_len: int, batch_size: int, steps: list[int]
-) -> None:
-    stream = open_shards(shards_folder).train
-    tokens = slow_stream(shards_folder, "train")
-    for step in steps:
-        found = train_batch(stream, seq_len, batch_size, step)
-        assert found.tolist() == slow_batch(tokens, seq_len, batch_size, step)
-
-
-@given(start=st.integers(0, 10_000), count=st.integers(0, 10_000))
-def test_any_stretch_of_the_stream_can_be_read(shards_folder: Path, start: int, count: int) -> None:
-    stream = open_shards(shards_folder).validation
-    tokens = slow_stream(shards_folder, "validation")
-    start = start % len(tokens)
-    count = min(count, len(tokens) - start)
-    found = stream.read(start, count)
-    assert found.dtype == np.int32
-    assert found.tolist() == tokens[start : start + count]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_ranks_of_any_number_together_read_the_global_batch(
-    shards_folder: Path, world_size: int
-) -> None:
-    whole = train_batch(open_shards(shards_folder).train, 16, 6, 7)
-    parts = [
-        train_batch(open_shards(shards_folder).train, 16, 6, 7, rank_rows(6, rank, world_size))
-        for rank in range(world_size)
-    ]
-    assert np.array_equal(np.concatenate(parts), whole)
-
-
-def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch_size = 8: must be a multiple of the 3"):
-        rank_rows(8, 0, 3)
-
-
-def test_few_row_groups_are_held_however_much_is_read(shards_folder: Path) -> None:
-    stream = open_shards(shards_folder).train
-    assert len(stream._groups) > 3 * CACHED_ROW_GROUPS
-    for step in range(num_windows(stream, 16)):
-        train_batch(stream, 16, 1, step)
-        assert len(stream._cache) <= CACHED_ROW_GROUPS
-
-
-def test_a_window_holds_the_token_that_the_next_one_starts_with(shards_folder: Path) -> None:
-    stream = open_shards(shards_folder).train
-    first, second = train_batch(stream, 16, 2, 0)
-    assert first[-1] == second[0]
-    assert num_windows(stream, 16) == (len(stream) - 1) // 16
+from trainer.loader import Loader
 
 
 def first_file(folder: Path) -> Path:
@@ -99,8 +23,8 @@ def refusal(folder: Path, vocab_size: int = 0) -> str:
     """What is said about the shards, on opening them or reading all."""
 
     def read() -> None:
-        shards = open_shards(folder, vocab_size)
-        shards.train.read(0, len(shards.train))
+        loader = Loader([folder], seq_len=16, rows=4, vocab_size=vocab_size, check_files=True)
+        loader.batch(0, range(loader.num_rows()))
 
     with pytest.raises(UserError) as caught:
         read()
@@ -201,17 +125,4 @@ def test_row_groups_that_are_not_the_files_are_refused(own_shards: Path) -> None
         extra["row_groups"][1]["tokens"] -= 1
 
     rewrite_manifest(own_shards, swap)
-    assert "row group 0 has" in refusal(own_shards)
-
-
-def test_an_id_that_the_model_has_no_row_for_is_refused(own_shards: Path) -> None:
-    shards = open_shards(own_shards)
-    shards.train.vocab_size = 100
-    with pytest.raises(UserError, match="expected 0 to 99"):
-        shards.train.read(0, 10)
-
-
-def test_too_few_tokens_for_one_window_are_refused(shards_folder: Path) -> None:
-    stream = open_shards(shards_folder).train
-    with pytest.raises(UserError, match=r"tokens to train on, data.seq_len = 100000 needs"):
-        num_windows(stream, 100_000)
+    assert re.search(r"row group \d has \d+ values in tokens, the manifest", refusal(own_shards))

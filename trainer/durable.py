@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all, and JSON that says what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import UserError
+from schemas.manifest import atomic_path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run; `UserError` names it where it is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: torn or missing, not readable JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Put a JSON object in place at once: a reader sees the old file or the new one."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(to_text(values), encoding="utf-8")
+
+
+def to_text(values: dict[str, Any]) -> str:
+    """The JSON text of a run's files: sorted, so that equal values have equal bytes."""
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""How a run begins: its data is opened, its weights are made or loaded, its folder is looked at.
+
+What decides a run's numbers is its identity: model, order of the data, optimizer, schedule, number
+of steps, first weights. A folder of one identity is never gone on with under another. What it is
+computed on (CPU, PyTorch, threads, ranks, number format, compiler, optimizer's implementation) may
+change the last bits: that is its environment, written in each checkpoint, and a difference is said.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from schemas.config import to_json
+from schemas.errors import UserError
+from trainer import checkpoint, run_folder
+from trainer.distributed import Ranks
+from trainer.loader import Loader
+from trainer.loop import Run, dtype_name
+from trainer.progress import say
+from trainer.request import Request, cut_conversations, folders, identity, open_data
+from trainer.step import Training, prepare
+from trainer.weights import Weights, first_weights, latest_weights
+
+
+def start(request: Request, group: Ranks, console: Console) -> Run | None:
+    """The run, ready for its next step; None where it is finished already."""
+    loader, validation = open_data(request)
+    weights = first_weights(request, loader, group)
+    wanted = identity(request, loader, weights.origin)
+    found = _look(request, wanted, group)
+    if found == "finished":
+        say(console, f"{request.out}: this run is finished; nothing to do")
+        return None
+    if found == "unfinished":
+        weights = latest_weights(request.out, weights, group) or weights
+        step = f" after step {weights.step}" if weights.step else " from its beginning"
+        say(console, f"{request.out}: an unfinished run of the same settings; it goes on{step}")
+    training = prepare_training(request, loader, group, weights)
+    now = environment(training)
+    state = {"kind": request.kind, "identity": wanted, "environment": now}
+    for change in differences(weights.state.get("environment", {}), now):
+        say(console, f"warning: {change}: the last bits may differ from an unbroken run")
+    for warning in cut_conversations(request):
+        say(console, f"warning: {warning}")
+    if group.is_first:
+        description = {
+            **state,
+            "data": loader.spec.to_json(),
+            "folders": [str(folder) for folder in folders(request)],
+            "recipe": to_json(asdict(request.recipe)),
+        }
+        run_folder.begin(request.out, description, weights.step)
+    skipped = int(weights.state.get("skipped_in_a_row", 0))
+    return Run(training, validation, request.out, console, state, weights.step, skipped)
+
+
+def prepare_training(request: Request, loader: Loader, group: Ranks, weights: Weights) -> Training:
+    """Everything a step needs, with the optimizer where `weights` left it."""
+    known = weights.state.get("environment", {}).get("dtype")
+    dtype = getattr(torch, known) if known and request.recipe.run.dtype == "auto" else None
+    training = prepare(request.recipe, loader, group, weights.model, dtype)
+    if weights.optimizer is not None:
+        training.optimizer.load_state(weights.optimizer)
+    return training
+
+
+def environment(training: Training) -> dict[str, Any]:
+    """What the last bits depend on beside the identity."""
+    group = training.ranks
+    on_gpu = group.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(group.device) if on_gpu else _cpu_name(),
+        "instructions": "" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": group.world_size,
+        "device_batch_size": training.recipe.run.device_batch_size,
+        "dtype": dtype_name(training),
+        "compile": training.compile_mode,
+        "optimizer": training.optimizer.implementation,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`name was old, is new` of each entry of an environment that changed."""
+    return [f"{k} was {old[k]}, is {new[k]}" for k in sorted(old) if new.get(k) != old[k]]
+
+
+def _look(request: Request, wanted: dict[str, Any], group: Ranks) -> run_folder.Found:
+    """The first rank looks at the run's folder; all ranks learn what it found."""
+    states: list[run_folder.Found] = ["nothing", "unfinished", "finished"]
+    found, refusal = -1, UserError(f"{request.out}: refused, see the first process")
+    if group.is_first:
+        try:
+            found = states.index(run_folder.inspect(request.out, wanted))
+            begun = checkpoint.pointed(request.out, checkpoint.LATEST) if found == 1 else None
+            if begun is not None and not request.resume:
+                raise UserError(
+                    f"{request.out}: holds this run, unfinished after step {begun[1]['step']}; "
+                    "--resume goes on with it, another --out begins anew"
+                )
+        except UserError as error:
+            found, refusal = -1, error
+    found = group.first(found)
+    if found < 0:
+        raise refusal
+    return states[found]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,84 @@
+"""A run from its request to its report: what `trainer pretrain` and `trainer sft` do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from trainer import run_folder
+from trainer.distributed import ranks
+from trainer.durable import read_json
+from trainer.loop import dtype_name, tokens_a_step
+from trainer.optimizer import muon_warning
+from trainer.progress import say, show_plan, show_report
+from trainer.request import Request, cut_conversations, folders, open_data
+from trainer.start import prepare_training, start
+from trainer.step import Training, gradients
+from trainer.weights import first_weights
+
+
+def train(request: Request, console: Console | None = None) -> dict[str, Any]:
+    """Begin a run or go on with it; returns the report that is also RUN/report.json.
+
+    A finished run of the same identity is left as it is; `UserError` on any other.
+    """
+    with ranks(request.device) as group:
+        console = (console or Console()) if group.is_first else Console(quiet=True)
+        run = start(request, group, console)
+        if run is None:
+            report = read_json(request.out / run_folder.REPORT_FILE)
+        else:
+            report = run.train()
+            if group.is_first:
+                run_folder.finish(request.out, report)
+        if group.is_first:
+            show_report(console, report)
+        return report
+
+
+def plan(request: Request, console: Console) -> None:
+    """The dry run: check everything, time one batch, say what the run would be; writes nothing."""
+    with ranks(request.device) as group:
+        loader, _ = open_data(request)
+        weights = first_weights(request, loader, group)
+        training = prepare_training(request, loader, group, weights)
+        batch = loader.batch(weights.step, training.rows)
+        gradients(training, batch)  # warms up
+        start_time = time.perf_counter()
+        loss = gradients(training, batch)
+        speed = tokens_a_step(training) / (time.perf_counter() - start_time)
+        if group.is_first:
+            show_plan(console, _planned(request, training, loss, speed))
+            warning = muon_warning(request.recipe.optimizer, tokens_a_step(training))
+            for text in [*cut_conversations(request), *([warning] if warning else [])]:
+                say(console, f"warning: {text}")
+
+
+def _planned(request: Request, training: Training, loss: float, speed: float) -> dict[str, Any]:
+    """The numbers of a dry run."""
+    loader, steps = training.loader, training.recipe.run.num_steps
+    tokenizer = loader.shards.tokenizer
+    counted = [source.shards.manifest.extra["tokens"] for source in loader.sources]
+    tokens = steps * tokens_a_step(training)
+    epochs = loader.epochs(steps)
+    return {
+        "parameters": training.model.num_parameters,
+        "tokenizer": tokenizer.name,
+        "padded_vocab_size": tokenizer.padded_vocab_size,
+        "train_tokens": sum(split["train"] for split in counted),
+        "validation_tokens": sum(split["validation"] for split in counted),
+        "tokens": tokens,
+        "steps": steps,
+        "packing": loader.spec.packing,
+        "epochs": {str(f): e for f, e in zip(folders(request), epochs, strict=True)},
+        "dtype": dtype_name(training),
+        "compile": training.compile_mode,
+        "optimizer": training.optimizer.implementation,
+        "device": str(training.ranks.device),
+        "processes": training.ranks.world_size,
+        "loss": loss,
+        "tokens_per_second": speed,
+        "seconds": tokens / speed,
+    }
