@@ -52,6 +52,18 @@ def export(known: Tokenizer, target: str | Path) -> Path:
     return path
 
 
+def export_for_model(known: Tokenizer, folder: Path, chat_template: str, context: int) -> None:
+    """Write both files into the folder of a model that reads `context` tokens at most.
+
+    Each text gets the document boundary in front, as in training; a template writes its own.
+    """
+    content = {**to_json(known), "post_processor": _boundary_first(known.boundary)}
+    check_equal(known, content)
+    _write(folder / MODEL_FILE, content)
+    config = {**_config(), "pad_token": DOCUMENT_BOUNDARY, "model_max_length": context}
+    _write(folder / CONFIG_FILE, {**config, "chat_template": chat_template})
+
+
 def model_path(target: str | Path) -> Path:
     """The file that `export` writes: `target`, or `tokenizer.json` in it where it is a folder."""
     target = Path(target)
@@ -68,7 +80,11 @@ def to_json(known: Tokenizer) -> dict[str, Any]:
     specials = known.special_tokens | known.control_ids
     vocab = {**content["model"]["vocab"], **specials}
     old = {token["content"]: token for token in content.get("added_tokens") or []}
-    added = [old.get(t) or _added(t, i) for t, i in sorted(specials.items(), key=lambda x: x[1])]
+    ours = known.control_ids  # whose flags in a file of others may swallow blanks beside them
+    added = [
+        (t not in ours and old.get(t)) or _added(t, i)
+        for t, i in sorted(specials.items(), key=lambda x: x[1])
+    ]
     parts = {"post_processor": None, "decoder": _byte_level(), "truncation": None, "padding": None}
     model = {**content["model"], "vocab": vocab}
     return {"version": "1.0", **content, **parts, "added_tokens": added, "model": model}
@@ -155,6 +171,19 @@ def _byte_level() -> dict[str, Any]:
 def _added(token: str, number: int) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": token, **flags, "special": True}
+
+
+def _boundary_first(number: int) -> dict[str, Any]:
+    """The package's step that puts the boundary before what `add_special_tokens` asks it for."""
+    name = DOCUMENT_BOUNDARY
+    boundary = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [boundary, first],
+        "pair": [boundary, first, boundary, second],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
 
 
 def _config() -> dict[str, Any]:
