@@ -9,9 +9,8 @@ epoch's plan says in which rows its tokens stand. Shards are hashed as a whole b
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,21 +19,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import UserError
-from trainer import data_spec
+from schemas.tokenizer import Tokenizer
+from trainer import verdict, where_data, where_page
 from trainer.loader import Loader
-from trainer.packing import PADS
+from trainer.packing import PADS, Int32s
 from trainer.windows import SourceRows
+
+AROUND = 12  # tokens of the document that are told on each side
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where one token of a batch came from: shard, document and place in it, page and record."""
+    """Where one token of a batch came from: shard, document and place in it, page and record.
 
+    `folder` is that of the shards, `before`, `text` and `after` are the document around the token.
+    """
+
+    folder: str
     shard: str
     row_group: int
     row_in_group: int
     token: int  # of the document, from 0
     token_id: int
+    before: str
+    text: str
+    after: str
     id: str
     url: str | None
     file_path: str
@@ -49,6 +58,7 @@ class Seen(NamedTuple):
     position: int
     first: int
     end: int
+    id: str = ""
 
 
 def where(loader: Loader, step: int, row: int, position: int = 0) -> Origin | None:
@@ -70,9 +80,10 @@ def rows_with(
     for number, source in enumerate(loader.sources):
         end = len(loader.mixture.rows_of(number, 0, num_steps * loader.spec.rows))
         for group, inside in _find(source, url, document_id):
+            id_ = source.row_groups.provenance(group).column("id")[inside].as_py()
             for own, position, first, stop in _rows_of_document(source, group, inside, end):
                 run_row = int(loader.mixture.places(number, np.array([own]))[0])
-                yield Seen(*divmod(run_row, loader.spec.rows), position, first, stop)
+                yield Seen(*divmod(run_row, loader.spec.rows), position, first, stop, id_)
 
 
 def _origin(source: SourceRows, own: int, position: int) -> Origin | None:
@@ -89,14 +100,29 @@ def _origin(source: SourceRows, own: int, position: int) -> Origin | None:
     which = int(np.searchsorted(group_ends, at, side="right"))
     group = int(window.groups[which])
     at -= int(group_ends[which] - groups.tokens[group])
-    documents = np.cumsum(groups.lengths(group), dtype=np.int64)
-    inside = int(np.searchsorted(documents, at, side="right"))
-    token = at - (int(documents[inside - 1]) if inside else 0)
+    return _origin_in_group(source, group, at)
+
+
+def _origin_in_group(source: SourceRows, group: int, at: int) -> Origin:
+    """The origin of token `at` of a row group."""
+    groups = source.row_groups
+    ends = np.cumsum(groups.lengths(group), dtype=np.int64)
+    inside = int(np.searchsorted(ends, at, side="right"))
+    start = int(ends[inside - 1]) if inside else 0
     tokens = np.empty(groups.tokens[group], np.int32)
     groups.read(group, tokens, None)
     file, row_group = groups.place(group)
+    texts = _texts(source.shards.tokenizer, tokens[start : ends[inside]], at - start)
+    place = (str(source.shards.folder), file.name, row_group, inside)
     origin = groups.provenance(group).slice(inside, 1).to_pylist()[0]
-    return Origin(file.name, row_group, inside, token, int(tokens[at]), **origin)
+    return Origin(*place, at - start, int(tokens[at]), *texts, **origin)
+
+
+def _texts(tokenizer: Tokenizer, tokens: Int32s, at: int) -> tuple[str, str, str]:
+    """The document before a token, the token, and the document after it."""
+    ids = tokens.tolist()
+    before, after = ids[max(0, at - AROUND) : at], ids[at + 1 : at + 1 + AROUND]
+    return tokenizer.decode(before), tokenizer.decode([ids[at]]), tokenizer.decode(after)
 
 
 def _find(
@@ -142,14 +168,16 @@ def _require(flag: str, value: int, most: int) -> None:
 
 
 _WHERE = """\
-Which page a token of a training batch came from:
-  trainer where --shards demo/corpus/shards --seq-len 256 --batch-size 8 --step 40 --row 3 --pos 17
+Which page a token of a training batch came from, and what the filters said of that page:
+  trainer where --run RUN --step 40 --row 3 --pos 17
+  trainer where --manifest demo/corpus/shards --seq-len 256 --batch-size 8 --step 40 --row 3
 
-In which steps and rows of the first 320 steps a page was trained on:
-  trainer where --shards demo/corpus/shards --seq-len 256 --batch-size 8 --steps 320 --url URL
+In which steps and rows a page was trained on:
+  trainer where --run RUN --url URL
+  trainer where --manifest demo/corpus/shards --seq-len 256 --batch-size 8 --url URL --steps 320
 
---run RUN takes the data specification from a run instead, and refuses shards that are not its own.
-Prints a JSON object a line.
+--run RUN takes the data specification from a run, the steps that it has trained and, unless
+--manifest says where they are now, its shards; shards that are not its own are refused.
 """
 
 
@@ -163,50 +191,33 @@ def add_parser(commands: Any) -> None:
     )
     command.set_defaults(run=run)
     add = command.add_argument
-    add("--shards", required=True, type=Path, metavar="DIR", help="folder of shards")
+    add("--manifest", "--shards", nargs="+", default=[], type=Path, metavar="M",
+        help="folders of shards, or their manifest.json")  # fmt: skip
     add("--run", dest="of_run", type=Path, metavar="RUN", help="a run: its data specification")
-    add("--seq-len", type=int, default=256, metavar="T", help="as in the recipe (256)")
+    add("--seq-len", type=int, default=256, metavar="T", help="without --run: as its recipe (256)")
     add("--batch-size", type=int, default=8, metavar="B", help="rows of a global batch (8)")
     add("--packing", choices=["concat", "best_fit"], default="concat", help="(concat)")
     add("--seed", type=int, default=0, metavar="N", help="of the data's order (0)")
     add("--step", type=int, metavar="N", help="step, from 0")
     add("--row", type=int, default=0, metavar="R", help="row of the global batch, from 0 (0)")
     add("--pos", type=int, default=0, metavar="P", help="token of the row, from 0 (0)")
-    add("--steps", type=int, default=0, metavar="N", help="with --url or --id: steps to look at")
     add("--url", metavar="URL", help="page to look for")
     add("--id", dest="document_id", metavar="ID", help="document to look for")
+    add("--steps", type=int, metavar="N",
+        help="with --url or --id: steps to look at (of a run: all it has trained)")  # fmt: skip
+    add("--json", action="store_true", help="print a JSON object a line")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """`trainer where`."""
-    loader = _loader(arguments)
+    loader = where_data.open_loader(arguments)
     if arguments.url is not None or arguments.document_id is not None:
-        if arguments.steps < 1:
-            raise UserError(f"--steps {arguments.steps}: must be at least 1 with --url or --id")
+        steps = where_data.steps_to_look_at(arguments)
         wanted = {"url": arguments.url, "document_id": arguments.document_id}
-        for seen in sorted(rows_with(loader, arguments.steps, **wanted)):
-            print(json.dumps(seen._asdict()))
+        where_page.show_rows(sorted(rows_with(loader, steps, **wanted)), steps, arguments.json)
         return
     if arguments.step is None or arguments.step < 0:
         raise UserError("give --step N (from 0) with --row and --pos, or --url or --id")
     origin = where(loader, arguments.step, arguments.row, arguments.pos)
-    print(json.dumps({"padding": True} if origin is None else asdict(origin)))
-
-
-def _loader(arguments: argparse.Namespace) -> Loader:
-    keys = {"seq_len": "seq_len", "rows": "batch_size", "packing": "packing", "seed": "seed"}
-    values = {key: getattr(arguments, flag) for key, flag in keys.items()}
-    if arguments.of_run is None:
-        return Loader([arguments.shards], check_files=True, **values)
-    from trainer.run_folder import RUN_FILE  # torch takes seconds; --help should not
-
-    path = arguments.of_run / RUN_FILE
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no data specification here: {error!r}") from None
-    spec = data_spec.from_json(written, str(path))
-    values = {key: getattr(spec, key) for key in (*keys, "split", "window_tokens")}
-    loader = Loader([arguments.shards], check_files=True, **values)
-    data_spec.require_same(spec, loader.spec, str(path))
-    return loader
+    said = None if origin is None else verdict.find(origin)
+    where_page.show_origin(arguments, origin, said)
