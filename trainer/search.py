@@ -1,0 +1,156 @@
+"""A search tool for chat: BM25 over passages of documents, all in memory, built at the start.
+
+Documents are those of a corpus root's `canonical`, or of a JSONL file. They are cut into passages
+at line ends; a word is a run of letters and digits, in lower case. A passage's score is the sum,
+over the query's words, of idf · f · (k1 + 1) / (f + k1 · (1 - b + b · length / mean length)), with
+idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic Relevance
+Framework, 2009; k1 and b as in Lucene).
+
+Cost: the start reads all text and keeps it in memory, a query adds up the postings of its words.
+It is for corpora that fit in memory several times over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from schemas import manifest as manifests
+from schemas.errors import UserError
+
+K1, B = 1.2, 0.75
+PASSAGE_WORDS = 100  # a passage ends with the line that reaches so many
+NUM_RESULTS = 3
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some lines of a document, and where it was."""
+
+    text: str
+    url: str | None = None
+
+
+class Search:
+    """An index of passages: for each word, the passages with it and how often."""
+
+    def __init__(self, passages: Iterable[Passage]) -> None:
+        self.passages = list(passages)
+        self._words: dict[str, int] = {}
+        lengths, words = self._read()
+        places = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+        pairs, counts = np.unique(words * max(1, len(lengths)) + places, return_counts=True)
+        found, self._in = np.divmod(pairs, max(1, len(lengths)))
+        self._begin = np.searchsorted(found, np.arange(len(self._words) + 1))
+        long = 1 - B + B * lengths / max(1.0, lengths.mean() if len(lengths) else 1.0)
+        self._weights = counts * (K1 + 1) / (counts + K1 * long[self._in])
+
+    def best(self, query: str, count: int = NUM_RESULTS) -> list[Passage]:
+        """At most `count` passages that share a word with the query, the best first."""
+        scores = np.zeros(len(self.passages))
+        for word in dict.fromkeys(words_of(query)):
+            if (number := self._words.get(word)) is not None:
+                begin, end = self._begin[number], self._begin[number + 1]
+                having = end - begin
+                idf = np.log1p((len(self.passages) - having + 0.5) / (having + 0.5))
+                scores[self._in[begin:end]] += idf * self._weights[begin:end]
+        order = np.argsort(-scores, kind="stable")[:count]
+        return [self.passages[i] for i in order if scores[i] > 0]
+
+    def answer(self, query: str) -> str:
+        """The best passages as the text of a tool's result."""
+        found = self.best(query)
+        if not found:
+            return "Nothing was found."
+        return "\n\n".join(f"{one.url}\n{one.text}" if one.url else one.text for one in found)
+
+    def _read(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Words of each passage: how many, and their numbers one after the other."""
+        known, numbers, lengths = self._words, [], []
+        for passage in self.passages:
+            words = [known.setdefault(word, len(known)) for word in words_of(passage.text)]
+            numbers.append(np.array(words, dtype=np.int64))
+            lengths.append(len(words))
+        joined = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
+        return np.array(lengths, dtype=np.int64), joined
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, as they are compared."""
+    return _WORD.findall(text.lower())
+
+
+def open_search(source: Path) -> Search:
+    """Index a corpus root or a JSONL file of objects with `text` and perhaps `url`."""
+    if (source / "canonical").is_dir():
+        documents = _canonical(source / "canonical")
+    elif source.is_file():
+        documents = _jsonl(source)
+    else:
+        raise UserError(
+            f"--search {source}: neither a corpus root (with canonical/) nor a JSONL file"
+        )
+    search = Search(p for text, url in documents for p in split(text, url))
+    if not search.passages:
+        raise UserError(f"--search {source}: no document with text")
+    return search
+
+
+def split(text: str, url: str | None = None) -> Iterator[Passage]:
+    """Cut a text into passages at line ends; a line of twice as many words is cut at a word."""
+    lines: list[str] = []
+    size = 0
+    for line in _short_lines(text):
+        lines.append(line)
+        size += len(line.split())
+        if size >= PASSAGE_WORDS:
+            yield Passage("\n".join(lines), url)
+            lines, size = [], 0
+    if lines:
+        yield Passage("\n".join(lines), url)
+
+
+def _short_lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 2 * PASSAGE_WORDS:
+            if words:
+                yield line.strip()
+            continue
+        for begin in range(0, len(words), PASSAGE_WORDS):
+            yield " ".join(words[begin : begin + PASSAGE_WORDS])
+
+
+def _canonical(folder: Path) -> Iterator[tuple[str, str | None]]:
+    manifest = manifests.read(folder)
+    if manifest is None:
+        raise UserError(f"{folder}: no manifest here: the dataset is not finished")
+    for path in manifest.paths(folder):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["text", "url"]):
+                for row in batch.to_pylist():
+                    if row["text"]:
+                        yield row["text"], row["url"]
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{number}: not JSON: {error}") from None
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                raise UserError(f"{path}:{number}: no object with a field `text`")
+            url = row.get("url")
+            yield row["text"], url if isinstance(url, str) else None
