@@ -22,6 +22,7 @@ from jobs import (
     train_classifier,
     train_tokenizer,
     whatif,
+    where,
 )
 from jobs import filter as filter_
 from jobs.progress import console
@@ -41,6 +42,7 @@ examples:
   gristmill conversations --input 'chats/*.jsonl' --tokenizer cl100k_base --root out
   gristmill report --root out --html funnel.html
   gristmill explain --root out --url http://example.com/page
+  gristmill where --root out --url http://example.com/page --run model
   gristmill whatif --root out --set gopher_quality.min_words=30
   spark-submit --master yarn jobs/pipeline.py --recipe recipes/fineweb.toml --input ... --root ...
 
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
-    modules = (decontaminate, forget, explain, whatif, conversations)
+    modules = (decontaminate, forget, explain, where, whatif, conversations)
     for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
     return parser

@@ -212,6 +212,15 @@ def _urls_with(root: Path, part: str) -> list[str]:
     return sorted(urls)[:_MOST_URLS]
 
 
+def asked(arguments: argparse.Namespace) -> list[Story]:
+    """The stories of what the flags (`add_page`) name; `UserError` where nothing has it."""
+    root = Path(arguments.root)
+    found = explain(root, _where(arguments), arguments.shards)
+    if not found:
+        raise _not_found(root, arguments)
+    return found
+
+
 def _where(arguments: argparse.Namespace) -> pc.Expression:
     """What the flags say to look for."""
     if arguments.url is not None:
@@ -242,10 +251,8 @@ def to_json(stories: Sequence[Story]) -> str:
     return json.dumps([dataclasses.asdict(one) for one in stories], indent=1)
 
 
-def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
-    """Add the sub-command `explain`."""
-    text = "one page: every gate and rule with its number, duplicates, shard"
-    parser = commands.add_parser("explain", help=text, description=__doc__)
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name a root and a page of it."""
     parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--url", help="the page's URL; every capture of it is told of")
@@ -254,14 +261,18 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     parser.add_argument("--offset", type=int, metavar="N", help="byte offset of the record")
     parser.add_argument("--shards", default="shards", metavar="NAME", help="folder of the shards")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+
+
+def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
+    """Add the sub-command `explain`."""
+    text = "one page: every gate and rule with its number, duplicates, shard"
+    parser = commands.add_parser("explain", help=text, description=__doc__)
+    add_page(parser)
     parser.set_defaults(command=_explain)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    root = Path(arguments.root)
-    stories = explain(root, _where(arguments), arguments.shards)
-    if not stories:
-        raise _not_found(root, arguments)
+    stories = asked(arguments)
     if arguments.json:
         print(to_json(stories))
         return 0

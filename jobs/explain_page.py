@@ -23,7 +23,7 @@ def printed(one: Story, title: str = "") -> RenderableType:
     """All that is known of one capture."""
     heading = one.url or "a record without a URL"
     parts: list[RenderableType] = [_text(f"{title}: {heading}" if title else heading, "bold")]
-    parts += [*_place(one), "", _gate_table(one.gates)]
+    parts += [*place(one), "", _gate_table(one.gates)]
     if one.filters:
         parts += ["", _filter_table(one.filters), *_other_signals(one.filters)]
     return Group(*parts, "", *_ending(one))
@@ -33,13 +33,14 @@ def _text(text: str, style: str = "") -> Text:
     return Text(printable(text), style=style, overflow="fold")
 
 
-def _place(one: Story) -> Iterator[Text]:
-    place = one.place
-    length = place["record_length"]
+def place(one: Story) -> Iterator[Text]:
+    """Where the record lies, and when it was captured."""
+    row = one.place
+    length = row["record_length"]
     size = f", {length:,} bytes" if length is not None else ""
-    yield _text(f"  {place['file_path']}, offset {place['record_offset']:,}{size}")
-    seen = ", ".join(filter(None, (place["date"], place["dump"])))
-    cut = ", cut by the crawler" if place["truncated"] else ""
+    yield _text(f"  {row['file_path']}, offset {row['record_offset']:,}{size}")
+    seen = ", ".join(filter(None, (row["date"], row["dump"])))
+    cut = ", cut by the crawler" if row["truncated"] else ""
     yield _text(f"  {one.id}{', ' if seen else ''}{seen}{cut}")
 
 
@@ -90,7 +91,23 @@ def _value(value: Any) -> str:
 
 
 def _ending(one: Story) -> Iterator[RenderableType]:
-    """Verdict, duplicates, shard, and how the text begins."""
+    """Verdicts, shard, and how the text begins."""
+    yield from verdicts(one)
+    if one.shard:
+        shard = one.shard
+        yield _text(f"shard: {shard['tokens']:,} tokens in {shard['file']} ({shard['split']})")
+    yield from absences(one)
+    if one.text is not None:
+        yield Text("")
+        yield Text("the extracted text begins:", style="dim")
+        yield Padding(
+            Text(printable(one.text, keep="\n"), overflow="fold"), (0, 0, 0, 2), expand=False
+        )
+    yield Text("")
+
+
+def verdicts(one: Story) -> Iterator[Text]:
+    """What gates and filters, dedup, the scrubbing and decontamination came to."""
     if one.rejected_by:
         yield _text(f"rejected by {one.rejected_by}: {one.detail or ''}", "bold red")
     else:
@@ -103,18 +120,12 @@ def _ending(one: Story) -> Iterator[RenderableType]:
         yield _text(
             f"contamination: {verb}; holds '{found['example']}' of {found['set']}", "bold red"
         )
-    if one.shard:
-        shard = one.shard
-        yield _text(f"shard: {shard['tokens']:,} tokens in {shard['file']} ({shard['split']})")
+
+
+def absences(one: Story) -> Iterator[Text]:
+    """The datasets that say nothing, and why."""
     for dataset, reason in one.absent.items():
         yield _text(f"{dataset}: {reason}", "dim")
-    if one.text is not None:
-        yield Text("")
-        yield Text("the extracted text begins:", style="dim")
-        yield Padding(
-            Text(printable(one.text, keep="\n"), overflow="fold"), (0, 0, 0, 2), expand=False
-        )
-    yield Text("")
 
 
 def _scrubbed(kinds: Mapping[str, int]) -> str:
