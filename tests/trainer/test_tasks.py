@@ -1,0 +1,443 @@
+"""Tasks against a loop that reads one token at a time, and against models whose score is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from schemas.errors import UserError
+from schemas.tokenizer import Tokenizer
+from trainer.distributed import Ranks
+from trainer.model import LanguageModel
+from trainer.task_forms import TASKS, Example, Request, read_examples
+from trainer.tasks import Metric, Window, encode_pair, evaluate_task, score, windows
+
+ALONE = Ranks(torch.device("cpu"))
+WORDS = ["the cat", "a mat", "an old red hat", "sat on", "dog", "ran to the mat and sat"]
+
+
+def slow_score(model: LanguageModel, window: Window) -> tuple[float, bool]:
+    """Log-likelihood of a window's last tokens, and whether each is the likeliest, one by one."""
+    nats, greedy = 0.0, True
+    for at in range(len(window.ids) - window.scored, len(window.ids)):
+        with torch.no_grad():
+            logs = model(torch.tensor([window.ids[:at]]))[0, -1].double().log_softmax(-1)
+        nats += float(logs[window.ids[at]])
+        greedy &= int(logs.argmax()) == window.ids[at]
+    return nats, greedy
+
+
+def random_groups(seed: int, boundary: int, context: int = 32) -> list[list[Window]]:
+    """Windows that share nothing, something, all but the last token, or all."""
+    draw, groups, number = random.Random(seed), [], 0
+    for _ in range(draw.randrange(1, 9)):
+        shared = [boundary, *(draw.randrange(256) for _ in range(draw.randrange(context - 1)))]
+        group = []
+        for _ in range(draw.choice([1, 1, 2, 4])):
+            own = [draw.randrange(3) for _ in range(draw.randrange(1, context + 2 - len(shared)))]
+            ids = shared + own
+            group.append(Window(number, ids, draw.randrange(1, len(ids))))
+            number += 1
+        groups.append(group)
+    return groups
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scores_are_those_of_reading_one_token_at_a_time(
+    seed: int, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    groups = random_groups(seed, tokenizer.boundary)
+    made = [window for group in groups for window in group]
+    sizes = [40, 200, 8192]
+    found = score(
+        model, groups, len(made), ALONE, torch.float32, batch_tokens=sizes[seed % len(sizes)]
+    )
+    for window in made:
+        nats, greedy = slow_score(model, window)
+        assert found.nats[window.request] == pytest.approx(nats, rel=1e-5, abs=1e-5)
+        assert found.greedy[window.request] == greedy
+
+
+def test_likeliest_tokens_are_what_greedy_decoding_gives(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    ids = [tokenizer.boundary, 5, 6]
+    for _ in range(6):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    groups = [[Window(0, ids, 6)], [Window(1, [*ids[:-1], ids[-1] ^ 1], 6)]]
+    assert score(model, groups, 2, ALONE, torch.float32).greedy.tolist() == [True, False]
+
+
+@given(
+    prompt=st.integers(1, 60),
+    answer=st.integers(1, 60),
+    context=st.integers(2, 24),
+)
+def test_windows_ask_each_token_of_the_answer_once_and_fit_the_model(
+    prompt: int, answer: int, context: int
+) -> None:
+    ids = list(range(prompt + answer))
+    made = windows(7, ids[:prompt], ids[prompt:], context)
+    assert [i for w in made for i in w.ids[-w.scored :]] == ids[prompt:]
+    for window in made:
+        end = window.ids[-1] + 1
+        assert len(window.ids) <= context + 1
+        assert len(window.ids) > window.scored
+        assert window.ids[0] == 0
+        assert window.ids[1:] == ids[end - len(window.ids) + 1 : end]
+        assert len(window.ids) == min(end, context + 1)
+    if prompt + answer <= context + 1:
+        assert made == [Window(7, ids, answer)]
+
+
+@given(context=st.text(max_size=30), answer=st.text(min_size=1, max_size=30))
+def test_a_pair_is_the_text_of_both_and_the_answer_is_never_empty(
+    context: str, answer: str, tokenizer: Tokenizer
+) -> None:
+    prompt, ids = encode_pair(tokenizer, Request(context, answer))
+    assert prompt[0] == tokenizer.boundary
+    assert [*prompt[1:], *ids] == tokenizer.encode(context + answer)
+    assert ids
+
+
+def test_blanks_between_context_and_answer_are_the_answers(tokenizer: Tokenizer) -> None:
+    expected = encode_pair(tokenizer, Request("Answer:", " cat"))
+    assert encode_pair(tokenizer, Request("Answer: ", "cat")) == expected
+    assert tokenizer.decode(expected[1]) == " cat"
+
+
+class Knowing(nn.Module):
+    """Knows what follows some beginnings and finds everything else equally likely.
+
+    The cache keeps its token ids in the place of keys.
+    """
+
+    def __init__(self, model: LanguageModel, known: dict[tuple[int, ...], int]) -> None:
+        super().__init__()
+        self.config = dataclasses.replace(model.config, max_position_embeddings=64)
+        self.known, self.layers = known, 2
+        self.lm_head = nn.Identity()
+        self.model = self.read
+
+    def read(self, tokens: Tensor, cache: Any) -> Tensor:
+        begun = torch.as_tensor(cache.length).expand(len(tokens), 1)[:, 0].tolist()
+        for layer in range(self.layers):
+            seen, _ = cache.extend(layer, *[tokens[:, None, :, None].float()] * 2)
+        out = torch.zeros(*tokens.shape, self.config.vocab_size)
+        for row, start in enumerate(begun):
+            for at in range(tokens.shape[1]):
+                ids = tuple(seen[row, 0, : start + at + 1, 0].int().tolist())
+                if ids in self.known:
+                    out[row, at, self.known[ids]] = 20
+        return out
+
+
+def make_examples(count: int, answers: int, seed: int = 0) -> list[Example]:
+    draw = random.Random(seed)
+    made = []
+    for i in range(count):
+        texts = draw.sample(WORDS, answers)
+        requests = tuple(Request(f"Question: {seed}{i:03}?\nAnswer:", f" {text}") for text in texts)
+        made.append(Example(requests, draw.randrange(answers)))
+    return made
+
+
+def knowing(
+    model: LanguageModel, tokenizer: Tokenizer, examples: list[Example], right: bool = True
+) -> Any:
+    """A model that knows the right answers, or one wrong answer of each."""
+    known = {}
+    for example in examples:
+        which = example.gold if right else (example.gold + 1) % len(example.requests)
+        prompt, answer = encode_pair(tokenizer, example.requests[which])
+        ids = [*prompt, *answer]
+        known |= {tuple(ids[:at]): ids[at] for at in range(len(prompt), len(ids))}
+    return Knowing(model, known)
+
+
+def scores(
+    task: str, examples: list[Example], model: Any, tokenizer: Tokenizer
+) -> dict[str, Metric]:
+    found = evaluate_task(TASKS[task], examples, model, tokenizer, ALONE, torch.float32)
+    assert (found.task, found.examples) == (task, len(examples))
+    return {metric.name: metric for metric in found.metrics}
+
+
+@pytest.mark.parametrize("task", ["arc_easy", "piqa", "hellaswag"])
+def test_a_model_that_knows_the_answers_gets_them_all(
+    task: str, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    examples = make_examples(40, 4)
+    found = scores(task, examples, knowing(model, tokenizer, examples), tokenizer)
+    assert set(found) == {"acc", "acc_norm"}
+    for metric in found.values():
+        assert metric[1:4] == (1.0, 0.0, 0.25)
+        assert metric.above_chance == pytest.approx(0.75 / math.sqrt(0.25 * 0.75 / 40))
+    wrong = scores(task, examples, knowing(model, tokenizer, examples, right=False), tokenizer)
+    assert wrong["acc"].score == wrong["acc_norm"].score == 0
+
+
+def test_winogrande_is_told_by_what_follows_the_option(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    examples = [
+        Example(tuple(Request(f"The {i} so {name}", " ran") for name in ("dog", "cat")), i % 2)
+        for i in range(20)
+    ]
+    found = scores("winogrande", examples, knowing(model, tokenizer, examples), tokenizer)
+    assert set(found) == {"acc"}
+    assert found["acc"][1:4] == (1.0, 0.0, 0.5)
+
+
+def test_lambada_is_right_where_greedy_decoding_gives_the_word(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    examples = [Example((Request(f"{i} cats sat on the", " mat"),)) for i in range(20)]
+    answer = encode_pair(tokenizer, examples[0].requests[0])[1]
+    found = scores("lambada", examples, knowing(model, tokenizer, examples[:5]), tokenizer)
+    assert found["acc"][1:] == (0.25, math.sqrt(0.25 * 0.75 / 20), 0.0, None)
+    size = tokenizer.padded_vocab_size
+    known = math.log(1 + (size - 1) * math.exp(-20))
+    nats = len(answer) * (5 * known + 15 * math.log(size)) / 20
+    assert found["perplexity"].score == pytest.approx(math.exp(nats), rel=1e-5)
+
+
+def test_a_model_that_knows_nothing_is_near_chance(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    found = scores("arc_easy", make_examples(300, 4), model, tokenizer)
+    for metric in found.values():
+        assert metric.chance == 0.25
+        assert metric.above_chance is not None
+        assert abs(metric.above_chance) < 4
+
+
+def test_chance_is_the_mean_over_examples_of_different_numbers_of_answers(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    examples = make_examples(10, 2) + make_examples(30, 5, seed=1)
+    metric = scores("arc_easy", examples, knowing(model, tokenizer, examples), tokenizer)["acc"]
+    assert metric.chance == pytest.approx((10 / 2 + 30 / 5) / 40)
+    spread = math.sqrt(10 * 0.25 + 30 * 0.16) / 40
+    assert metric.above_chance == pytest.approx((1 - (metric.chance or 0)) / spread)
+
+
+def test_an_answer_is_compared_by_bytes_where_length_is_taken_out(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # each token costs the same: the fewest tokens win
+    requests = tuple(Request("Q:", f" {text}") for text in ("x", "the the the the"))
+    found = scores("arc_easy", [Example(requests, 0)], model, tokenizer)
+    assert (found["acc"].score, found["acc_norm"].score) == (1, 0)
+    short, long = (encode_pair(tokenizer, request)[1] for request in requests)
+    assert len(short) < len(long)
+    assert len(short) / len(b"x") > len(long) / len(b"the the the the")
+
+
+def test_contexts_that_the_model_cannot_read_whole_are_cut_and_counted(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    long = Example((Request("x" * 100, " mat"),))
+    fits = Example((Request("xyz", " mat"),))
+    heard: list[int] = []
+    found = evaluate_task(
+        TASKS["lambada"],
+        [long, fits, long],
+        model,
+        tokenizer,
+        ALONE,
+        torch.float32,
+        done=heard.append,
+    )
+    assert (found.cut, found.examples, sum(heard)) == (2, 3, 3)
+
+
+def test_ranks_share_the_examples_and_find_what_one_finds(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    groups = random_groups(3, tokenizer.boundary) * 3
+    made = [window for group in groups for window in group]
+    sums: list[Tensor] = []
+
+    class Recorded(Ranks):
+        def sum(self, values: Tensor) -> Tensor:
+            sums.append(values.clone())
+            return values
+
+    cpu = torch.device("cpu")
+    for group in (Recorded(cpu), Recorded(cpu, 0, 2), Recorded(cpu, 1, 2)):
+        score(model, groups, len(made), group, torch.float32, batch_tokens=50)
+    torch.testing.assert_close(sums[1] + sums[2], sums[0], rtol=1e-12, atol=0)
+    assert all((part[0] != 0).any() for part in sums)
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+ASKED = "Question: Why?\nAnswer:"
+FORMS = [
+    (
+        "arc_easy",
+        {"query": "Question: Why?", "choices": ["so", "no"], "gold": 1},
+        ASKED,
+        "so no",
+        1,
+    ),
+    (
+        "arc_easy",
+        {
+            "id": "Mercury_1",
+            "question": "Why?",
+            "choices": {"text": ["so", "no"], "label": ["A", "B"]},
+            "answerKey": "B",
+        },
+        ASKED,
+        "so no",
+        1,
+    ),
+    ("piqa", {"query": "Question: Why?\n", "choices": ["so", "no"], "gold": 0}, ASKED, "so no", 0),
+    ("piqa", {"goal": "Why?", "sol1": "so", "sol2": "no", "label": 1}, ASKED, "so no", 1),
+    (
+        "hellaswag",
+        {
+            "ind": 24,
+            "activity_label": "Roof removal",
+            "ctx_a": "A man is on a roof.",
+            "ctx_b": "he",
+            "ctx": "A man is on a roof. he",
+            "endings": ["so", "no", "sits", "[step] stands"],
+            "label": "3",
+        },
+        "Roof removal: A man is on a roof. He",
+        "so no sits  stands",
+        3,
+    ),
+    (
+        "hellaswag",
+        {
+            "activity_label": "Tea",
+            "ctx_a": "[header] How to make tea [title] Boil water.",
+            "ctx_b": "",
+            "endings": ["so", "no"],
+            "label": 0,
+        },
+        "Tea: How to make tea. Boil water.",
+        "so no",
+        0,
+    ),
+    ("hellaswag", {"query": "Tea: He", "choices": ["so", "no"], "gold": 0}, "Tea: He", "so no", 0),
+]
+
+
+@pytest.mark.parametrize(("task", "row", "context", "answers", "gold"), FORMS)
+def test_a_row_becomes_what_the_harness_asks(
+    task: str, row: dict[str, Any], context: str, answers: str, gold: int, tmp_path: Path
+) -> None:
+    (found,) = read_examples(TASKS[task], write(tmp_path / "rows.jsonl", row))
+    expected = tuple(Request(context, f" {answer}") for answer in answers.split(" ", 3))
+    assert found == Example(expected, gold)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "context_options": ["Ann told Eve that Ann", "Ann told Eve that Eve"],
+            "continuation": "won.",
+            "gold": 1,
+        },
+        {
+            "sentence": "Ann told Eve that _ won.",
+            "option1": "Ann",
+            "option2": "Eve",
+            "answer": "2",
+        },
+    ],
+)
+def test_winogrande_asks_what_follows_each_option(row: dict[str, Any], tmp_path: Path) -> None:
+    (found,) = read_examples(TASKS["winogrande"], write(tmp_path / "rows.jsonl", row))
+    contexts = ("Ann told Eve that Ann", "Ann told Eve that Eve")
+    assert found == Example(tuple(Request(context, " won.") for context in contexts), 1)
+
+
+@pytest.mark.parametrize(
+    "row", [{"text": "He sat on the mat"}, {"context": "He sat on the", "continuation": "mat"}]
+)
+def test_lambada_asks_for_the_last_word(row: dict[str, Any], tmp_path: Path) -> None:
+    (found,) = read_examples(TASKS["lambada"], write(tmp_path / "rows.jsonl", row))
+    assert found == Example((Request("He sat on the", " mat"),), 0)
+
+
+GOOD = {"query": "Question: Why?", "choices": ["so", "no"], "gold": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "Why?", "gold": 0}, "not a row of arc_easy: has query, gold; expected query, "),
+        ([], "expected a JSON object, not list"),
+        ({**GOOD, "gold": 2}, "right answer 2: must be a number from 0 to 1"),
+        ({**GOOD, "gold": True}, "right answer True: must be a number from 0 to 1"),
+        ({**GOOD, "gold": ""}, "right answer '': must be a number"),
+        ({**GOOD, "choices": ["so"]}, "must be two texts or more"),
+        ({**GOOD, "choices": ["so", ""]}, "choices: '' must be a text"),
+        ({**GOOD, "query": 3}, "query = 3: must be a text"),
+        ({"question": "Q", "choices": {"text": [], "label": []}, "answerKey": "A"}, "answerKey = "),
+        ({"question": "Q", "choices": [1], "answerKey": "A"}, "choices: must have text and label"),
+    ],
+)
+def test_a_row_that_is_no_example_is_named_by_file_and_line(
+    row: Any, message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD, GOOD, row)
+    with pytest.raises(UserError) as caught:
+        read_examples(TASKS["arc_easy"], path)
+    assert f"{path}:3: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_holds_no_rows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torn.jsonl").write_text('{"query": "Wh\n')
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    for name, message in [("torn", "torn.jsonl:1: not JSON"), ("empty", "empty.jsonl: no rows")]:
+        with pytest.raises(UserError, match=message):
+            read_examples(TASKS["piqa"], tmp_path / f"{name}.jsonl")
+    with pytest.raises(UserError, match=r"missing\.jsonl: cannot be read"):
+        read_examples(TASKS["piqa"], tmp_path / "missing.jsonl")
+
+
+def test_max_examples_reads_the_first_rows_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", GOOD, {**GOOD, "gold": 0}, "never read")
+    assert [e.gold for e in read_examples(TASKS["arc_easy"], path, 2)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "rows", "answers"),
+    [
+        ("arc_easy", "arc_easy", 2376, 4),
+        ("piqa", "piqa", 1838, 2),
+        ("winogrande", "winogrande", 1267, 2),
+        ("lambada", "lambada_openai", 5153, 1),
+    ],
+)
+def test_every_row_of_the_published_sets_is_an_example(
+    task: str, name: str, rows: int, answers: int, shared: Path
+) -> None:
+    found = read_examples(TASKS[task], shared / "corpora" / f"{name}.jsonl")
+    assert len(found) == rows
+    assert {len(example.requests) for example in found} == {answers}
+    assert {example.gold for example in found} == set(range(answers))
+    assert all(r.continuation[0] == " " and r.size for e in found for r in e.requests)
