@@ -187,8 +187,9 @@ class Run:
             "kind": self.state["kind"],
             "parameters": training.model.num_parameters,
             "tokens": tokens,
+            "targets": sum(line["targets"] for line in steps),
             "steps": self.num_steps,
-            "epochs": training.loader.epochs(self.num_steps),
+            "epochs": epochs(training.loader, self.num_steps),
             "dtype": dtype_name(training),
             "device": str(group.device),
             "compile": training.compile_mode,
@@ -207,6 +208,13 @@ class Run:
             "seconds": seconds,
             "sample": next((line["sample"] for line in reversed(log) if "sample" in line), ""),
         }
+
+
+def epochs(loader: Loader, num_steps: int) -> dict[str, float]:
+    """How often the run goes over each folder of shards."""
+    counts = loader.epochs(num_steps)
+    names = (str(source.shards.folder) for source in loader.sources)
+    return dict(zip(names, counts, strict=True))
 
 
 def tokens_a_step(training: Training) -> int:

@@ -54,10 +54,12 @@ class Training:
 class Step:
     """What one step measured: loss in nats a target, gradient norm before clipping.
 
-    `skipped`: one of them was not finite, and the weights were left alone.
+    `skipped`: one of them was not finite, and the weights were left alone. `targets` are those of
+    the global batch.
     """
 
     loss: float
+    targets: int
     grad_norm: float
     learning_rate: float
     seconds: float
@@ -111,8 +113,8 @@ def pieces(training: Training, batch: Batch, size: int = 0) -> Iterator[Piece]:
         yield Piece(parts[0], parts[1], *(parts[2:] or (None, None)))
 
 
-def gradients(training: Training, batch: Batch) -> float:
-    """Add up the gradients of this rank's rows; returns the global batch's loss a target."""
+def gradients(training: Training, batch: Batch) -> tuple[float, int]:
+    """Add up the gradients of this rank's rows; returns the global batch's loss and targets."""
     group = training.ranks
     own_targets = int((batch.targets != IGNORED).sum())
     num_targets = int(group.sum(torch.tensor(own_targets, device=group.device)))
@@ -124,7 +126,7 @@ def gradients(training: Training, batch: Batch) -> float:
             # DDP divides by the ranks; the sum is wanted
             torch.autograd.backward(loss * (group.world_size / num_targets))
         total += loss.detach()
-    return float(group.sum(total) / num_targets)
+    return float(group.sum(total) / num_targets), num_targets
 
 
 def row_losses(training: Training, model: nn.Module, piece: Piece) -> Tensor:
@@ -140,15 +142,16 @@ def train_step(training: Training, batch: Batch, step: int) -> Step:
     recipe = training.recipe
     factor = learning_rate_factor(recipe.schedule, step, recipe.run.num_steps)
     training.optimizer.set_learning_rate_factor(factor)
-    loss = gradients(training, batch)
+    loss, targets = gradients(training, batch)
     limit = recipe.optimizer.max_grad_norm or math.inf
     norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
     finite = math.isfinite(loss) and math.isfinite(norm)
     if finite:
         training.optimizer.step()
     training.optimizer.zero_grad()
+    learning_rate = recipe.optimizer.learning_rate * factor
     seconds = time.perf_counter() - start
-    return Step(loss, norm, recipe.optimizer.learning_rate * factor, seconds, not finite)
+    return Step(loss, targets, norm, learning_rate, seconds, skipped=not finite)
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ from rich.console import Console
 from trainer import run_folder
 from trainer.distributed import ranks
 from trainer.durable import read_json
-from trainer.loop import dtype_name, tokens_a_step
+from trainer.loop import dtype_name, epochs, tokens_a_step
 from trainer.optimizer import muon_warning
 from trainer.progress import say, show_plan, show_report
-from trainer.request import Request, cut_conversations, folders, open_data
+from trainer.request import Request, cut_conversations, open_data
 from trainer.start import prepare_training, start
 from trainer.step import Training, gradients
 from trainer.weights import first_weights
@@ -47,22 +47,21 @@ def plan(request: Request, console: Console) -> None:
         batch = loader.batch(weights.step, training.rows)
         gradients(training, batch)  # warms up
         start_time = time.perf_counter()
-        loss = gradients(training, batch)
+        loss, _ = gradients(training, batch)
         speed = tokens_a_step(training) / (time.perf_counter() - start_time)
         if group.is_first:
-            show_plan(console, _planned(request, training, loss, speed))
+            show_plan(console, _planned(training, loss, speed))
             warning = muon_warning(request.recipe.optimizer, tokens_a_step(training))
             for text in [*cut_conversations(request), *([warning] if warning else [])]:
                 say(console, f"warning: {text}")
 
 
-def _planned(request: Request, training: Training, loss: float, speed: float) -> dict[str, Any]:
+def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
     """The numbers of a dry run."""
     loader, steps = training.loader, training.recipe.run.num_steps
     tokenizer = loader.shards.tokenizer
     counted = [source.shards.manifest.extra["tokens"] for source in loader.sources]
     tokens = steps * tokens_a_step(training)
-    epochs = loader.epochs(steps)
     return {
         "parameters": training.model.num_parameters,
         "tokenizer": tokenizer.name,
@@ -72,7 +71,7 @@ def _planned(request: Request, training: Training, loss: float, speed: float) ->
         "tokens": tokens,
         "steps": steps,
         "packing": loader.spec.packing,
-        "epochs": {str(f): e for f, e in zip(folders(request), epochs, strict=True)},
+        "epochs": epochs(loader, steps),
         "dtype": dtype_name(training),
         "compile": training.compile_mode,
         "optimizer": training.optimizer.implementation,

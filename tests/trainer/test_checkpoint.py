@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,16 +14,19 @@ from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
 from trainer import checkpoint
+from trainer.durable import sha256
 from trainer.model import LanguageModel
 
 CPU = torch.device("cpu")
 FILES = ["model.safetensors", "config.json", "tokenizer.gristmill.json", "state.json"]
+OPTIMIZER = {"model.norm.weight.step": torch.tensor(7.0)}
 
 
 @pytest.fixture
 def run(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
     """A run with one checkpoint."""
-    checkpoint.save(tmp_path / "run", 7, model, tokenizer, {"settings": {"a": 1}})
+    state = {"settings": {"a": 1}}
+    checkpoint.save(tmp_path / "run", 7, model, tokenizer, state, OPTIMIZER)
     return tmp_path / "run"
 
 
@@ -92,7 +98,7 @@ def test_the_tokenizer_of_another_model_is_refused(run: Path) -> None:
     data = (folder / "tokenizer.gristmill.json").read_bytes()
     state["files"]["tokenizer.gristmill.json"] = {
         "bytes": len(data),
-        "sha256": checkpoint._sha256(folder / "tokenizer.gristmill.json"),
+        "sha256": sha256(folder / "tokenizer.gristmill.json"),
     }
     (folder / "state.json").write_text(json.dumps(state))
     message = refusal(folder)
@@ -100,7 +106,7 @@ def test_the_tokenizer_of_another_model_is_refused(run: Path) -> None:
     assert "the model was trained with" in message
 
 
-@pytest.mark.parametrize("step", ["_fill", "_flush", "_sha256"])
+@pytest.mark.parametrize("step", ["_fill", "flush", "sha256", "point"])
 def test_a_save_that_dies_leaves_the_checkpoint_before_it(
     run: Path,
     model: LanguageModel,
@@ -128,7 +134,7 @@ def test_a_config_without_a_key_names_it(run: Path) -> None:
 
 def test_nothing_is_pickled(run: Path) -> None:
     names = {path.name for path in (run / "step-000007").iterdir()}
-    assert names == set(FILES)
+    assert names == {*FILES, checkpoint.OPTIMIZER_FILE}
     header = (run / "step-000007" / "model.safetensors").read_bytes()[8:9]
     assert header == b"{"
 
@@ -138,7 +144,8 @@ def test_a_folder_that_latest_may_name_is_never_replaced(
 ) -> None:
     old = run / "step-000007"
     before = old.stat().st_ino
-    assert checkpoint.save(run, 7, model, tokenizer, {"settings": {"a": 1}}) == old
+    state = {"settings": {"a": 1}}
+    assert checkpoint.save(run, 7, model, tokenizer, state, OPTIMIZER) == old
     assert old.stat().st_ino == before
     other = checkpoint.save(run, 7, model, tokenizer, {"settings": {"a": 2}})
     assert other.name == "step-000007-again"
@@ -170,3 +177,44 @@ def test_transformers_opens_a_checkpoint_and_has_its_logits(
     tokens = torch.tensor([[tokenizer.boundary, 4, 5, 200, 6, 6, 9, 31]])
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens).logits, ours(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["torn", "altered", "gone"])
+def test_an_optimizer_state_that_is_not_whole_is_named(run: Path, damage: str) -> None:
+    folder, state = checkpoint.find(run)
+    assert checkpoint.load_optimizer(folder, state) == OPTIMIZER
+    path = folder / checkpoint.OPTIMIZER_FILE
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-1] if damage == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=checkpoint.OPTIMIZER_FILE):
+        checkpoint.load_optimizer(folder, state)
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused(run: Path) -> None:
+    path = run / "step-000007" / "state.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    assert f"{path}: checkpoint of format 3, this version reads format 2" in refusal(
+        run / "step-000007"
+    )
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_saved_is_untouched(
+    run: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    """A limit on a file's size stands in for the disk; in a child, since it can't be lifted."""
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            checkpoint.save(run, 8, model, tokenizer, {})
+        except UserError as error:
+            said = f"{run}: checkpoint of step 8 could not be written"
+            os._exit(0 if str(error).startswith(said) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before

@@ -7,14 +7,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from trainer import checkpoint
+from trainer import checkpoint, step
 from trainer.cli import main, parser, wait_without_spinning
+from trainer.loader import Loader
+from trainer.loop import Run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -98,7 +101,7 @@ def test_a_run_that_was_killed_starts_again_and_ends_alike(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint._flush", die)
+        patch.setattr("trainer.checkpoint.flush", die)
         assert main(arguments) == 130
     assert not (tmp_path / "run" / "report.json").exists()
     assert main(arguments) == 0
@@ -165,22 +168,26 @@ def test_a_dry_run_writes_nothing(arguments: list[str], tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
+def in_two_processes(arguments: list[str]) -> None:
+    flags = ["--standalone", "--nproc-per-node", "2", "-m", "trainer"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *flags, *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_processes_have_the_losses_of_one(
     arguments: list[str], recipe_file: Path, tmp_path: Path
 ) -> None:
     pieces = "[run]\ndevice_batch_size = 1\neval_every = 4"
     recipe_file.write_text(recipe_file.read_text().replace("[run]", pieces))
     assert main(arguments) == 0
-    flags = ["--standalone", "--nproc-per-node", "2", "-m", "trainer"]
-    two = [*arguments[:-4], "--out", str(tmp_path / "two"), "--device", "cpu"]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *flags, *two],
-        check=True,
-        cwd=PROJECT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )
+    in_two_processes([*arguments[:-4], "--out", str(tmp_path / "two"), "--device", "cpu"])
     one, other = log_of(tmp_path / "run"), log_of(tmp_path / "two")
     assert len(one) == len(other) == 8 + 3 + 1
     for a, b in zip(one, other, strict=True):
@@ -188,6 +195,129 @@ def test_two_processes_have_the_losses_of_one(
             assert b.get(name) == pytest.approx(a.get(name), abs=1e-6)
     report = json.loads((tmp_path / "two" / "report.json").read_text())
     assert report["processes"] == 2
+
+
+def test_uneven_masks_and_another_number_of_processes_on_resume_change_rounding_alone(
+    arguments: list[str],
+    recipe_file: Path,
+    tmp_path: Path,
+    write_corpus: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fine-tuning by one process, against one, then two, then one of them."""
+    assert main(arguments) == 0
+    text = recipe_file.read_text().replace("[run]", "[run]\ncheckpoint_every = 2")
+    sft_file = tmp_path / "sft.toml"
+    sft_file.write_text(text[text.index("[data]") :])
+    chats = write_corpus(tmp_path / "chats", 60, 3, "conversations")
+    flags = ["--recipe", sft_file, "--shards", chats, "--init-from", tmp_path / "run"]
+    sft = ["sft", *map(str, flags), "--device", "cpu", "--out"]
+    assert main([*sft, str(tmp_path / "one")]) == 0
+
+    def stop_after(step: int) -> None:
+        original = Run.save
+
+        def save(run: Run, saved: int) -> None:
+            original(run, saved)
+            if saved == step:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "save", save)
+            assert main([*sft, str(tmp_path / "across"), "--resume"]) == 130
+
+    stop_after(2)
+    log = tmp_path / "across" / "log.jsonl"
+    in_two_processes([*sft, str(tmp_path / "across"), "--resume"])
+    assert len(log.read_text().splitlines()) == 8 + 2 + 1
+    one, other = log_of(tmp_path / "one"), log_of(tmp_path / "across")
+    for a, b in zip(one, other, strict=True):
+        for name in ("loss", "grad_norm", "validation_loss"):
+            assert b.get(name) == pytest.approx(a.get(name), abs=1e-6)
+
+
+def test_sources_are_mixed_by_weight_and_their_epochs_reported(
+    recipe_file: Path, tmp_path: Path, write_corpus: Callable[..., Path], capsys: Capture
+) -> None:
+    folders = [write_corpus(tmp_path / name, 60, seed) for seed, name in enumerate("ab")]
+    sources = "".join(
+        f'[[data.sources]]\nshards = "{folder}"\nweight = {weight}\nmax_epochs = 40\n'
+        for folder, weight in zip(folders, (3.0, 1.0), strict=True)
+    )
+    recipe_file.write_text(recipe_file.read_text() + sources)
+    command = ["pretrain", "--recipe", str(recipe_file), "--out", str(tmp_path / "run")]
+    assert main([*command, "--device", "cpu"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    loaders = [Loader([folder], seq_len=32, rows=1) for folder in folders]
+    expected = [24 / loaders[0].num_rows(), 8 / loaders[1].num_rows()]
+    assert list(report["epochs"].values()) == pytest.approx(expected)
+    assert list(report["epochs"]) == [str(folder) for folder in folders]
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert described["folders"] == [str(folder) for folder in folders]
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "long"), "--steps", "9999"]) == 2
+    assert "max_epochs = 40: the run takes" in capsys.readouterr().err
+    assert main([*command, "--shards", str(folders[0]), "--dry-run"]) == 2
+    assert "both of --shards DIR and [[data.sources]]" in capsys.readouterr().err
+
+
+def test_lost_steps_are_skipped_with_shard_and_row_and_too_many_end_the_run(
+    arguments: list[str], recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    """Row 2 of steps 3 and 4, and of all from 6 on, has a loss of infinity."""
+    original = step.row_losses
+
+    def row_losses(training: Any, model: Any, piece: Any) -> torch.Tensor:
+        losses = original(training, model, piece)
+        lost = {tuple(training.loader.batch(n).inputs[2].tolist()) for n in (2, 3, 5, 6, 7)}
+        rows = [tuple(row) in lost for row in piece.inputs.tolist()]
+        return losses + torch.where(torch.tensor(rows), torch.inf, 0.0)
+
+    monkeypatch.setattr(step, "row_losses", row_losses)
+    recipe_file.write_text(recipe_file.read_text().replace("[run]", "[run]\nmax_skipped_steps = 2"))
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    named = r"row 2 \((train-\d+\.parquet), document ([\w-]+)\)"
+    assert (
+        len(re.findall(rf"step \d: loss inf, .* weights untouched; {named}$", said.out, re.M)) == 4
+    )
+    assert re.search(rf"step 8: .*{named}: 3 such steps in a row .*lower optimizer", said.err)
+    log = {line["step"]: line for line in log_of(tmp_path / "run") if "loss" in line}
+    assert [n for n, line in log.items() if line["skipped"]] == [3, 4, 6, 7, 8]
+    assert log[3]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--init-from", "nowhere"], "nowhere: no checkpoint here"),
+        (["--from-hf", "nowhere"], "nowhere/config.json: torn or missing"),
+        (["--extend", "RUN"], "cannot be extended to run.num_steps = 8"),
+    ],
+)
+def test_weights_that_cannot_be_taken_are_one_sentence(
+    arguments: list[str], change: list[str], said: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    flags = [str(tmp_path / "run") if flag == "RUN" else flag for flag in change]
+    assert main([*arguments[:-4], *flags, "--out", str(tmp_path / "other")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_documents_are_no_conversations(
+    arguments: list[str], recipe_file: Path, shards_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    text = recipe_file.read_text()
+    recipe_file.write_text(text[text.index("[data]") :])
+    flags = ["--recipe", recipe_file, "--shards", shards_folder, "--out", tmp_path / "sft"]
+    assert main(["sft", *map(str, flags), "--init-from", str(tmp_path / "run")]) == 2
+    assert "holds documents, no conversations" in capsys.readouterr().err
+    assert main(["sft", *map(str, flags)]) == 2
+    assert "give --init-from RUN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -253,13 +383,17 @@ def flags_of_all_commands() -> list[str]:
     return sorted({o for action in actions for o in action.option_strings if o.startswith("--")})
 
 
+PAGES = ("training", "loader", "tracing", "evaluation", "chat", "export")
+
+
 @pytest.mark.parametrize("flag", flags_of_all_commands())
 def test_every_flag_is_in_the_documentation(flag: str) -> None:
-    text = (PROJECT / "docs" / "training.md").read_text(encoding="utf-8")
+    pages = [(PROJECT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES]
+    text = "".join(pages)
     assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text)
 
 
-@pytest.mark.parametrize("command", ["pretrain", "sample"])
+@pytest.mark.parametrize("command", ["pretrain", "sft", "sample"])
 def test_help_teaches_with_examples(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
