@@ -28,6 +28,7 @@ from trainer.precision import autocast
 from trainer.task_forms import Example, Request, Task
 
 BATCH_TOKENS = 8192  # places of a batch, padding included
+LOGITS = 1 << 25  # numbers at once: 128 MiB in fp32
 
 
 class Window(NamedTuple):
@@ -176,14 +177,25 @@ def _score(
 ) -> None:
     """Add to each request's nats, and to its tokens that are not the likeliest."""
     made = [window for group in batch for window in group.windows]
-    with autocast(ranks.device, dtype):
-        logs = model.lm_head(_hidden(model, batch, ranks.device)).float().log_softmax(-1)
     targets = torch.tensor([i for w in made for i in w.ids[-w.scored :]], device=ranks.device)
-    found = logs.gather(1, targets[:, None])[:, 0].double().cpu().numpy()
-    missed = (logs.argmax(-1) != targets).cpu().numpy()
     requests = np.repeat([w.request for w in made], [w.scored for w in made])
+    with autocast(ranks.device, dtype):
+        hidden = _hidden(model, batch, ranks.device)
+        size = max(1, LOGITS // model.config.vocab_size)
+        parts = [
+            _of_targets(model.lm_head(some), own)
+            for some, own in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+        ]
+    found, missed = (torch.cat(each).double().cpu().numpy() for each in zip(*parts, strict=True))
     np.add.at(sums[0], requests, found)
     np.add.at(sums[1], requests, missed)
+
+
+def _of_targets(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of each target (N) by its logits (N x V), and whether another is likelier."""
+    wide = logits.float()
+    found = wide.gather(1, targets[:, None])[:, 0] - wide.logsumexp(-1)
+    return found, wide.argmax(-1) != targets
 
 
 def _hidden(model: LanguageModel, batch: list[_Group], device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
+from trainer import tasks
 from trainer.distributed import Ranks
 from trainer.model import LanguageModel
 from trainer.task_forms import TASKS, Example, Request, read_examples
@@ -54,8 +55,10 @@ def random_groups(seed: int, boundary: int, context: int = 32) -> list[list[Wind
 
 @pytest.mark.parametrize("seed", range(12))
 def test_scores_are_those_of_reading_one_token_at_a_time(
-    seed: int, model: LanguageModel, tokenizer: Tokenizer
+    seed: int, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if seed % 2:
+        monkeypatch.setattr(tasks, "LOGITS", 1000)  # three places at once
     groups = random_groups(seed, tokenizer.boundary)
     made = [window for group in groups for window in group]
     sizes = [40, 200, 8192]
