@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import UserError
-from trainer import chat_command, sample_command, train_command, where
+from trainer import (
+    chat_command,
+    eval_command,
+    export_command,
+    sample_command,
+    show_batch,
+    train_command,
+    where,
+)
 from trainer.signals import Stopped
 
 _ABOUT = """\
@@ -60,5 +68,8 @@ def parser() -> argparse.ArgumentParser:
     train_command.add_parsers(commands)
     sample_command.add_parser(commands)
     chat_command.add_parser(commands)
+    eval_command.add_parser(commands)
+    show_batch.add_parser(commands)
     where.add_parser(commands)
+    export_command.add_parser(commands)
     return top

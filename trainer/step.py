@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainer.compiled import RowLosses, compile_model
 from trainer.distributed import Ranks
-from trainer.evaluate import token_losses
 from trainer.loader import IGNORED, Batch, Loader, rank_rows
 from trainer.model import LanguageModel
 from trainer.optimizer import ModelOptimizer, build_optimizer
@@ -35,8 +35,8 @@ from trainer.settings import Recipe
 class Training:
     """Everything a step needs.
 
-    `forward` is `model`, compiled where that pays, with gradients averaged over the ranks;
-    `rows` are this rank's of every global batch.
+    `losses` is `model` with its loss, `forward` the same, compiled where that pays, with gradients
+    averaged over the ranks; `rows` are this rank's of every global batch.
     """
 
     recipe: Recipe
@@ -44,6 +44,7 @@ class Training:
     ranks: Ranks
     dtype: torch.dtype
     model: LanguageModel
+    losses: RowLosses
     forward: nn.Module
     compile_mode: str
     optimizer: ModelOptimizer
@@ -88,13 +89,16 @@ def prepare(
     rows = rank_rows(
         recipe.data.batch_size, group.rank, group.world_size, recipe.run.device_batch_size
     )
-    compiled, mode = model, "eager"
+    num_tokens = recipe.run.num_steps * recipe.data.batch_size * recipe.data.seq_len
+    losses = RowLosses(model)
+    compiled, mode = compile_model(recipe.run.compile, losses, num_tokens, group.device)
     return Training(
         recipe=recipe,
         loader=loader,
         ranks=group,
         dtype=dtype or choose_dtype(recipe.run.dtype, group),
         model=model,
+        losses=losses,
         forward=group.wrap(compiled),
         compile_mode=mode,
         optimizer=build_optimizer(model, recipe.optimizer),
@@ -129,11 +133,10 @@ def gradients(training: Training, batch: Batch) -> tuple[float, int]:
     return float(group.sum(total) / num_targets), num_targets
 
 
-def row_losses(training: Training, model: nn.Module, piece: Piece) -> Tensor:
+def row_losses(training: Training, losses: nn.Module, piece: Piece) -> Tensor:
     """Sum of the losses of each row's targets in nats, B."""
     with autocast(training.ranks.device, training.dtype):
-        logits = model(piece.inputs, documents=piece.documents, positions=piece.positions)
-    return token_losses(logits, piece.targets).sum(1)
+        return losses(*piece)  # type: ignore[no-any-return]
 
 
 def train_step(training: Training, batch: Batch, step: int) -> Step:
@@ -159,7 +162,7 @@ def rows_not_finite(training: Training, batch: Batch) -> list[int]:
     """Rows of the global batch whose own loss is not finite; all ranks must call it."""
     found = torch.zeros(training.recipe.data.batch_size, device=training.ranks.device)
     for i, piece in enumerate(pieces(training, batch, size=1)):
-        loss = row_losses(training, training.model, piece)
+        loss = row_losses(training, training.losses, piece)
         found[training.rows.start + i] = float(not torch.isfinite(loss))
     return torch.nonzero(training.ranks.sum(found)).flatten().tolist()
 
