@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import math
 import re
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+SMOOTHED_STEPS = 10  # over which the loss that is shown forgets
+_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class Smoothed:
+    """A running mean that forgets: after `steps` values an old one counts 1/e of a new one.
+
+    The first values are not drawn to 0 (the correction of Adam, arXiv 1412.6980, section 3).
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.keep, self.total, self.weight = math.exp(-1 / steps), 0.0, 0.0
+
+    def add(self, value: float) -> float:
+        """The mean with `value`; one that is not finite changes nothing. NaN before the first."""
+        if math.isfinite(value):
+            self.total = self.keep * self.total + (1 - self.keep) * value
+            self.weight = self.keep * self.weight + (1 - self.keep)
+        return self.total / self.weight if self.weight else math.nan
+
+
 class Reporter:
-    """Shows steps and notes; a context manager, so that the bar is taken down on any end."""
+    """Shows steps and notes; a context manager, so that the bar is taken down on any end.
+
+    On a terminal a bar, elsewhere a line for the first step, the last, and every `log_every`.
+    """
 
     def __init__(self, console: Console, num_steps: int, log_every: int) -> None:
         self.console, self.num_steps, self.log_every = console, num_steps, log_every
+        self._loss, self._wait, self._begun = (
+            Smoothed(SMOOTHED_STEPS),
+            Smoothed(SMOOTHED_STEPS),
+            False,
+        )
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
-            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("steps", total=num_steps, loss="-", speed="-")
+        self._task = self._bar.add_task("steps", total=num_steps, said="")
 
     def __enter__(self) -> Reporter:
         self._bar.start()
@@ -42,14 +69,31 @@ class Reporter:
     ) -> None:
         self._bar.stop()
 
-    def step(self, step: int, loss: float, tokens_per_second: float, seconds_left: float) -> None:
-        """`step` steps are done, the last with `loss`."""
-        speed = f"{tokens_per_second:,.0f}"
+    def step(
+        self,
+        step: int,
+        loss: float,
+        tokens_per_second: float,
+        seconds_left: float,
+        data_wait: float | None = None,
+        mfu: float | None = None,
+    ) -> None:
+        """`step` steps are done, the last with `loss`; it is shown smoothed.
+
+        `data_wait` is the part of the step's time that it waited for its batch, `mfu` the model
+        FLOPs utilization, both 0 to 1; what is None is left out.
+        """
+        parts = [f"loss {self._loss.add(loss):.3f}", f"{tokens_per_second:,.0f} tokens/s"]
+        if mfu is not None:
+            parts.append(f"MFU {mfu:.0%}")
+        if data_wait is not None:
+            parts.append(f"data wait {self._wait.add(data_wait):.1%}")
+        said = "  ".join([*parts, f"{duration(seconds_left)} left"])
         if self.console.is_terminal:
-            self._bar.update(self._task, completed=step, loss=f"{loss:.3f}", speed=speed)
-        elif step % self.log_every == 0 or step in (1, self.num_steps):
-            done = f"step {step}/{self.num_steps}  loss {loss:.3f}"
-            self.note(f"{done}  {speed} tokens/s  {seconds_left:.0f} s left")
+            self._bar.update(self._task, completed=step, said=said)
+        elif step % self.log_every == 0 or step == self.num_steps or not self._begun:
+            self.note(f"step {step}/{self.num_steps}  {said}")
+        self._begun = True
 
     def note(self, text: str) -> None:
         """One line of plain text."""
@@ -66,46 +110,84 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def duration(seconds: float) -> str:
+    """`0.4 s`, `45 s`, `12 min 5 s`, `3 h 20 min`, `2 d 3 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, next_unit, next_size in _UNITS:
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // next_size} {next_unit}"
+    return f"{whole} s"
+
+
 def show_report(console: Console, report: dict[str, Any]) -> None:
     """The table and the sample at the end of a run."""
     r = report
     before, after = r["validation_bits_per_byte_first"], r["validation_bits_per_byte"]
-    validation = f"{r['validation_loss_first']:.3f} → {r['validation_loss_last']:.3f}"
-    _table(
-        console,
-        "Trained",
-        {
-            "parameters": f"{r['parameters']:,}",
-            "tokens": f"{r['tokens']:,} in {r['steps']:,} steps",
-            "dtype": f"{r['dtype']} on {r['device']}, processes: {r['processes']}",
-            "training loss": f"{r['train_loss_first']:.3f} → {r['train_loss_last']:.3f}",
-            "validation loss": f"{validation} nats a token",
-            "bits per byte": f"{before:.3f} → {after:.3f}",
-            "time": f"{r['seconds']:.1f} s",
-            "speed": f"{r['tokens_per_second']:,.0f} tokens/s",
-        },
-    )
+    validation = f"{_shown(r['validation_loss_first'])} → {_shown(r['validation_loss_last'])}"
+    rows = {
+        "parameters": f"{r['parameters']:,}",
+        "tokens": f"{r['tokens']:,} in {r['steps']:,} steps",
+        "dtype": _engine(r),
+        "training loss": f"{_shown(r['train_loss_first'])} → {_shown(r['train_loss_last'])}",
+        "validation loss": f"{validation} nats a token",
+        "bits per byte": f"{_shown(before)} → {_shown(after)}",
+        "time": duration(r["seconds"]),
+        "speed": f"{r['tokens_per_second']:,.0f} tokens/s",
+    }
+    if r.get("mfu") is not None:
+        rows["speed"] += f", MFU {r['mfu']:.0%}"
+    if "data_wait" in r:
+        rows["data wait"] = f"{r['data_wait']:.1%} of the time"
+    if r.get("skipped_steps"):
+        rows["skipped"] = f"{r['skipped_steps']:,} steps whose loss or gradient was not finite"
+    _table(console, "Trained", rows)
     say(console, f"What it writes:\n{r['sample']}")
 
 
 def show_plan(console: Console, planned: dict[str, Any]) -> None:
-    """The table of a dry run."""
+    """The table of a dry run; `memory` is a `trainer.memory.Memory` as a dict."""
     p = planned
     held_out = f"{p['validation_tokens']:,} held out"
-    _table(
-        console,
-        "Dry run: nothing was written",
-        {
-            "parameters": f"{p['parameters']:,}",
-            "vocabulary": f"{p['padded_vocab_size']:,} ({p['tokenizer']})",
-            "tokens there are": f"{p['train_tokens']:,} to train on, {held_out}",
-            "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps",
-            "epochs": f"{p['epochs']:.2f}",
-            "dtype": f"{p['dtype']} on {p['device']}, processes: {p['processes']}",
-            "loss of the first batch": f"{p['loss']:.3f}",
-            "about": f"{p['seconds']:,.0f} s at {p['tokens_per_second']:,.0f} tokens/s",
-        },
-    )
+    epochs: dict[str, float] = p["epochs"]
+    named = [f"{folder}: {count:.2f}" for folder, count in epochs.items()]
+    rows = {
+        "parameters": f"{p['parameters']:,}",
+        "vocabulary": f"{p['padded_vocab_size']:,} ({p['tokenizer']})",
+        "tokens there are": f"{p['train_tokens']:,} to train on, {held_out}",
+        "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps, packing {p['packing']}",
+        "epochs": "\n".join(named) if len(named) > 1 else f"{sum(epochs.values()):.2f}",
+        "dtype": _engine(p),
+    }
+    if "memory" in p:
+        rows["memory"] = _memory(p["memory"])
+    speed = f"{p['tokens_per_second']:,.0f} tokens/s"
+    if p.get("mfu") is not None:
+        speed += f", MFU {p['mfu']:.0%}"
+    rows["loss of the first batch"] = _shown(p["loss"])
+    rows["about"] = f"{duration(p['seconds'])} at {speed}"
+    _table(console, "Dry run: nothing was written", rows)
+
+
+def _engine(r: dict[str, Any]) -> str:
+    said = f"{r['dtype']} on {r['device']}, {r['compile']}, processes: {r['processes']}"
+    return f"{said}\n{r['optimizer']}"
+
+
+def _memory(parts: dict[str, int]) -> str:
+    named = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+    return f"about {_size(sum(parts.values()))} a process: {named}"
+
+
+def _size(count: int) -> str:
+    """Bytes in MB or GB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
+def _shown(value: float | None) -> str:
+    """A loss, or what stands for one in JSON that is no number."""
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def _table(console: Console, title: str, rows: dict[str, str]) -> None:
