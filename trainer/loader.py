@@ -8,6 +8,7 @@ that their rows need. `batches` prepares the next ones in one thread, while the 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -19,12 +20,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from schemas.errors import UserError
 from trainer.data import Shards, open_shards
 from trainer.data_spec import DataSpec, Source
 from trainer.mixture import Mixture
-from trainer.packing import BEGINS, PADS, Int32s, Int64s, Packing, ranges
+from trainer.packing import Int32s, Int64s, Packing, ranges
 from trainer.windows import Gathered, SourceRows
 
 IGNORED = -100  # a target that does not count, cross_entropy's default
@@ -44,12 +46,13 @@ class Batch:
     inputs: Int64s
     targets: Int64s
     _lengths: Int32s  # of each segment of the rows, T + 1 a row
-    _counts: Int64s  # segments of each row
+    _row_ends: Int64s  # segments up to each row's end
 
     @property
     def document_ids(self) -> Int64s:
         """B x T: equal within a row where tokens are of one document; padding is one too."""
-        numbers = ranges(np.zeros_like(self._counts), self._counts)
+        counts = np.diff(self._row_ends, prepend=0)
+        numbers = ranges(np.zeros_like(counts), counts)
         return self._each(np.repeat(numbers, self._lengths))
 
     @property
@@ -132,13 +135,14 @@ class Loader:
         assert step >= 0, step
         rows = range(self.spec.rows) if rows is None else rows
         first = step * self.spec.rows + rows.start
+        if len(self.sources) == 1:
+            return _batch(step, self.sources[0].gather(range(first, first + len(rows))))
         parts, places = [], []
         for number, source in enumerate(self.sources):
             own = self.mixture.rows_of(number, first, first + len(rows))
             parts += source.gather(own)
-            places.append(self.mixture.places(number, own) - first)
-        order = np.argsort(np.concatenate(places)) if len(self.sources) > 1 else None
-        return _assemble(step, parts, self.spec.seq_len + 1, order)
+            places.append(self.mixture.places(number, own))
+        return _in_order(_batch(step, parts), np.argsort(np.concatenate(places)))
 
     def num_rows(self, epoch: int = 0) -> int:
         """Rows of an epoch of the only source; `batch(0, range(a, b))` gives some of the first."""
@@ -213,47 +217,39 @@ def _again(arguments: dict[str, Any]) -> Loader:
     return Loader(**arguments)
 
 
-def _assemble(step: int, parts: list[Gathered], width: int, order: Int64s | None) -> Batch:
-    """A batch of rows of `width` tokens; `order` is where the rows go, None: as they come."""
-    dead = [_dead(part, width) for part in parts if part.packing == "best_fit"]
+def _batch(step: int, parts: list[Gathered]) -> Batch:
+    """The parts' rows, one part after the other."""
     tokens = _joined([part.tokens for part in parts])
-    targets = tokens
-    if any(map(len, dead)):
-        targets = tokens.copy()
-        starts = np.cumsum([0, *(part.tokens.size for part in parts)])
-        for places, start in zip(dead, starts.tolist(), strict=False):
-            targets.reshape(-1)[places + start] = IGNORED
+    both = _empty(1 + any(len(part.dead) for part in parts), *tokens.shape)
+    both[:] = tokens
+    if len(both) > 1:
+        targets, first = both[1].reshape(-1), 0
+        for part in parts:
+            targets[part.dead + first] = IGNORED
+            first += part.tokens.size
     lengths = _joined([part.segments.lengths for part in parts])
-    counts = _joined([_counts(part.segments.row_ends) for part in parts])
-    if order is not None:
-        tokens, targets = tokens[order], targets[order]
-        picked = ranges((np.cumsum(counts) - counts)[order], counts[order])
-        lengths, counts = lengths[picked], counts[order]
-    return Batch(step, tokens[:, :-1], targets[:, 1:], lengths, counts)
+    row_ends = parts[0].segments.row_ends
+    for part in parts[1:]:
+        row_ends = np.concatenate([row_ends, part.segments.row_ends + row_ends[-1]])
+    return Batch(step, both[0, :, :-1], both[-1, :, 1:], lengths, row_ends)
 
 
-def _counts(row_ends: Int64s) -> Int64s:
-    counts = row_ends.copy()
-    counts[1:] -= row_ends[:-1]
-    return counts
+def _in_order(batch: Batch, order: Int64s) -> Batch:
+    """The batch with its rows in this order."""
+    ends = batch._row_ends
+    counts = np.diff(ends, prepend=0)
+    lengths = batch._lengths[ranges((ends - counts)[order], counts[order])]
+    rows = batch.inputs[order], batch.targets[order]
+    return Batch(batch.step, *rows, lengths, np.cumsum(counts[order]))
+
+
+def _empty(*shape: int) -> Int64s:
+    """Memory of Arrow's pool: malloc gives a batch's back to the system, a page fault each 4 KB."""
+    return np.frombuffer(pa.allocate_buffer(8 * math.prod(shape)), np.int64).reshape(shape)
 
 
 def _joined(arrays: list[npt.NDArray[T]]) -> npt.NDArray[T]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _dead(part: Gathered, width: int) -> Int64s:
-    """Places, in the flat tokens of a part's rows, of those that are no targets.
-
-    That is padding, and what begins in a document's middle behind another document's end.
-    """
-    rows = part.segments
-    odd = np.flatnonzero(rows.kinds != BEGINS)
-    starts = (np.cumsum(rows.lengths, dtype=np.int64) - rows.lengths)[odd]
-    pads = rows.kinds[odd] == PADS
-    behind = pads | (starts % width > 0)
-    dead = ranges(starts[behind], np.where(pads, rows.lengths[odd], 1)[behind])
-    return dead if part.mask is None else np.concatenate([dead, np.flatnonzero(part.mask == 0)])
 
 
 def _epochs(source: SourceRows, rows: int) -> float:

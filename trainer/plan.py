@@ -86,7 +86,7 @@ class Plan:
 
     def window_of(self, row: int) -> int:
         """The window that a row of the epoch is in."""
-        return int(np.searchsorted(self.windows[:, 1], row, side="right"))
+        return int(self.windows[:, 1].searchsorted(row, side="right"))
 
     def window(self, index: int) -> Window:
         """What a window is made of."""

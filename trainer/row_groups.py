@@ -105,7 +105,7 @@ class RowGroups:
         parquet = self._parquet(int(self._file_of[group]))
         try:
             rows = parquet.read_row_group(inside, columns=[name], use_threads=False).column(name)
-            found = [_values(cast("pa.ListArray[Any]", c).flatten()) for c in rows.chunks]
+            found = [array_of(cast("pa.ListArray[Any]", c).flatten()) for c in rows.chunks]
         except (
             pa.ArrowException,
             OSError,
@@ -209,7 +209,7 @@ class RowGroups:
             )
 
 
-def _values(flat: pa.Array[Any]) -> npt.NDArray[Any]:
+def array_of(flat: pa.Array[Any]) -> npt.NDArray[Any]:
     """An array as NumPy's, without a copy, and without pandas, which pyarrow's own way imports."""
     if flat.null_count:
         raise ValueError("values are missing")

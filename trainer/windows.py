@@ -2,8 +2,9 @@
 
 A window is one array of tokens, its row groups one after the other in the epoch's order, with a
 row's worth of padding behind them. A row group is read when a row that is asked for has a segment
-in it. Rows are gathered in one NumPy step: the segments' starts and lengths become the place of
-each token, no Python object a token or a row.
+in it. Segments become rows in one step of Arrow's, a copy of each stretch and no Python object a
+token or a row. Once all row groups of a window are read its rows are made at once, and the tokens
+in the shards' order are let go of: from there on a batch is a slice.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+import numpy.typing as npt
+import pyarrow as pa
 
 from schemas.errors import UserError
 from trainer.data import Shards
 from trainer.data_spec import DataSpec, Source
-from trainer.packing import Int32s, Int64s, Packing, Rows, UInt8s, ranges
+from trainer.packing import BEGINS, PADS, Int32s, Int64s, Rows, UInt8s, ranges
 from trainer.plan import Plan, Window, load_or_build
-from trainer.row_groups import RowGroups
+from trainer.row_groups import RowGroups, array_of
 
+T = TypeVar("T", bound=np.generic)
 HELD_WINDOWS = 2  # a batch spans one end of a window at most times
 
 
@@ -37,25 +40,27 @@ class Place(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Rows as they are read: tokens (int64) and loss mask (uint8), rows x T + 1, and segments."""
+    """Rows as they are read.
 
-    tokens: Int64s
-    mask: UInt8s | None
+    `tokens` (int32, rows x T + 1); `dead` (int64, ascending) are the places in the flat tokens that
+    are no targets; `segments` are the rows'.
+    """
+
+    tokens: Int32s
+    dead: Int64s
     segments: Rows
-    packing: Packing  # by concat every token is a target
 
 
 @dataclass
 class _Tokens:
-    """A window in memory."""
+    """A window in memory: its tokens as the shards have them, or all its rows."""
 
     ends: Int64s  # of each row group, in tokens
     window: Window
     tokens: Int32s
-    stretches: Int32s  # a view: T + 1 tokens from each token on
     mask: UInt8s | None
     read: list[bool]
-    whole: bool = False
+    rows: Gathered | None = None
 
 
 class SourceRows:
@@ -112,34 +117,40 @@ class SourceRows:
                 place = self.place(first)
                 held = self._window(place)
                 count = min(held.window.rows.stop - place.row, rows.stop - first)
-                segments = self.plan(place.epoch).segments(place.row, place.row + count)
-                parts.append(self._gather(held, segments))
+                parts.append(self._gather(held, place, count))
                 first += count
         return parts
 
-    def _gather(self, held: _Tokens, segments: Rows) -> Gathered:
-        """Read what the segments need, and pick it."""
-        if not held.whole:
-            wanted = np.searchsorted(held.ends, segments.starts, side="right")
+    def _gather(self, held: _Tokens, place: Place, count: int) -> Gathered:
+        """Rows from `place` on: read what they need, and pick it."""
+        plan = self.plan(place.epoch)
+        segments = plan.segments(place.row, place.row + count)
+        if held.rows is None:
+            wanted = held.ends.searchsorted(segments.starts, side="right")
             for i in np.unique(wanted[wanted < len(held.ends)]).tolist():
                 if not held.read[i]:
                     self._read(held, i)
-        if self.spec.packing == "concat":  # a row is one stretch of the window
-            first = np.concatenate([[0], segments.row_ends[:-1]])
-            return Gathered(
-                held.stretches[segments.starts[first]].astype(np.int64), None, segments, "concat"
-            )
-        at = ranges(segments.starts.astype(np.int64), segments.lengths.astype(np.int64))
-        at = at.reshape(-1, self.spec.seq_len + 1)
-        mask = None if held.mask is None else held.mask.take(at)
-        return Gathered(held.tokens.take(at).astype(np.int64), mask, segments, "best_fit")
+            if not all(held.read):
+                return self._rows(held, segments)
+            whole = plan.segments(held.window.rows.start, held.window.rows.stop)
+            held.rows = self._rows(held, whole)
+            held.tokens, held.mask = np.empty(0, np.int32), None
+        return _slice(held.rows, place.row - held.window.rows.start, segments)
+
+    def _rows(self, held: _Tokens, segments: Rows) -> Gathered:
+        """The rows that the segments of a window make."""
+        width = self.spec.seq_len + 1
+        tokens = _picked(held.tokens, segments).reshape(-1, width)
+        if self.spec.packing == "concat":  # every token is a target
+            return Gathered(tokens, np.empty(0, np.int64), segments)
+        mask = None if held.mask is None else _picked(held.mask, segments)
+        return Gathered(tokens, _dead(segments, mask, width), segments)
 
     def _read(self, held: _Tokens, i: int) -> None:
         start, end = int(held.ends[i - 1]) if i else 0, int(held.ends[i])
         mask = None if held.mask is None else held.mask[start:end]
         self.row_groups.read(int(held.window.groups[i]), held.tokens[start:end], mask)
         held.read[i] = True
-        held.whole = all(held.read)
 
     def _window(self, place: Place) -> _Tokens:
         key = (place.epoch, place.window)
@@ -153,7 +164,35 @@ class SourceRows:
         tokens = np.empty(size, np.int32)
         tokens[window.tokens :] = self.shards.tokenizer.boundary
         mask = np.zeros(size, np.uint8) if self.row_groups.masked else None
-        stretches = sliding_window_view(tokens, self.spec.seq_len + 1)
         ends = np.cumsum(self.row_groups.tokens[window.groups])
-        self._held[key] = _Tokens(ends, window, tokens, stretches, mask, [False] * len(ends))
+        self._held[key] = _Tokens(ends, window, tokens, mask, [False] * len(ends))
         return self._held[key]
+
+
+def _picked(values: npt.NDArray[T], segments: Rows) -> npt.NDArray[T]:
+    """The segments' values, one after the other."""
+    starts, lengths = pa.array(segments.starts), pa.array(segments.lengths)
+    lists = pa.ListViewArray.from_arrays(starts, lengths, pa.array(values))
+    return array_of(lists.flatten())
+
+
+def _dead(rows: Rows, mask: UInt8s | None, width: int) -> Int64s:
+    """Places of what is no target, in rows of `width` tokens.
+
+    That is padding, what begins in a document's middle behind another document's end, and what the
+    loss mask says.
+    """
+    odd = np.flatnonzero(rows.kinds != BEGINS)
+    starts = (np.cumsum(rows.lengths, dtype=np.int64) - rows.lengths)[odd]
+    pads = rows.kinds[odd] == PADS
+    behind = pads | (starts % width > 0)
+    dead = ranges(starts[behind], np.where(pads, rows.lengths[odd], 1)[behind])
+    return dead if mask is None else np.union1d(dead, np.flatnonzero(mask == 0))
+
+
+def _slice(whole: Gathered, first: int, segments: Rows) -> Gathered:
+    """The rows from `first` on that these are the segments of."""
+    width, count = whole.tokens.shape[1], len(segments.row_ends)
+    begin, end = whole.dead.searchsorted((first * width, (first + count) * width)).tolist()
+    dead = whole.dead[begin:end] - first * width
+    return Gathered(whole.tokens[first : first + count], dead, segments)
