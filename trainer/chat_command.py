@@ -153,13 +153,14 @@ def _chat(
     arguments: argparse.Namespace, settings: SampleSettings, loaded: Checkpoint, screen: Screen
 ) -> Chat:
     from trainer.chat import Chat
-    from trainer.search import open_search
+    from trainer.search import PASSAGE_WORDS, open_search
 
     if loaded.state.get("kind") != "sft":
         screen.remark(f"{loaded.folder}: a base model; it was never shown a conversation")
     search = None
     if arguments.search is not None:
-        index = open_search(arguments.search)
+        words = max(20, min(PASSAGE_WORDS, _context(loaded) // 10))  # that a result holds one whole
+        index = open_search(arguments.search, words)
         screen.remark(f"search: {len(index.passages):,} passages of {arguments.search}")
         search = index.answer
     return Chat(

@@ -1,10 +1,10 @@
 """A search tool for chat: BM25 over passages of documents, all in memory, built at the start.
 
 Documents are those of a corpus root's `canonical`, or of a JSONL file. They are cut into passages
-at line ends; a word is a run of letters and digits, in lower case. A passage's score is the sum,
-over the query's words, of idf · f · (k1 + 1) / (f + k1 · (1 - b + b · length / mean length)), with
-idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic Relevance
-Framework, 2009; k1 and b as in Lucene).
+at the ends of sentences; a word is a run of letters and digits, in lower case. A passage's score is
+the sum, over the query's words, of idf · f · (k1 + 1) / (f + k1 · (1 - b + b · length / mean
+length)), with idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic
+Relevance Framework, 2009; k1 and b as in Lucene).
 
 Cost: the start reads all text and keeps it in memory, a query adds up the postings of its words.
 It is for corpora that fit in memory several times over.
@@ -26,14 +26,15 @@ from schemas import manifest as manifests
 from schemas.errors import UserError
 
 K1, B = 1.2, 0.75
-PASSAGE_WORDS = 100  # a passage ends with the line that reaches so many
+PASSAGE_WORDS = 100  # a passage ends with the sentence that reaches so many
 NUM_RESULTS = 3
 _WORD = re.compile(r"\w+")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Some lines of a document, and where it was."""
+    """Some sentences of a document, and where it was."""
 
     text: str
     url: str | None = None
@@ -70,7 +71,7 @@ class Search:
         found = self.best(query)
         if not found:
             return "Nothing was found."
-        return "\n\n".join(f"{one.url}\n{one.text}" if one.url else one.text for one in found)
+        return "\n\n".join(f"{one.text}\n{one.url}" if one.url else one.text for one in found)
 
     def _read(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Words of each passage: how many, and their numbers one after the other."""
@@ -88,7 +89,7 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def open_search(source: Path) -> Search:
+def open_search(source: Path, passage_words: int = PASSAGE_WORDS) -> Search:
     """Index a corpus root or a JSONL file of objects with `text` and perhaps `url`."""
     if (source / "canonical").is_dir():
         documents = _canonical(source / "canonical")
@@ -98,35 +99,29 @@ def open_search(source: Path) -> Search:
         raise UserError(
             f"--search {source}: neither a corpus root (with canonical/) nor a JSONL file"
         )
-    search = Search(p for text, url in documents for p in split(text, url))
+    search = Search(p for text, url in documents for p in split(text, url, passage_words))
     if not search.passages:
         raise UserError(f"--search {source}: no document with text")
     return search
 
 
-def split(text: str, url: str | None = None) -> Iterator[Passage]:
-    """Cut a text into passages at line ends; a line of twice as many words is cut at a word."""
-    lines: list[str] = []
-    size = 0
-    for line in _short_lines(text):
-        lines.append(line)
-        size += len(line.split())
-        if size >= PASSAGE_WORDS:
-            yield Passage("\n".join(lines), url)
-            lines, size = [], 0
-    if lines:
-        yield Passage("\n".join(lines), url)
-
-
-def _short_lines(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) < 2 * PASSAGE_WORDS:
-            if words:
-                yield line.strip()
-            continue
-        for begin in range(0, len(words), PASSAGE_WORDS):
-            yield " ".join(words[begin : begin + PASSAGE_WORDS])
+def split(
+    text: str, url: str | None = None, passage_words: int = PASSAGE_WORDS
+) -> Iterator[Passage]:
+    """Cut a text into passages; a sentence of twice `passage_words` is cut within."""
+    words: list[str] = []
+    for sentence in _SENTENCES.split(text):
+        words += sentence.split()
+        begin = 0
+        while len(words) - begin >= 2 * passage_words:
+            yield Passage(" ".join(words[begin : begin + passage_words]), url)
+            begin += passage_words
+        words = words[begin:]
+        if len(words) >= passage_words:
+            yield Passage(" ".join(words), url)
+            words = []
+    if words:
+        yield Passage(" ".join(words), url)
 
 
 def _canonical(folder: Path) -> Iterator[tuple[str, str | None]]:

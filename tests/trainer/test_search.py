@@ -43,12 +43,23 @@ def test_the_scores_are_those_of_the_formula(texts: list[str], query: str) -> No
     assert scores == pytest.approx(sorted((x for x in expected if x > 0), reverse=True))
 
 
-@given(st.text(max_size=200), st.integers(1, 5))
-def test_passages_lose_no_word_and_stay_short(text: str, times: int) -> None:
-    text = "\n".join([text, "word " * 130] * times)
-    passages = list(split(text, "u"))
-    assert [w for one in passages for w in one.text.split()] == text.split()
-    assert all(len(one.text.split()) < 300 for one in passages)
+@given(st.text(max_size=200), st.integers(1, 5), st.integers(1, 40))
+def test_passages_lose_no_word_and_stay_short(text: str, times: int, most: int) -> None:
+    text = "\n".join([text, "One ends. " * 7 + "word " * 130] * times)
+    passages = list(split(text, "u", most))
+    assert [word for one in passages for word in one.text.split()] == text.split()
+    sizes = [len(one.text.split()) for one in passages]
+    assert all(most <= size < 2 * most for size in sizes[:-1])
+    assert sizes[-1] < 2 * most
+
+
+def test_passages_end_where_sentences_do() -> None:
+    text = "One two three. Four five\nsix seven eight? Nine."
+    assert [one.text for one in split(text, None, 3)] == [
+        "One two three.",
+        "Four five six seven eight?",
+        "Nine.",
+    ]
 
 
 def write_root(folder: Path, rows: list[tuple[str | None, str]]) -> Path:
@@ -69,7 +80,7 @@ def test_a_root_and_a_jsonl_file_of_the_same_documents_answer_alike(tmp_path: Pa
     path.write_text("\n".join(json.dumps({"text": t, "url": u}) for t, u in rows) + "\n\n")
     for source in (root, path):
         search = open_search(source)
-        assert search.answer("What grinds GRAIN?") == "https://a.org/\nA mill grinds grain."
+        assert search.answer("What grinds GRAIN?") == "A mill grinds grain.\nhttps://a.org/"
         assert search.answer("?") == "Nothing was found."
 
 
