@@ -19,8 +19,10 @@ from torch import Tensor
 from schemas.errors import UserError
 from trainer import checkpoint, run_folder
 from trainer.evaluate import Validation, bytes_of_tokens, validate
+from trainer.flops import flops_per_token, mfu, peak_flops
 from trainer.generate import generate
 from trainer.loader import Batch, Loader
+from trainer.loss_plot import plot
 from trainer.progress import Reporter
 from trainer.signals import Stopped, StopSignals
 from trainer.step import Step, Training, rows_not_finite, train_step
@@ -44,11 +46,13 @@ class Run:
     busy: float = 0.0  # seconds spent in steps of this process, evaluations left out
     waited: float = 0.0  # of the loader's wait, up to the newest step
     token_bytes: Tensor = field(init=False)
+    peak: float | None = field(init=False)  # FLOP/s of a device
 
     def __post_init__(self) -> None:
         training = self.training
         self.token_bytes = bytes_of_tokens(training.loader.shards.tokenizer)
         self.token_bytes = self.token_bytes.to(training.ranks.device)
+        self.peak = peak_flops(training.ranks.device, training.dtype)
 
     @property
     def num_steps(self) -> int:
@@ -91,9 +95,16 @@ class Run:
         record |= {"loss": _finite(result.loss), "grad_norm": _finite(result.grad_norm)}
         self.log(step=step, tokens_per_second=speed, **record)
         left = (self.num_steps - step) * self.busy / (step - self.first_step)
-        reporter.step(step, result.loss, speed, left)
+        reporter.step(step, result.loss, speed, left, record["data_wait"], self.utilization(speed))
         if result.skipped:
             self.note_skipped(step, batch, result, reporter)
+
+    def utilization(self, tokens_per_second: float) -> float | None:
+        """MFU, 0 to 1; None where the device's peak is not known."""
+        training, group = self.training, self.training.ranks
+        per_token = flops_per_token(training.model.config, training.recipe.data.seq_len)
+        devices = group.world_size if group.device.type == "cuda" else 1
+        return mfu(tokens_per_second, per_token, self.peak, devices)
 
     def note_skipped(self, step: int, batch: Batch, result: Step, reporter: Reporter) -> None:
         """Say which rows a lost step had; `UserError` after too many in a row."""
@@ -183,6 +194,7 @@ class Run:
         checks = [line for line in log if "validation_loss" in line]
         seconds = sum(line["seconds"] for line in steps)
         tokens = len(steps) * tokens_a_step(training)
+        plot(self.out / run_folder.LOG_FILE, self.out / run_folder.PLOT_FILE)
         return {
             "kind": self.state["kind"],
             "parameters": training.model.num_parameters,
@@ -204,6 +216,7 @@ class Run:
             "validation_bits_per_byte": checks[-1]["validation_bits_per_byte"],
             "validation_targets": checks[-1]["validation_targets"],
             "tokens_per_second": tokens / seconds,
+            "mfu": self.utilization(tokens / seconds),
             "data_wait": sum(line["data_wait"] * line["seconds"] for line in steps) / seconds,
             "seconds": seconds,
             "sample": next((line["sample"] for line in reversed(log) if "sample" in line), ""),

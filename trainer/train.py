@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from trainer import run_folder
 from trainer.distributed import ranks
 from trainer.durable import read_json
 from trainer.loop import dtype_name, epochs, tokens_a_step
+from trainer.memory import estimate
 from trainer.optimizer import muon_warning
 from trainer.progress import say, show_plan, show_report
 from trainer.request import Request, cut_conversations, open_data
@@ -62,6 +64,9 @@ def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
     tokenizer = loader.shards.tokenizer
     counted = [source.shards.manifest.extra["tokens"] for source in loader.sources]
     tokens = steps * tokens_a_step(training)
+    recipe, config = training.recipe, training.model.config
+    rows = recipe.run.device_batch_size or len(training.rows)
+    memory = estimate(config, rows, recipe.data.seq_len, training.dtype, recipe.optimizer.kind)
     return {
         "parameters": training.model.num_parameters,
         "tokenizer": tokenizer.name,
@@ -77,6 +82,7 @@ def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
         "optimizer": training.optimizer.implementation,
         "device": str(training.ranks.device),
         "processes": training.ranks.world_size,
+        "memory": asdict(memory),
         "loss": loss,
         "tokens_per_second": speed,
         "seconds": tokens / speed,

@@ -68,7 +68,8 @@ Start = Callable[..., int]
 def start() -> Start:
     """Run `trainer ARGUMENTS` in a process of its own, forked where torch is imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainer.train", "torch._dynamo", __name__])
+    late = ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+    context.set_forkserver_preload(["trainer.train", *late, __name__])
 
     def run(arguments: list[str], place: str = "", number: int = 0, stop: int = 9) -> int:
         child = context.Process(target=_run, args=(arguments, place, number, stop))
