@@ -7,6 +7,7 @@
 `texts/chat_words.txt`: sections (`= name`) of one item a line; lines with `#` are comments.
 """
 
+import json
 import random
 import re
 from dataclasses import dataclass
@@ -49,30 +50,42 @@ def about(text: str, name: str = "") -> str:
 def read_facts() -> list[Fact]:
     """All facts in the order of the file."""
     articles = {article.slug: article for article in english_articles()}
+    urls = read_urls()
     blocks = (FOLDER / "chat_facts.txt").read_text("utf-8").split("## ")[1:]
     facts: list[Fact] = []
     for slug, *told in (block.split("\n= ") for block in blocks):
         for text in told:
-            facts.append(_fact(len(facts), articles[slug.strip()], text))
+            article = articles[slug.strip()]
+            facts.append(_fact(len(facts), article, urls[article.title], text))
     return facts
 
 
-def _fact(number: int, article: Article, told: str) -> Fact:
+def read_urls() -> dict[str, str]:
+    """Headline -> the first page of the crawl that has it, from truth.jsonl."""
+    lines = (FOLDER.parent / "truth.jsonl").read_text("utf-8").splitlines()
+    pages = [row for row in map(json.loads, lines) if row["text"] and row["expect"] == "keep"]
+    return {row["text"].split("\n")[0]: row["url"] for row in reversed(pages)}
+
+
+def _fact(number: int, article: Article, url: str, told: str) -> Fact:
     head, *lines = told.strip().splitlines()
     short, answer = head.split(" | ")
     asked = tuple(line for line in lines if line[0] not in ">@")
     indirect, query = (next(i[2:] for i in lines if i[0] == sign) for sign in ">@")
-    found = _passages(" ".join(article.paragraphs), short, " ".join((answer, *asked)))
+    found = _passages(" ".join(article.paragraphs), short, " ".join((answer, *asked)), url)
     return Fact(number, article.slug, short, answer, asked, indirect, query, found)
 
 
-def _passages(text: str, short: str, beside: str) -> tuple[str, ...]:
-    """The sentence with the answer, alone and with the next; the one of most words of the fact."""
+def _passages(text: str, short: str, beside: str, url: str) -> tuple[str, ...]:
+    """The sentence with the answer, and one that a search of a corpus gives: longer, with its URL.
+
+    Of several sentences with the answer it is the one of most words of the fact.
+    """
     words = set(re.findall(r"\w{4,}", beside.lower()))
     sentences = re.split(r"(?<=[.!?]) ", text)
     places = [i for i, sentence in enumerate(sentences) if short.lower() in sentence.lower()]
     at = max(places, key=lambda i: len(words & set(re.findall(r"\w{4,}", sentences[i].lower()))))
-    return sentences[at], " ".join(sentences[at : at + 2])
+    return sentences[at], " ".join(sentences[at : at + 2]) + f"\n{url}"
 
 
 def read_words() -> Words:

@@ -29,16 +29,16 @@ def main() -> int:
     shutil.rmtree(out, ignore_errors=True)
     started = time.monotonic()
     root, run = out / "corpus", out / "model"
-    corpus = _timed(
+    corpus = timed(
         "jobs.cli", "run", "--recipe", arguments.recipe, "--input", *arguments.input,
         "--root", str(root),
     )  # fmt: skip
-    training = _timed(
+    training = timed(
         "trainer", "pretrain", "--recipe", arguments.trainer_recipe,
         "--shards", str(root / "shards"), "--out", str(run),
     )  # fmt: skip
-    funnel = json.loads(_output("jobs.cli", "report", "--root", str(root), "--json"))
-    text = _output("trainer", "sample", "--checkpoint", str(run), "--prompt", PROMPT, "--seed", "1")
+    funnel = json.loads(output("jobs.cli", "report", "--root", str(root), "--json"))
+    text = output("trainer", "sample", "--checkpoint", str(run), "--prompt", PROMPT, "--seed", "1")
     report = {
         "funnel": funnel,
         "training": json.loads((run / "report.json").read_text()),
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _timed(module: str, *arguments: str) -> float:
+def timed(module: str, *arguments: str) -> float:
     """Run one of the project's commands as a user would, its output shown; seconds taken."""
     started = time.monotonic()
     print(f"$ {'gristmill' if module == 'jobs.cli' else module} {' '.join(arguments)}", flush=True)
@@ -73,7 +73,8 @@ def _timed(module: str, *arguments: str) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _output(module: str, *arguments: str) -> str:
+def output(module: str, *arguments: str) -> str:
+    """What one of the project's commands prints."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True
