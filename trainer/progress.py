@@ -130,6 +130,7 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
         "parameters": f"{r['parameters']:,}",
         "tokens": f"{r['tokens']:,} in {r['steps']:,} steps",
         "dtype": _engine(r),
+        "optimizer": r["optimizer"],
         "training loss": f"{_shown(r['train_loss_first'])} → {_shown(r['train_loss_last'])}",
         "validation loss": f"{validation} nats a token",
         "bits per byte": f"{_shown(before)} → {_shown(after)}",
@@ -159,6 +160,7 @@ def show_plan(console: Console, planned: dict[str, Any]) -> None:
         "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps, packing {p['packing']}",
         "epochs": "\n".join(named) if len(named) > 1 else f"{sum(epochs.values()):.2f}",
         "dtype": _engine(p),
+        "optimizer": p["optimizer"],
     }
     if "memory" in p:
         rows["memory"] = _memory(p["memory"])
@@ -171,8 +173,7 @@ def show_plan(console: Console, planned: dict[str, Any]) -> None:
 
 
 def _engine(r: dict[str, Any]) -> str:
-    said = f"{r['dtype']} on {r['device']}, {r['compile']}, processes: {r['processes']}"
-    return f"{said}\n{r['optimizer']}"
+    return f"{r['dtype']} on {r['device']}, {r['compile']}, processes: {r['processes']}"
 
 
 def _memory(parts: dict[str, int]) -> str:
