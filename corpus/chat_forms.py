@@ -78,7 +78,7 @@ def read_row(row: Any) -> Conversation:
             raise RowError("empty_turn", f"turn {place} ({turn.role}) has no text")
     if not any(turn.learned for turn in turns):
         raise RowError("nothing_to_learn", "no turn of an assistant that is to be learned")
-    return Conversation(form, row_id(row), _url(row), turns)
+    return Conversation(form, row_id(row), row_url(row), turns)
 
 
 def row_id(row: Any) -> str | None:
@@ -93,8 +93,9 @@ def row_id(row: Any) -> str | None:
     return None
 
 
-def _url(row: Mapping[str, Any]) -> str | None:
-    value = row.get("url")
+def row_url(row: Any) -> str | None:
+    """The URL that a row names as its source; None without one."""
+    value = row.get("url") if isinstance(row, dict) else None
     return _characters(value) if isinstance(value, str) and value else None
 
 

@@ -39,7 +39,20 @@ COUNTS = (
 NO_FORM = "unknown"  # the form of rows in which none was recognised
 GRAMMAR = 1  # changes with what a row becomes: the forms, the framing, the mask, the cut
 
-TOKENS = shards.TOKENS.append(pa.field(LOSS_MASK.name, pa.list_(pa.uint8())))
+# What each conversation was made of, kept beside the shards: their counts, should it have to go.
+ROWS = pa.schema(
+    [
+        ("file_path", pa.string()),
+        ("record_offset", pa.int64()),
+        ("form", pa.string()),
+        ("turns", pa.int32()),
+        ("tokens", pa.int64()),
+        ("target_tokens", pa.int64()),
+        ("turns_cut", pa.int32()),
+    ]
+)
+_COUNTED = [ROWS.field(name) for name in ("form", "turns", "target_tokens", "turns_cut")]
+TOKENS = pa.schema([*shards.TOKENS, pa.field(LOSS_MASK.name, pa.list_(pa.uint8())), *_COUNTED])
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,11 @@ class Accepted:
     framed: Framed
     num_cut: int
 
+    @property
+    def source_id(self) -> str:
+        """By what a request to forget it can name it."""
+        return self.id
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -102,9 +120,20 @@ class Rejected:
     line: int
     record_offset: int
     id: str | None
+    url: str | None
     form: str | None
     reason: str
     detail: str
+
+    @property
+    def source_id(self) -> str:
+        """By what a request to forget it can name it."""
+        return self.id or row_name(self.file_path, self.line)
+
+
+def row_name(file_path: str, line: int) -> str:
+    """The id of a row that has none of its own."""
+    return f"{file_path}:{line}"
 
 
 def read_file(
@@ -126,9 +155,10 @@ def _read(
         said = chat_forms.read_row(value)
         framed = frame(said, tokenizer, context)
     except RowError as error:
-        known = chat_forms.row_id(value)
-        return Rejected(file_path, row.line, row.offset, known, form, error.reason, error.detail)
-    source_id = said.id or f"{file_path}:{row.line}"
+        named = (chat_forms.row_id(value), chat_forms.row_url(value))
+        place = (file_path, row.line, row.offset)
+        return Rejected(*place, *named, form, error.reason, error.detail)
+    source_id = said.id or row_name(file_path, row.line)
     num_cut = len(said.turns) - framed.num_turns
     return Accepted(said.form, source_id, said.url, file_path, row.offset, framed, num_cut)
 
@@ -158,6 +188,10 @@ def token_rows(accepted: Sequence[Accepted], settings: Shard) -> pa.RecordBatch:
         "split": pa.array([split_of_id(i, settings.validation_fraction) for i in ids], pa.string()),
         "order_key": pa.array(shards.to_signed(shards.order_keys(ids, settings.seed))),
         "text_bytes": pa.array([one.text_bytes for one in framed], pa.int64()),
+        "form": pa.array([one.form for one in accepted], pa.string()),
+        "turns": pa.array([one.num_turns for one in framed], pa.int32()),
+        "target_tokens": pa.array([one.mask.count(1) for one in framed], pa.int64()),
+        "turns_cut": pa.array([one.num_cut for one in accepted], pa.int32()),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 
@@ -174,6 +208,7 @@ class Tallies:
 
     forms: dict[str, Counter[str]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0  # rows that are in no form and have no reason
 
     def add(self, one: Accepted | Rejected) -> None:
         """Count one row."""

@@ -18,6 +18,7 @@ from corpus import conversations, shards
 from corpus.conversations import Accepted
 from corpus.shards import Shard
 from corpus.splits import SPLITS
+from jobs import chat_rows
 from schemas.errors import UserError
 from schemas.manifest import DataFile
 
@@ -52,6 +53,13 @@ def write_shards(spool: Path, folder: Path, settings: Shard) -> tuple[DataFile, 
             for split, index in places
             if len(rows := _rows_of(reader, split, index, num_shards[split]))
         )
+
+
+def write_rows(spool: Path, out: Path) -> None:
+    """Write what each conversation was made of, in the order in which they were read."""
+    with pa.memory_map(str(spool)) as source, pa.ipc.open_file(source) as reader:
+        rows = reader.read_all().rename_columns({"token_count": "tokens", "tokens": "ids"})
+        chat_rows.write_rows(rows.select(conversations.ROWS.names), out)
 
 
 def _num_shards(reader: pa.RecordBatchFileReader, settings: Shard) -> dict[str, int]:

@@ -43,6 +43,8 @@ def table(made: Manifest) -> Table:
 def ending(made: Manifest, folder: Path) -> Text:
     """Rejected rows by reason and where they are listed, then shards and tokens by split."""
     lines = []
+    if made.extra.get("forgotten"):
+        lines.append(f"forgotten: {made.extra['forgotten']:,} rows, left out and listed nowhere")
     reasons: dict[str, int] = made.extra["reasons"]
     if reasons:
         counted = ", ".join(f"{reason} {n:,}" for reason, n in reasons.items())

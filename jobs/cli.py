@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import (
+    chat_view,
     conversations,
     decontaminate,
     dedup,
@@ -29,6 +30,7 @@ from jobs.progress import console
 from jobs.session import open_engine
 from jobs.stage import BooksDontBalanceError, Job, Stage, locked
 from schemas.errors import UserError
+from schemas.manifest import Manifest
 
 _EXAMPLES = """\
 examples:
@@ -179,6 +181,9 @@ def _until(stages: tuple[Stage, ...], last: str | None) -> tuple[Stage, ...]:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    made = report.conversations(Path(arguments.root), arguments.shards)
+    if made is not None:
+        return _report_conversations(arguments, made)
     found = report.funnel(Path(arguments.root), arguments.shards)
     if arguments.html:
         Path(arguments.html).write_text(html_report.page(found), encoding="utf-8")
@@ -188,6 +193,20 @@ def _report(arguments: argparse.Namespace) -> int:
         from rich import print as show
 
         show(report.funnel_table(found))
+    return 0
+
+
+def _report_conversations(arguments: argparse.Namespace, made: Manifest) -> int:
+    from rich.console import Console
+
+    if arguments.html:
+        raise UserError(f"--html: draws the funnel of documents; {arguments.shards} holds chats")
+    if arguments.json:
+        print(report.conversations_json(made))
+        return 0
+    shown = Console()
+    shown.print(chat_view.table(made))
+    shown.print(chat_view.ending(made, Path(arguments.root) / arguments.shards), soft_wrap=True)
     return 0
 
 

@@ -5,8 +5,9 @@ one process streams through it at about the tokenizer's own speed. Token rows wa
 mapped, not read, until all are known; then each shard is taken from it. Memory is that of a row, a
 batch, and what `shards.write_shard` needs for a shard.
 
-Every row is a conversation of a shard or a line of the file of rejected rows, which the manifest
-lists. Order, cut, names, hashes and commit are those of the shards of documents.
+Every row is a conversation of a shard, a line of the file of rejected rows, or one that has to be
+forgotten (`jobs.forget`), which is counted alone. Order, cut, names, hashes and commit are those of
+the shards of documents.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from corpus import chat_files, conversations, shards
+from corpus import chat_files, conversations, forget, shards
 from corpus.conversations import Accepted, Conversations, Rejected, Tallies
 from corpus.evaluation_sets import sha256
+from corpus.forget import Requests
 from corpus.shards import Shard
-from jobs import chat_spool, chat_view, datasets
+from jobs import chat_rows, chat_spool, chat_view, datasets
 from jobs.progress import Tally, console, track
 from jobs.stage import balance, locked, refuse_unfinished
 from schemas import config, manifest, tokenizer
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest, atomic_path
+from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import Tokenizer
 
 _EXAMPLES = """\
@@ -105,6 +107,7 @@ def make(request: Request) -> bool:
         tallies = _read(request, work)
         with track(request.root, "conversations: write", 1, "step"):
             files = chat_spool.write_shards(work / "tokens.arrow", request.folder, request.shard)
+            chat_spool.write_rows(work / "tokens.arrow", work / chat_rows.ROWS_FILE)
         balance("conversations", "conversations",
                 tallies.total("conversations"), sum(file.rows for file in files))  # fmt: skip
         _commit(request, inputs, files, tallies, work, started)
@@ -119,7 +122,9 @@ def _is_done(request: Request, inputs: dict[str, str]) -> bool:
         return False
     if old.fingerprint != manifest.fingerprint("shards", request.settings, inputs):
         return False
-    paths = [request.folder / name for name in shards.companions(old.files, old.extra)]
+    if "rows" not in old.extra:
+        return False  # of an earlier version
+    paths = [request.folder / name for name in chat_rows.companions(old)]
     sizes = {request.folder / file.name: file.bytes for file in old.files}
     return all(path.is_file() for path in (*paths, *sizes)) and all(
         path.stat().st_size == size for path, size in sizes.items()
@@ -128,16 +133,16 @@ def _is_done(request: Request, inputs: dict[str, str]) -> bool:
 
 def _read(request: Request, work: Path) -> Tallies:
     """Go through the files: token rows into one file, rejected rows into another."""
-    tallies = Tallies()
+    tallies, requests = Tallies(), forget.load(request.root / "forgotten")
     with (
         track(request.root, "conversations: read", len(request.inputs), "files") as progress,
         pa.OSFile(str(work / "tokens.arrow"), "wb") as sink,
         pa.ipc.new_file(sink, conversations.TOKENS) as spool,
-        open(work / "rejected.jsonl", "w", encoding="utf-8") as rejected,
+        open(work / chat_rows.REJECTED_FILE, "w", encoding="utf-8") as rejected,
     ):
         done = Tally(progress)
         for path in request.inputs:
-            accepted = _sort_out(path, request, tallies, rejected)
+            accepted = _sort_out(path, request, requests, tallies, rejected)
             for batch in chat_spool.batches(accepted):
                 spool.write_batch(conversations.token_rows(batch, request.shard))
             done.add(1)
@@ -147,12 +152,15 @@ def _read(request: Request, work: Path) -> Tallies:
 
 
 def _sort_out(
-    path: Path, request: Request, tallies: Tallies, rejected: IO[str]
+    path: Path, request: Request, requests: Requests, tallies: Tallies, rejected: IO[str]
 ) -> Iterator[Accepted]:
     """The usable rows of one file; the others are written down. None usable is an error."""
     here = Tallies()
     first: Rejected | None = None
     for one in conversations.read_file(path, request.tokenizer, request.conversations):
+        if requests.reason(one.source_id, one.url):
+            here.forgotten += 1
+            continue
         tallies.add(one)
         here.add(one)
         if isinstance(one, Accepted):
@@ -160,7 +168,8 @@ def _sort_out(
             continue
         first = first or one
         rejected.write(config.canonical_json(vars(one)) + "\n")
-    if not here.total("conversations"):
+    tallies.forgotten += here.forgotten
+    if not here.total("conversations") and not here.forgotten:
         raise UserError(_nothing(path, here, first))
 
 
@@ -189,22 +198,15 @@ def _commit(
         "target_tokens": tallies.total("target_tokens"),
         "forms": tallies.rows(),
         "reasons": dict(sorted(tallies.reasons.items())),
-        "rejected": _keep_rejected(work / "rejected.jsonl", request.folder),
+        "forgotten": tallies.forgotten,
+        "rejected": chat_rows.put(work / chat_rows.REJECTED_FILE, request.folder),
+        "rows": chat_rows.put(work / chat_rows.ROWS_FILE, request.folder),
     }
     counts = {"documents": sum(file.rows for file in files), "tokens": tallies.total("tokens")}
     made = Manifest("shards", "conversations", request.settings, inputs, files, counts, extra,
                     _made(started))  # fmt: skip
     manifest.write(request.folder, made)
-    datasets.sweep(request.folder, made, shards.companions(files, extra))
-
-
-def _keep_rejected(written: Path, folder: Path) -> dict[str, Any]:
-    """Put the file of rejected rows beside the shards, named by its content."""
-    digest = sha256(written)
-    name = f"rejected-{digest[:16]}.jsonl"
-    with atomic_path(folder / name) as temporary:
-        shutil.copyfile(written, temporary)
-    return {"name": name, "sha256": digest}
+    datasets.sweep(request.folder, made, chat_rows.companions(made))
 
 
 def _made(started: float) -> dict[str, Any]:

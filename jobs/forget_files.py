@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from corpus import forget, shards
 from corpus.forget import Keys, Requests
+from jobs import chat_rows
 from jobs.datasets import ROWS_PER_GROUP
 from schemas import config, manifest, tokenizer
 from schemas.datasets import FORGOTTEN, KEY
@@ -36,6 +37,7 @@ MATCH = pa.schema([pa.field(name, FORGOTTEN.field(name).type) for name in FORGOT
 # Where rows stay, emptied, and the column that says what became of them, where one does.
 EMPTIED = ("documents", "judged")
 OUTCOME = {"documents": "rejected_by", "judged": "rejected_by", "clusters": "duplicate_kind"}
+REJECTED = "rejected"  # rows of which no conversation was made: a file beside shards
 _STANDS = {"documents": "extracted"}  # how a null of that column is counted; else as kept
 _FOOTER = "gristmill"  # what extract notes in its files (`jobs.pieces`)
 
@@ -75,9 +77,14 @@ class Change:
         return Change(**{**values, "file": DataFile(**values["file"])})
 
 
-def matches(path: str, requests: Requests) -> Iterator[pa.RecordBatch]:
+def matches(target: Target, requests: Requests) -> Iterator[pa.RecordBatch]:
     """A row (`MATCH`) for every request and row of the file that it means, the emptied left out."""
-    with pq.ParquetFile(path) as file:
+    if target.dataset == REJECTED:
+        named = chat_rows.matches(Path(target.path), requests)
+        found = [{**row, "by": r.by, "value": r.value} for row, r in named]
+        yield pa.RecordBatch.from_pylist(found, schema=MATCH)
+        return
+    with pq.ParquetFile(target.path) as file:
         there = file.schema_arrow.names
         wanted = [name for name in ("id", "url", *KEY, "rejected_by") if name in there]
         for batch in file.iter_batches(columns=wanted):

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from corpus.shards import companions, shards_content_hash
-from jobs import datasets, extract, forget_files
+from corpus import forget
+from corpus.shards import shards_content_hash
+from jobs import chat_rows, datasets, extract, forget_files
 from jobs.forget_files import Change, Target
 from jobs.progress import Tally, track
 from schemas import manifest
@@ -52,7 +53,7 @@ def find_places(root: Path, more_shards: tuple[str, ...] = ()) -> list[Place]:
         if not _holds_shards(path):
             raise UserError(f"--shards {name}: {path} holds no shards")
         found += [path] if path not in found else []
-    if not known:
+    if not known and not found:
         raise UserError(f"--root {root}: holds no dataset; name the root of a gristmill run")
     return known + [Place("shards", path) for path in found]
 
@@ -80,6 +81,14 @@ def targets_in(place: Place) -> Iterator[Target]:
     settings = listed.settings if listed else {}
     for name, file in sorted(files.items()):
         yield Target(place.dataset, str(place.folder / name), file, settings)
+
+
+def rejected_in(place: Place) -> Iterator[Target]:
+    """The file of rows of which no conversation was made, beside shards of conversations."""
+    listed = manifest.read(place.folder)
+    if listed and "rejected" in listed.extra:
+        name = listed.extra["rejected"]["name"]
+        yield Target(forget_files.REJECTED, str(place.folder / name), DataFile(name, 0, 0), {})
 
 
 def listed_frame(spark: SparkSession, targets: list[Target]) -> DataFrame:
@@ -118,10 +127,19 @@ def forget_in(root: Path, spark: SparkSession, forgotten: Path, place: Place) ->
         _drop_uncommitted(place)
         return changes
     new = _adjusted(spark, place, listed, changes)
+    if "rejected" in new.extra:
+        keys, work = forget.load_keys(forgotten), root / ".work" / "forget-conversations"
+        new, gone = chat_rows.without(place.folder, new, keys, work)
+        changes += _of_rejected(new, gone)
     if new != listed:
         manifest.write(place.folder, new)
     _sweep(place, new)
     return changes
+
+
+def _of_rejected(new: Manifest, gone: chat_rows.Gone) -> list[Change]:
+    rows, name = gone.reasons.total(), new.extra["rejected"]["name"]
+    return [Change("", DataFile(name, 0, 0), rows, {})] if rows else []
 
 
 def _drop_uncommitted(place: Place) -> None:
@@ -136,7 +154,7 @@ def _sweep(place: Place, listed: Manifest) -> None:
     if place.dataset == "documents":
         _drop_uncommitted(place)
     else:
-        kept = companions(listed.files, listed.extra) if place.dataset == "shards" else ()
+        kept = chat_rows.companions(listed) if place.dataset == "shards" else ()
         datasets.sweep(place.folder, listed, keep=kept)
 
 

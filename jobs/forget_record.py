@@ -20,7 +20,7 @@ from corpus import forget
 from corpus.forget import Request, Requests
 from jobs import datasets, forget_files
 from jobs.forget_files import MATCH
-from jobs.forget_places import Place, each_target, listed_frame, targets_in
+from jobs.forget_places import Place, each_target, listed_frame, rejected_in, targets_in
 from jobs.progress import track
 from jobs.session import Engine
 from schemas import manifest
@@ -89,7 +89,7 @@ def _now() -> str:
 def record_matches(root: Path, spark: SparkSession, record: Record, places: list[Place]) -> None:
     """Search all files, and record the documents that are not recorded yet."""
     work = root / ".work" / "forget"
-    targets = [target for place in places for target in targets_in(place)]
+    targets = [target for place in places for target in (*targets_in(place), *rejected_in(place))]
     with track(root, "forget: search", len(targets), "files") as tallies:
         search = functools.partial(_search, str(record.folder), tallies)
         schema = datasets.spark_schema(MATCH)
@@ -118,7 +118,7 @@ def _with_cluster(spark: SparkSession, root: Path, found: DataFrame) -> DataFram
 def _search(forgotten: str, tallies: str, batches: datasets.Batches) -> datasets.Batches:
     requests = forget.load(Path(forgotten))
     for target in each_target(tallies, batches):
-        yield from forget_files.matches(target.path, requests)
+        yield from forget_files.matches(target, requests)
 
 
 def answered(

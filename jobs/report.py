@@ -1,4 +1,7 @@
-"""The funnel of a run, from the manifests alone: every record read has exactly one outcome."""
+"""The funnel of a run, from the manifests alone: every record read has exactly one outcome.
+
+Conversations do not come from records: of a folder of theirs the report is that of its command.
+"""
 
 from __future__ import annotations
 
@@ -103,6 +106,23 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     )
     _check(root, result)
     return result
+
+
+def conversations(root: Path, shards_folder: str) -> Manifest | None:
+    """The manifest of a folder of conversations; None where it holds anything else."""
+    refuse_unfinished(root)
+    found = manifest.read(root / shards_folder)
+    return found if found and found.extra.get("kind") == "conversations" else None
+
+
+def conversations_json(made: Manifest) -> str:
+    """What became of the rows of chat files, as a JSON object."""
+    named = ("forms", "reasons", "forgotten", "target_tokens")
+    told = {name: made.extra[name] for name in named if name in made.extra}
+    seconds = {"seconds": {"conversations": made.made["seconds"]}}
+    return json.dumps(
+        {"kind": "conversations", **told, **_shard_numbers(made), **seconds}, indent=1
+    )
 
 
 def _made_from(folder: Path, source: Manifest | None) -> Manifest | None:

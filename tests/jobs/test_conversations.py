@@ -191,7 +191,7 @@ def test_other_files_are_other_shards_and_nothing_of_the_old_stays(request_: Req
     fewer = dataclasses.replace(request_, inputs=request_.inputs[:1])
     assert conversations.make(fewer)
     made = committed(fewer)
-    listed = {*shards.companions(made.files, made.extra), made.extra["rejected"]["name"]}
+    listed = {*shards.companions(made.files, made.extra), made.extra["rows"]["name"]}
     listed |= {file.name for file in made.files}
     assert set(contents(request_.folder)) == listed
     assert listed != old
