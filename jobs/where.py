@@ -115,7 +115,7 @@ def _lines(placed: Placed, title: str) -> Iterator[Text]:
 
 
 def _trained_lines(rows: list[dict[str, Any]]) -> Iterator[Text]:
-    yield Text(f"trained on: in {len(rows):,} rows" if rows else "trained on: not yet")
+    yield Text(f"trained on, rows: {len(rows):,}" if rows else "not trained on in these steps")
     for row in rows:
         yield Text(
             f"  step {row['step']:,}, row {row['row']}, pos {row['position']}: "

@@ -52,10 +52,12 @@ def find(origin: Origin) -> Verdict:
     """What was said of the page that a token came from."""
     folder = Path(origin.folder).absolute()
     root = folder.parent
-    judged = manifest.read(root / "judged")
+    shards, judged = manifest.read(folder), manifest.read(root / "judged")
+    if shards and shards.extra.get("kind") == "conversations":
+        return Verdict(str(root), "filters do not judge conversations")
     if judged is None:
         return Verdict(str(root), "no dataset `judged` is there")
-    if not _made_from(root, manifest.read(folder), judged):
+    if not _made_from(root, shards, judged):
         return Verdict(str(root), "these shards were not made from the dataset `judged` there now")
     row = _row(root / "judged", judged, origin)
     if row is None:

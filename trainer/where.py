@@ -198,7 +198,7 @@ def add_parser(commands: Any) -> None:
     add("--batch-size", type=int, default=8, metavar="B", help="rows of a global batch (8)")
     add("--packing", choices=["concat", "best_fit"], default="concat", help="(concat)")
     add("--seed", type=int, default=0, metavar="N", help="of the data's order (0)")
-    add("--step", type=int, metavar="N", help="step, from 0")
+    add("--step", type=int, metavar="N", help="batch, from 0: what step N + 1 of the log took")
     add("--row", type=int, default=0, metavar="R", help="row of the global batch, from 0 (0)")
     add("--pos", type=int, default=0, metavar="P", help="token of the row, from 0 (0)")
     add("--url", metavar="URL", help="page to look for")

@@ -80,7 +80,7 @@ def show_rows(seen: Sequence[Seen], num_steps: int, as_json: bool) -> None:
     console = Console(highlight=False)
     steps = len({one.step for one in seen})
     tokens = sum(one.end - one.first for one in seen)
-    console.print(f"{tokens:,} tokens in {len(seen):,} rows of {steps:,} of {num_steps:,} steps")
+    console.print(f"tokens: {tokens:,}, rows: {len(seen):,}, steps: {steps:,} of {num_steps:,}")
     for one in seen:
         line = (
             f"  step {one.step:,}, row {one.row}, pos {one.position}: "

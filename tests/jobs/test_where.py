@@ -192,7 +192,7 @@ def test_a_run_is_asked_for_steps_and_rows(
     assert seen
     assert told["rows"] == [one._asdict() for one in seen]
     printed = ask(capsys, *asked)
-    assert f"trained on: in {len(seen):,} rows" in printed
+    assert f"trained on, rows: {len(seen):,}\n" in printed
     assert f"  step {seen[0].step:,}, row {seen[0].row}, pos {seen[0].position}: " in printed
 
 

@@ -188,10 +188,10 @@ def test_rows_are_told_to_people_and_counted(
     rows = objects(ask(capsys, *asked, "--json"))
     printed = ask(capsys, *asked).splitlines()
     tokens = sum(row["end"] - row["first"] for row in rows)
-    assert printed[0].startswith(f"{tokens:,} tokens in {len(rows):,} rows of ")
+    assert printed[0].startswith(f"tokens: {tokens:,}, rows: {len(rows):,}, steps: ")
     assert len(printed) == 1 + len(rows)
     assert ask(capsys, *asked[:-4], "--id", "nothing", "--steps", 9) == (
-        "0 tokens in 0 rows of 0 of 9 steps\n"
+        "tokens: 0, rows: 0, steps: 0 of 9\n"
     )
 
 
@@ -299,6 +299,9 @@ def test_what_is_not_known_of_a_page_is_said_in_a_line(
         f"what the filters said is not known: {folders['pages'].parent}: "
         "no dataset `judged` is there"
     )
+    chats = commit_root(tmp_path / "chats", folders["chats"], [judged_row(10_000)])
+    said = verdict.find(dataclasses.replace(origin, folder=str(chats))).absent
+    assert said == "filters do not judge conversations"
     folder = commit_root(tmp_path / "root", folders["pages"], [judged_row(10_000)])
     moved = dataclasses.replace(origin, folder=str(folder))
     assert verdict.find(moved).absent == "the dataset `judged` there has no row of it"
