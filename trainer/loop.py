@@ -18,6 +18,7 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from trainer import checkpoint, run_folder
+from trainer.chat import Chat
 from trainer.evaluate import Validation, bytes_of_tokens, validate
 from trainer.flops import flops_per_token, mfu, peak_flops
 from trainer.generate import generate
@@ -154,14 +155,21 @@ class Run:
         reporter.note(f"step {step}: validation loss {found.loss:.3f}, {bits:.3f} bits per byte")
 
     def write_text(self, step: int, reporter: Reporter) -> None:
-        """A sample of what the model writes by now; the first rank's work."""
-        training = self.training
-        if training.ranks.is_first:
-            settings, tokenizer = training.recipe.sample, training.loader.shards.tokenizer
-            text = settings.prompt + generate(training.model, tokenizer, settings).text
+        """What the model writes by now, or replies if it is one that chats; the first rank's."""
+        if self.training.ranks.is_first:
+            text = self.sample()
             self.log(step=step, sample=text)
             if step < self.num_steps:  # the last one stands below the table
                 reporter.note(f"step {step} writes: {text}")
+
+    def sample(self) -> str:
+        """The recipe's prompt and what the model has to say to it."""
+        model, tokenizer = self.training.model, self.training.loader.shards.tokenizer
+        settings = self.training.recipe.sample
+        if self.state["kind"] == "pretrain":
+            return settings.prompt + generate(model, tokenizer, settings).text
+        pieces = Chat(model, tokenizer, settings).say(settings.prompt)
+        return f"{settings.prompt}\n> " + "".join(piece.text for piece in pieces)
 
     def save(self, step: int) -> None:
         """A checkpoint, and which of them stay; the first rank's work."""
