@@ -192,6 +192,28 @@ def test_the_distribution_is_that_of_the_definitions(
     assert sorted(found.values()) == pytest.approx(sorted(expected.values()), rel=1e-4)
 
 
+@given(SETTINGS, st.integers(0, 2**31))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_the_distribution_is_that_of_transformers(settings: SampleSettings, seed: int) -> None:
+    theirs = pytest.importorskip("transformers.generation.logits_process")
+    random = torch.manual_seed(seed)
+    logits, ids = torch.randn(50, generator=random) * 3, torch.randint(50, (1, 6), generator=random)
+    steps = [
+        theirs.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty),
+        theirs.TemperatureLogitsWarper(settings.temperature),
+        theirs.TopKLogitsWarper(settings.top_k or 50),
+        theirs.TopPLogitsWarper(settings.top_p),
+        theirs.MinPLogitsWarper(settings.min_p),
+    ]
+    scores = logits[None].clone()
+    for step in steps:
+        scores = step(ids, scores)
+    seen = torch.zeros(50, dtype=torch.bool).index_fill(0, ids[0], True)
+    kept, probabilities = distribution(logits, settings, seen)
+    found = torch.zeros(50).index_copy(0, kept, probabilities.float())
+    torch.testing.assert_close(found, scores.softmax(-1)[0], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
