@@ -24,9 +24,10 @@ import xxhash
 
 from corpus.splits import HASHES, SPLITS, split_of
 from corpus.token_arrays import token_lists
-from schemas.config import json_hash
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
 from schemas.manifest import DataFile, atomic_path
+from schemas.shard_hash import in_order as in_order
+from schemas.shard_hash import shards_content_hash as shards_content_hash
 from schemas.tokenizer import Tokenizer
 
 UInt64s = npt.NDArray[np.uint64]
@@ -182,23 +183,6 @@ def write_shard(
         "row_groups": row_groups,
     }
     return DataFile(f"{stem}.parquet", len(rows), size, sha256=digest, extra=extra)
-
-
-def shards_content_hash(files: Sequence[DataFile], tokenizer_hash: str, vocab_size: int) -> str:
-    """SHA-256 (hex) of the token stream: shards by split and index, tokenizer, shard format."""
-    return json_hash(
-        {
-            "format": SHARD_FORMAT,
-            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in in_order(files)],
-            "tokenizer": tokenizer_hash,
-            "vocab_size": vocab_size,
-        }
-    )
-
-
-def in_order(files: Iterable[DataFile]) -> tuple[DataFile, ...]:
-    """Shards by split, then index: the order of the token stream."""
-    return tuple(sorted(files, key=lambda file: (file.extra["split"], file.extra["index"])))
 
 
 def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:

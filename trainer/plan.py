@@ -103,13 +103,17 @@ class Plan:
         return Rows(self.starts[here], self.lengths[here], self.kinds[here], ends, 0, 0)
 
 
-def plan_hash(spec: DataSpec, content_hash: str, epoch: int) -> str:
-    """What a plan depends on: rows a batch and weights are not among it."""
+def plan_hash(row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: int) -> str:
+    """What a plan depends on: rows a batch and weights are not among it.
+
+    Lengths that another file gives for the same shards make another plan.
+    """
     return json_hash(
         {
             "format": FORMAT,
             "content_hash": content_hash,
             "epoch": epoch,
+            "lengths": row_groups.lengths_hashes,
             **{k: getattr(spec, k) for k in ("split", "seq_len", "packing", "seed")},
             "window_tokens": spec.window_tokens,
         }
@@ -120,7 +124,7 @@ def load_or_build(
     row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: int, cache: Path
 ) -> Plan:
     """The plan from `cache`, built there first where it is missing; `UserError` on bad lengths."""
-    name = plan_hash(spec, content_hash, epoch)
+    name = plan_hash(row_groups, spec, content_hash, epoch)
     folder = cache / name
     found = _load(folder)
     if found is None:

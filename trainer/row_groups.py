@@ -1,8 +1,9 @@
 """Row groups of a split, each read where it is needed and checked the first time.
 
 What a row group holds is checked against the manifest on its first read in a process: number of
-tokens, SHA-256 over tokens and loss mask, ids within the vocabulary. Document lengths come from
-the file beside the shard, its SHA-256 checked when it is first opened. A few files stay open; what
+tokens, SHA-256 over tokens and loss mask, ids within the vocabulary, lengths of its documents as
+planned with. Those come from the file beside the shard, its SHA-256 checked when it is first
+opened. A few files stay open; what
 is held does not grow with the corpus beyond three numbers a row group.
 """
 
@@ -18,12 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.config import json_hash
-from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_FILE, DataFile, Manifest
+from schemas.manifest import MANIFEST_FILE, DataFile
+from schemas.shard_hash import shards_content_hash
 from trainer.data import Shards, open_checked
-from trainer.packing import Int32s, Int64s, UInt8s
+from trainer.packing import Int32s, UInt8s
 
 OPEN_FILES = 32
 T = TypeVar("T")
@@ -40,20 +40,21 @@ class RowGroups:
         self.vocab_size = shards.tokenizer.padded_vocab_size
         self.check_files = check_files
         self._refuse_what_does_not_belong()
-        groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
-        self.tokens: Int64s = np.array([group["tokens"] for _, group in groups], dtype=np.int64)
-        self.documents: Int64s = np.array([g["documents"] for _, g in groups], dtype=np.int64)
-        self._file_of: Int64s = np.array([i for i, _ in groups], dtype=np.int64)
+        try:
+            groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
+            counts = [(i, g["tokens"], g["documents"]) for i, g in groups]
+            numbers = np.array(counts, dtype=np.int64).reshape(-1, 3)
+            self.masked = self.manifest.extra["kind"] == "conversations"  # they have a loss mask
+            self.lengths_hashes = [str(f.extra["lengths"]["sha256"]) for f in self.files]
+        except (KeyError, TypeError, ValueError) as error:
+            path = self.folder / MANIFEST_FILE
+            raise UserError(f"{path}: not a manifest of shards: {error!r}") from None
+        self._file_of, self.tokens, self.documents = np.ascontiguousarray(numbers.T)
         self._first = np.searchsorted(self._file_of, np.arange(len(self.files)))
-        self._checked = np.zeros(len(groups), dtype=np.bool_)
+        self._checked = np.zeros(len(numbers), dtype=np.bool_)
         self._checked_files: set[int] = set()
         self._open_parquet: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._open_lengths: OrderedDict[int, Int32s] = OrderedDict()
-
-    @property
-    def masked(self) -> bool:
-        """Whether these are conversations, with a loss mask."""
-        return str(self.manifest.extra["kind"]) == "conversations"
 
     def place(self, group: int) -> tuple[DataFile, int]:
         """The shard of a row group, and its number there."""
@@ -75,12 +76,13 @@ class RowGroups:
 
     def read(self, group: int, tokens: Int32s, mask: UInt8s | None) -> None:
         """Put a row group's tokens, and its loss mask, into arrays of its number of tokens."""
-        column = self._column(group, "tokens", np.int32)
-        self._put(group, "tokens", column, tokens)
+        rows = self._rows(group, "tokens")
+        self._put(group, "tokens", rows, tokens)
         if mask is not None:
-            self._put(group, "loss_mask", self._column(group, "loss_mask", np.uint8), mask)
+            self._put(group, "loss_mask", self._rows(group, "loss_mask"), mask)
         if not self._checked[group]:
             self._check(group, tokens, mask)
+            self._check_lengths(group, rows)
             self._checked[group] = True
 
     def mask(self, group: int) -> UInt8s:
@@ -99,44 +101,53 @@ class RowGroups:
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise self._unreadable(file, inside, error) from None
 
-    def _column(self, group: int, name: str, dtype: npt.DTypeLike) -> list[npt.NDArray[Any]]:
-        """The values of a list column as they lie, a piece or more."""
+    def _rows(self, group: int, name: str) -> list[pa.ListArray[Any]]:
+        """A list column as it lies, in a piece or more."""
         file, inside = self.place(group)
         parquet = self._parquet(int(self._file_of[group]))
         try:
             rows = parquet.read_row_group(inside, columns=[name], use_threads=False).column(name)
-            found = [array_of(cast("pa.ListArray[Any]", c).flatten()) for c in rows.chunks]
-        except (
-            pa.ArrowException,
-            OSError,
-            KeyError,
-            AttributeError,
-            ValueError,
-            TypeError,
-        ) as error:
+            return cast("list[pa.ListArray[Any]]", rows.chunks)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise self._unreadable(file, inside, error) from None
-        for piece in found:
-            if piece.dtype != dtype:
-                raise UserError(
-                    f"{self.folder / file.name}: {name} are {piece.dtype}, expected {dtype}"
-                )
-        return found
 
     def _put(
-        self, group: int, name: str, pieces: list[npt.NDArray[Any]], out: npt.NDArray[Any]
+        self, group: int, name: str, rows: list[pa.ListArray[Any]], out: npt.NDArray[Any]
     ) -> None:
+        """The values of all rows into `out`, which has room for those that the manifest lists."""
+        file, inside = self.place(group)
+        try:
+            pieces = [array_of(piece.flatten()) for piece in rows]
+        except (pa.ArrowException, AttributeError, ValueError, TypeError) as error:
+            raise self._unreadable(file, inside, error) from None
+        path = self.folder / file.name
+        for piece in pieces:
+            if piece.dtype != out.dtype:
+                raise UserError(f"{path}: {name} are {piece.dtype}, expected {out.dtype}")
         found = sum(map(len, pieces))
         if found != len(out):
-            file, inside = self.place(group)
             raise UserError(
-                f"{self.folder / file.name}: row group {inside} has {found} values in {name}, the "
-                f"manifest says {len(out)}"
+                f"{path}: row group {inside} has {found} values in {name}, the manifest says "
+                f"{len(out)}"
             )
         np.concatenate(pieces, out=out)
 
+    def _check_lengths(self, group: int, rows: list[pa.ListArray[Any]]) -> None:
+        """The file of lengths says of each document what its row says: plans come from it."""
+        found = np.concatenate([array_of(piece.value_lengths()) for piece in rows])
+        if not np.array_equal(found, self.lengths(group)):
+            file, inside = self.place(group)
+            raise UserError(
+                f"{self.folder / file.extra['lengths']['name']}: not the documents of row group "
+                f"{inside} of {file.name}: of another shard, or altered"
+            )
+
     def _check(self, group: int, tokens: Int32s, mask: UInt8s | None) -> None:
         file, inside = self.place(group)
-        path, expected = self.folder / file.name, file.extra["row_groups"][inside]["sha256"]
+        path, expected = (
+            self.folder / file.name,
+            str(file.extra["row_groups"][inside].get("sha256")),
+        )
         digest = hashlib.sha256(tokens.data)
         if self.masked:
             digest.update((self.mask(group) if mask is None else mask).data)
@@ -194,13 +205,14 @@ class RowGroups:
         return UserError(f"{self.folder / file.name}: row group {inside} cannot be read: {error}")
 
     def _refuse_what_does_not_belong(self) -> None:
-        path = self.folder / MANIFEST_FILE
-        written, hash_ = self.manifest.extra["content_hash"], _content_hash(self.manifest)
-        if written != hash_:
+        path, files = self.folder / MANIFEST_FILE, self.manifest.files
+        written, tokenizer = (self.manifest.extra[k] for k in ("content_hash", "tokenizer"))
+        found = shards_content_hash(files, tokenizer["hash"], tokenizer["vocab_size"])
+        if written != found:
             raise UserError(
-                f"{path}: content hash {written[:12]}, its shards make {hash_[:12]}: altered"
+                f"{path}: content hash {written[:12]}, its shards make {found[:12]}: altered"
             )
-        listed = {file.name for file in self.manifest.files}
+        listed = {file.name for file in files}
         extra = sorted(p.name for p in self.folder.glob("[!.]*.parquet") if p.name not in listed)
         if extra:
             raise UserError(
@@ -217,20 +229,6 @@ def array_of(flat: pa.Array[Any]) -> npt.NDArray[Any]:
     if not len(flat):
         return np.empty(0, dtype)
     return np.frombuffer(flat.buffers()[1], dtype, len(flat), flat.offset * dtype.itemsize)
-
-
-def _content_hash(manifest: Manifest) -> str:
-    """What docs/format.md says that the content hash of these shards is."""
-    tokenizer = manifest.extra["tokenizer"]
-    ordered = sorted(manifest.files, key=lambda file: (file.extra["split"], file.extra["index"]))
-    return json_hash(
-        {
-            "format": SHARD_FORMAT,
-            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in ordered],
-            "tokenizer": tokenizer["hash"],
-            "vocab_size": tokenizer["vocab_size"],
-        }
-    )
 
 
 def _held(held: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:

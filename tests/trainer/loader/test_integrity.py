@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import re
 import shutil
@@ -94,14 +95,23 @@ def test_200_truncations_are_refused(corpus: Path) -> None:
     damage(corpus, 200, cut_anywhere)
 
 
-def flips_change_no_batch(folder: Path, count: int) -> int:
+def flip_footer(path: Path, draw: random.Random) -> None:
+    """A bit of what Parquet says of the file's columns and row groups; lengths have no such."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[-8:-4], "little") + 8 if path.suffix == ".parquet" else len(data)
+    flip(path, 8 * (len(data) - size) + draw.randrange(8 * size))
+
+
+def flips_change_no_batch(
+    folder: Path, count: int, change: Callable[[Path, random.Random], object] = flip_any
+) -> int:
     """Flip bits, files not hashed as a whole; how many were refused, the others changed nothing."""
     draw, refused = random.Random(2), 0
     right = batches(folder)
     for _ in range(count):
         path = draw.choice(shard_files(folder))
         before = path.read_bytes()
-        flip_any(path, draw)
+        change(path, draw)
         with contextlib.suppress(UserError):
             found, refused = batches(folder), refused - 1
             for one, other in zip(found, right, strict=True):
@@ -114,6 +124,15 @@ def flips_change_no_batch(folder: Path, count: int) -> int:
 
 def test_a_flip_in_what_training_reads_never_reaches_a_batch(corpus: Path) -> None:
     assert flips_change_no_batch(corpus, 15) >= 5
+
+
+def test_a_flip_in_a_footer_never_reaches_a_batch(corpus: Path) -> None:
+    assert flips_change_no_batch(corpus, 15, flip_footer) >= 5
+
+
+@pytest.mark.soak
+def test_1000_flips_in_footers_never_reach_a_batch(corpus: Path) -> None:
+    assert flips_change_no_batch(corpus, 1000, flip_footer) >= 300
 
 
 @pytest.mark.soak
@@ -159,6 +178,34 @@ def test_a_missing_file_is_refused(corpus: Path, suffix: str) -> None:
     path = min(corpus.glob(f"train-*.{suffix}"))
     path.unlink()
     assert f"{path}: missing, the manifest lists it" in refusal(corpus)
+
+
+def test_lengths_of_other_documents_are_refused_though_the_manifest_lists_them(
+    corpus: Path,
+) -> None:
+    manifest = manifests.read(corpus)
+    assert manifest is not None
+    file = next(file for file in manifest.files if file.extra["split"] == "train")
+    path = corpus / file.extra["lengths"]["name"]
+    lengths = np.load(path)
+    longest = int(lengths[:7].argmax())
+    lengths[longest] -= 1
+    lengths[(longest + 1) % 7] += 1  # of the same row group, whose sum stays
+    np.save(path, lengths)
+    file.extra["lengths"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifests.write(corpus, manifest)
+    said = f"{path}: not the documents of row group 0 of {file.name}"
+    assert said in refusal(corpus)
+
+
+@pytest.mark.parametrize("key", ["kind", "lengths", "row_groups"])
+def test_a_manifest_that_lacks_something_is_refused(corpus: Path, key: str) -> None:
+    manifest = manifests.read(corpus)
+    assert manifest is not None
+    for values in (manifest.extra, *(file.extra for file in manifest.files)):
+        values.pop(key, None)
+    manifests.write(corpus, manifest)
+    assert f"manifest.json: not a manifest of shards: KeyError('{key}')" in refusal(corpus)
 
 
 def test_an_extra_shard_is_refused(corpus: Path) -> None:
