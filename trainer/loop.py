@@ -53,7 +53,8 @@ class Run:
         training = self.training
         self.token_bytes = bytes_of_tokens(training.loader.shards.tokenizer)
         self.token_bytes = self.token_bytes.to(training.ranks.device)
-        self.peak = peak_flops(training.ranks.device, training.dtype)
+        first = training.ranks.is_first  # processes that measure at once measure each other
+        self.peak = peak_flops(training.ranks.device, training.dtype) if first else None
 
     @property
     def num_steps(self) -> int:
@@ -96,16 +97,16 @@ class Run:
         record |= {"loss": _finite(result.loss), "grad_norm": _finite(result.grad_norm)}
         self.log(step=step, tokens_per_second=speed, **record)
         left = (self.num_steps - step) * self.busy / (step - self.first_step)
-        reporter.step(step, result.loss, speed, left, record["data_wait"], self.utilization(speed))
+        reporter.step(
+            step,
+            result.loss,
+            speed,
+            left,
+            record["data_wait"],
+            utilization(self.training, self.peak, speed),
+        )
         if result.skipped:
             self.note_skipped(step, batch, result, reporter)
-
-    def utilization(self, tokens_per_second: float) -> float | None:
-        """MFU, 0 to 1; None where the device's peak is not known."""
-        training, group = self.training, self.training.ranks
-        per_token = flops_per_token(training.model.config, training.recipe.data.seq_len)
-        devices = group.world_size if group.device.type == "cuda" else 1
-        return mfu(tokens_per_second, per_token, self.peak, devices)
 
     def note_skipped(self, step: int, batch: Batch, result: Step, reporter: Reporter) -> None:
         """Say which rows a lost step had; `UserError` after too many in a row."""
@@ -224,7 +225,7 @@ class Run:
             "validation_bits_per_byte": checks[-1]["validation_bits_per_byte"],
             "validation_targets": checks[-1]["validation_targets"],
             "tokens_per_second": tokens / seconds,
-            "mfu": self.utilization(tokens / seconds),
+            "mfu": utilization(training, self.peak, tokens / seconds),
             "data_wait": sum(line["data_wait"] * line["seconds"] for line in steps) / seconds,
             "seconds": seconds,
             "sample": next((line["sample"] for line in reversed(log) if "sample" in line), ""),
@@ -241,6 +242,14 @@ def epochs(loader: Loader, num_steps: int) -> dict[str, float]:
 def tokens_a_step(training: Training) -> int:
     """Positions of one global batch, padding included."""
     return training.recipe.data.batch_size * training.recipe.data.seq_len
+
+
+def utilization(training: Training, peak: float | None, tokens_per_second: float) -> float | None:
+    """MFU, 0 to 1, for a device's `peak` in FLOP/s; None where that is not known."""
+    group = training.ranks
+    per_token = flops_per_token(training.model.config, training.recipe.data.seq_len)
+    devices = group.world_size if group.device.type == "cuda" else 1
+    return mfu(tokens_per_second, per_token, peak, devices)
 
 
 def dtype_name(training: Training) -> str:

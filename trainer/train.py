@@ -11,7 +11,8 @@ from rich.console import Console
 from trainer import run_folder
 from trainer.distributed import ranks
 from trainer.durable import read_json
-from trainer.loop import dtype_name, epochs, tokens_a_step
+from trainer.flops import peak_flops
+from trainer.loop import dtype_name, epochs, tokens_a_step, utilization
 from trainer.memory import estimate
 from trainer.optimizer import muon_warning
 from trainer.progress import say, show_plan, show_report
@@ -85,5 +86,6 @@ def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
         "memory": asdict(memory),
         "loss": loss,
         "tokens_per_second": speed,
+        "mfu": utilization(training, peak_flops(training.ranks.device, training.dtype), speed),
         "seconds": tokens / speed,
     }
