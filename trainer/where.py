@@ -196,7 +196,8 @@ def add_parser(commands: Any) -> None:
     add("--run", dest="of_run", type=Path, metavar="RUN", help="a run: its data specification")
     add("--seq-len", type=int, default=256, metavar="T", help="without --run: as its recipe (256)")
     add("--batch-size", type=int, default=8, metavar="B", help="rows of a global batch (8)")
-    add("--packing", choices=["concat", "best_fit"], default="concat", help="(concat)")
+    add("--packing", choices=["auto", "concat", "best_fit"], default="auto",
+        help="auto: concat for documents, best_fit for conversations")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N", help="of the data's order (0)")
     add("--step", type=int, metavar="N", help="batch, from 0: what step N + 1 of the log took")
     add("--row", type=int, default=0, metavar="R", help="row of the global batch, from 0 (0)")

@@ -18,6 +18,7 @@ from trainer import data_spec
 from trainer.data_spec import DataSpec, Source
 from trainer.durable import read_json
 from trainer.loader import Loader, Mixed
+from trainer.packing import Packing
 
 
 def open_loader(arguments: argparse.Namespace) -> Loader:
@@ -30,9 +31,17 @@ def open_loader(arguments: argparse.Namespace) -> Loader:
     if len(folders) > 1:
         raise UserError(f"--manifest: {len(folders)} folders are mixed as a run says; give --run")
     return Loader(
-        folders, seq_len=arguments.seq_len, rows=arguments.batch_size, packing=arguments.packing,
-        seed=arguments.seed, check_files=True,
+        folders, seq_len=arguments.seq_len, rows=arguments.batch_size,
+        packing=_packing(arguments.packing, folders[0]), seed=arguments.seed, check_files=True,
     )  # fmt: skip
+
+
+def _packing(asked: str, folder: Path) -> Packing:
+    if asked == "auto":
+        found = manifest.read(folder)
+        chats = found is not None and found.extra.get("kind") == "conversations"
+        return "best_fit" if chats else "concat"
+    return "concat" if asked == "concat" else "best_fit"
 
 
 def steps_to_look_at(arguments: argparse.Namespace) -> int:

@@ -80,6 +80,14 @@ def test_a_folder_its_manifest_and_both_names_of_the_flag_are_the_same(
     assert {name: told[name] for name in dataclasses.asdict(origin)} == dataclasses.asdict(origin)
 
 
+@pytest.mark.parametrize(("name", "packing"), [("pages", "concat"), ("chats", "best_fit")])
+def test_conversations_are_packed_their_own_way_unless_asked(
+    name: str, packing: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--manifest", folders[name], "--seq-len", 24, "--batch-size", 6, "--step", 1, "--json"]
+    assert ask(capsys, *asked) == ask(capsys, *asked, "--packing", packing)
+
+
 def test_a_run_tells_of_every_source_of_its_mixture(
     run: Path, mixed: Loader, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
