@@ -52,7 +52,7 @@ def start(request: Request, group: Ranks, console: Console) -> Run | None:
         description = {
             **state,
             "data": loader.spec.to_json(),
-            "folders": [str(folder) for folder in folders(request)],
+            "folders": [str(folder.absolute()) for folder in folders(request)],
             "recipe": to_json(asdict(request.recipe)),
         }
         run_folder.begin(request.out, description, weights.step)
