@@ -157,20 +157,20 @@ def write_shard(
 
     A table with a column `loss_mask` (uint8, as long as its row's tokens) makes a shard with one.
     Both files, the rows and their lengths, appear whole, under names that end in the first 16
-    digits of the shard's SHA-256. `extra` is as docs/format.md says. Memory is about twice the
-    table's.
+    digits of the shard's SHA-256. `extra` is as docs/format.md says. Memory beside the table's is
+    that of a few row groups.
     """
-    stored = MASKED if LOSS_MASK.name in table.schema.names else STORED
-    rows = _sorted_rows(table, stored)
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]).to_numpy()
     stem = f"{split}-{index:05d}"
     temporary = Path(folder) / f".{stem}.{uuid.uuid4().hex}.tmp"
     temporary.parent.mkdir(parents=True, exist_ok=True)
     try:
-        row_groups = _write_rows(temporary, rows, settings.rows_per_group)
+        row_groups = _write_rows(temporary, table, order, settings.rows_per_group)
         digest = _flush_and_hash(temporary)
         size = temporary.stat().st_size
         stem = f"{stem}-{digest[:16]}"
-        lengths = _write_lengths(temporary.parent / f"{stem}.lengths.npy", rows)
+        counts = table["token_count"].to_numpy()[order]
+        lengths = _write_lengths(temporary.parent / f"{stem}.lengths.npy", counts)
         temporary.replace(temporary.parent / f"{stem}.parquet")
     finally:
         temporary.unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def write_shard(
         "lengths": lengths,
         "row_groups": row_groups,
     }
-    return DataFile(f"{stem}.parquet", len(rows), size, sha256=digest, extra=extra)
+    return DataFile(f"{stem}.parquet", len(table), size, sha256=digest, extra=extra)
 
 
 def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:
@@ -239,20 +239,15 @@ def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
     return cast(list[str], values.to_pylist())
 
 
-def _sorted_rows(table: pa.Table, stored: pa.Schema) -> pa.Table:
-    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER])
-    rows = table.select(stored.names).combine_chunks().take(order).cast(stored)
-    for name in {"tokens", LOSS_MASK.name} & set(stored.names):
-        assert pc.list_value_length(rows[name]).equals(rows["token_count"].cast(pa.int32())), name
-    return rows
-
-
-def _write_rows(path: Path, rows: pa.Table, rows_per_group: int) -> list[dict[str, Any]]:
-    """Write `rows` as they come; tokens, documents and hash of each row group."""
-    row_groups = []
+def _write_rows(
+    path: Path, table: pa.Table, order: UInt64s, rows_per_group: int
+) -> list[dict[str, Any]]:
+    """Write the rows in this order; tokens, documents and hash of each row group."""
+    row_groups, schema = [], MASKED if LOSS_MASK.name in table.schema.names else STORED
+    batches = table.select(schema.names).to_batches()
     with pq.ParquetWriter(
         path,
-        rows.schema,
+        schema,
         version="2.6",
         compression="zstd",
         compression_level=3,
@@ -260,11 +255,31 @@ def _write_rows(path: Path, rows: pa.Table, rows_per_group: int) -> list[dict[st
         write_statistics=False,
         store_schema=False,
     ) as writer:
-        for start in range(0, len(rows), rows_per_group):
-            group = rows.slice(start, rows_per_group)
+        for start in range(0, len(order), rows_per_group):
+            group = _picked(batches, order[start : start + rows_per_group]).cast(schema)
+            for name in {"tokens", LOSS_MASK.name} & set(schema.names):
+                lengths = pc.list_value_length(group[name])
+                assert lengths.equals(group["token_count"].cast(pa.int32())), name
             writer.write_table(group, row_group_size=rows_per_group)
             row_groups.append(_row_group(group))
     return row_groups
+
+
+def _picked(batches: list[pa.RecordBatch], rows: UInt64s) -> pa.Table:
+    """These rows, by number over all batches, in this order, in one chunk.
+
+    Taking them from a table of many chunks would copy all of it into one first.
+    """
+    ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.uint64)
+    batch_of = np.searchsorted(ends, rows, side="right")
+    by_batch = np.argsort(batch_of, kind="stable")
+    pieces = []
+    for number in np.unique(batch_of).tolist():
+        batch = batches[number]
+        inside = rows[batch_of == number] - (ends[number] - batch.num_rows)
+        pieces.append(batch.take(pa.array(inside)))
+    together = pa.Table.from_batches(pieces).combine_chunks()
+    return together.take(pa.array(np.argsort(by_batch)))
 
 
 def _row_group(group: pa.Table) -> dict[str, Any]:
@@ -281,10 +296,10 @@ def _values(column: pa.ChunkedArray, dtype: str) -> npt.NDArray[Any]:
     return values.astype(dtype, copy=False)
 
 
-def _write_lengths(path: Path, rows: pa.Table) -> dict[str, str]:
+def _write_lengths(path: Path, lengths: Int64s) -> dict[str, str]:
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as file:  # np.save would add a suffix to a name
-            np.save(file, rows["token_count"].to_numpy().astype("<i4"), allow_pickle=False)
+            np.save(file, lengths.astype("<i4"), allow_pickle=False)
         digest = _flush_and_hash(temporary)
     return {"name": path.name, "sha256": digest}
 

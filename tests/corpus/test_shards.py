@@ -249,6 +249,25 @@ def test_bytes_do_not_depend_on_the_order_or_chunks_of_the_rows(
         assert hashlib.sha256(path.read_bytes()).hexdigest() == expected.sha256
 
 
+def test_writing_takes_memory_of_row_groups_not_of_the_shard(
+    encoded: pa.Table, tmp_path: Path
+) -> None:
+    long = pa.array([[1] * 5000] * NUM_ROWS, encoded.schema.field("tokens").type)
+    table = encoded.set_column(0, "tokens", long)
+    table = table.set_column(1, "token_count", pa.array([5000] * NUM_ROWS, pa.int64()))
+    pieces = [table.slice(start, 35) for start in range(0, NUM_ROWS, 35)]
+    before = pa.default_memory_pool()
+    watched = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(watched)
+    try:
+        shards.write_shard(
+            pa.concat_tables(pieces), tmp_path, "train", 0, Shard(seed=3, rows_per_group=20)
+        )
+    finally:
+        pa.set_memory_pool(before)
+    assert 0 < watched.max_memory() < table.nbytes / 2
+
+
 def test_bytes_do_not_depend_on_the_engines_types_columns_or_documentation(
     encoded: pa.Table, tmp_path: Path
 ) -> None:
