@@ -27,7 +27,8 @@ from trainer.model import LanguageModel
 from trainer.precision import autocast
 from trainer.task_forms import Example, Request, Task
 
-BATCH_TOKENS = 8192  # places of a batch, padding included
+BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 15}  # places of a batch, padding included
+ALIKE = 16  # rests of answers that differ by less may share a batch, whatever their beginnings
 LOGITS = 1 << 25  # numbers at once: 128 MiB in fp32
 
 
@@ -131,12 +132,16 @@ def score(
     ranks: Ranks,
     dtype: torch.dtype,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = 0,
     done: Callable[[int], None] = lambda count: None,
 ) -> Scores:
-    """Score the windows of each group, which begin alike, in batches of similar length."""
+    """Score the windows of each group, which begin alike, in batches of similar length.
+
+    `batch_tokens` places are a batch, 0: as many as suit the device.
+    """
     found = np.zeros((2, num_requests))
-    batches = _batches(groups, model.config.max_position_embeddings, batch_tokens)
+    places = batch_tokens or BATCH_TOKENS[ranks.device.type]
+    batches = _batches(groups, model.config.max_position_embeddings, places)
     with evaluating(model):
         for number, batch in enumerate(batches):
             if number % ranks.world_size == ranks.rank:
@@ -149,10 +154,10 @@ def score(
 def _batches(
     groups: Sequence[list[Window]], context: int, batch_tokens: int
 ) -> Iterator[list[_Group]]:
-    """Groups of similar length together, the longest first, as many as fit when padded."""
+    """Groups of similar lengths together, the longest first, as many as fit when padded."""
     made: list[_Group] = []
     shared = rest = num_windows = 0
-    ordered = sorted(map(_group, groups), key=lambda g: (g.shared, g.rest), reverse=True)
+    ordered = sorted(map(_group, groups), key=lambda g: (g.rest // ALIKE, g.shared), reverse=True)
     for group in ordered:
         shared, rest = max(shared, group.shared), max(rest, group.rest)
         num_windows += len(group.windows)
