@@ -145,8 +145,12 @@ class Chat:
             if left < 0:
                 yield Piece("note", f"no more than {self.max_tool_calls} tool calls a message")
                 return
+            room = self._room_for_results(len(queries))
+            if room < 1:
+                yield Piece("note", "the context is full: no room for what the tool says")
+                return
             for query in queries:
-                result = self._shortened(self.search(query or ""), len(queries))
+                result = self._shortened(self.search(query or ""), room)
                 self.turns.append(Turn("tool", (result,)))
                 yield Piece("result", result)
 
@@ -166,26 +170,43 @@ class Chat:
 
     def _forget_oldest(self) -> int:
         """Drop the oldest exchanges that do not fit; returns how many turns those are."""
-        context = self.model.config.max_position_embeddings
-        most = context - min(self.settings.max_tokens, context // 2)
-        head = int(self.turns[0].role == "system")
-        starts = [i for i, turn in enumerate(self.turns) if i >= head and turn.role == "user"]
+        head, starts = self._exchanges()
         for start in [head, *starts[1:]]:
-            size = len(prompt_of([*self.turns[:head], *self.turns[start:]], self.tokenizer))
-            if size <= most:
+            size = self._size(head, start)
+            if size <= self._most:
                 del self.turns[head:start]
                 return start - head
+        context = self.model.config.max_position_embeddings
         raise UserError(
-            f"message: {size} tokens with the turns that belong to it, at most {most} fit: this "
-            f"model reads {context}, {context - most} are kept for the reply"
+            f"message: {size} tokens with the turns that belong to it, at most {self._most} fit: "
+            f"this model reads {context}, {context - self._most} are kept for the reply"
         )
 
-    def _shortened(self, result: str, num_results: int) -> str:
-        """A tool's result, cut where all results would take over a quarter of the context."""
-        most = self.model.config.max_position_embeddings // 4 // num_results
-        ids = self.tokenizer.encode(result)
+    @property
+    def _most(self) -> int:
+        """Tokens that a prompt may have; a quarter of the context is kept for the reply."""
+        context = self.model.config.max_position_embeddings
+        return context - min(self.settings.max_tokens, context // 4)
+
+    def _exchanges(self) -> tuple[int, list[int]]:
+        """Where the turns begin that may be forgotten, and those of the user among them."""
+        head = int(self.turns[0].role == "system")
+        return head, [i for i, turn in enumerate(self.turns) if i >= head and turn.role == "user"]
+
+    def _size(self, head: int, start: int) -> int:
+        return len(prompt_of([*self.turns[:head], *self.turns[start:]], self.tokenizer))
+
+    def _room_for_results(self, count: int) -> int:
+        """Tokens that each of `count` results may have: all together a quarter of the context."""
+        head, starts = self._exchanges()
+        room = self._most - self._size(head, starts[-1])
+        quarter = self.model.config.max_position_embeddings // 4
+        return min(quarter, room) // count - 2  # the result's control tokens
+
+    def _shortened(self, text: str, most: int) -> str:
+        ids = self.tokenizer.encode(text)
         if len(ids) <= most:
-            return result
+            return text
         return self.tokenizer.decode_bytes(ids[:most]).decode("utf-8", errors="ignore")
 
 

@@ -215,8 +215,8 @@ def test_a_sample_while_training_is_the_reply_and_its_calls(tokenizer: Tokenizer
 
 def test_the_oldest_exchanges_are_left_out_and_it_is_said(tokenizer: Tokenizer) -> None:
     chat, model = chat_with(
-        tokenizer, *[reply(tokenizer, "b" * 10)] * 4, context=80, system="S"
-    )  # an exchange of 25 tokens, at most 40 of them to read
+        tokenizer, *[reply(tokenizer, "b" * 10)] * 4, context=54, system="S"
+    )  # an exchange of 25 tokens, a prompt of at most 41
     assert said(chat.say("a" * 11))[0][0] == "text"
     for _ in range(3):
         assert said(chat.say("a" * 11))[:1] == [
@@ -227,9 +227,9 @@ def test_the_oldest_exchanges_are_left_out_and_it_is_said(tokenizer: Tokenizer) 
 
 
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(tokenizer: Tokenizer) -> None:
-    chat, _ = chat_with(tokenizer, reply(tokenizer, "b"), context=80, system="S")
+    chat, _ = chat_with(tokenizer, reply(tokenizer, "b"), context=54, system="S")
     with pytest.raises(
-        UserError, match=r"message: 47 tokens .* at most 40 fit: this model reads 80"
+        UserError, match=r"message: 47 tokens .* at most 41 fit: this model reads 54"
     ):
         list(chat.say("a" * 40))
     assert chat.turns == [Turn("system", ("S",))]
@@ -299,7 +299,14 @@ def test_a_long_result_is_cut_to_a_quarter_of_the_context_at_a_character(
     replies = [reply(tokenizer, "", search_call("a")), reply(tokenizer, "b")]
     chat, _ = chat_with(tokenizer, *replies, search=lambda query: "é€" * 99, context=400)
     result = dict(said(chat.say("Hi")))["result"]
-    assert result == "é€" * 20  # 5 bytes each, 100 tokens
+    assert result == "é€" * 19 + "é"  # 97 of 100 tokens, of which 2 are control tokens
+
+
+def test_where_no_room_is_left_for_a_result_none_is_sought(tokenizer: Tokenizer) -> None:
+    replies = [reply(tokenizer, "", search_call("a"))]
+    chat, _ = chat_with(tokenizer, *replies, search=lambda query: "never", context=70)
+    assert [kind for kind, _ in said(chat.say("Hi"))] == ["call", "note"]
+    assert chat.turns[-1].role == "assistant"
 
 
 # The command
@@ -363,7 +370,7 @@ def test_from_a_pipe_each_line_is_a_turn(
         ("/temprature 1\n", "/temprature: no command; /help lists them"),
         ("/temperature hot\n", "/temperature hot: must be a number of at least 0"),
         ("/temperature -1\n", "/temperature -1: must be a number of at least 0"),
-        ("a" * 500, "message: 504 tokens with the turns that belong to it, at most 200 fit"),
+        ("a" * 500, "message: 504 tokens with the turns that belong to it, at most 300 fit"),
     ],
 )
 def test_a_line_that_cannot_be_used_ends_a_pipe_with_an_error(
