@@ -13,6 +13,7 @@ from schemas.errors import UserError
 from trainer import compiled
 from trainer.compiled import EAGER, INDUCTOR, RowLosses, compile_model, missing_compiler
 from trainer.evaluate import token_losses
+from trainer.loader import IGNORED
 from trainer.model import LanguageModel, documents_of
 
 CPU = torch.device("cpu")
@@ -106,6 +107,26 @@ def test_row_losses_are_the_sums_of_the_tokens_losses(model: LanguageModel) -> N
     assert each[0, 3].item() == 0
 
 
+def test_what_no_counted_target_sees_has_no_gradient(untied_model: LanguageModel) -> None:
+    """A loss mask that counts one target: the gradient reaches that token's document up to it."""
+    boundary = untied_model.config.boundary
+    tokens = torch.tensor([[7, 8, boundary, 11, 12, 13, 14]])
+    targets = torch.full_like(tokens, IGNORED)
+    targets[0, 4] = 13
+    RowLosses(untied_model)(tokens, targets).sum().backward()
+    gradient = untied_model.model.embed_tokens.weight.grad
+    assert gradient is not None
+    assert set(gradient.abs().sum(1).nonzero().flatten().tolist()) == {boundary, 11, 12}
+
+
+def test_a_row_without_a_target_has_no_loss_and_no_gradient(model: LanguageModel) -> None:
+    tokens = torch.tensor([[7, 8, 9]])
+    losses = RowLosses(model)(tokens, torch.full_like(tokens, IGNORED))
+    losses.sum().backward()
+    assert losses.tolist() == [0.0]
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_graph_has_the_losses_and_gradients_of_the_model(model: LanguageModel) -> None:
@@ -134,6 +155,6 @@ def batch(model: LanguageModel) -> tuple[torch.Tensor, ...]:
     tokens = torch.randint(boundary, (2, 17), generator=torch.Generator().manual_seed(0))
     tokens[:, [0, 5]] = boundary
     targets = tokens[:, 1:].clone()
-    targets[0, 3] = -100
+    targets[0, 3] = IGNORED
     inputs = tokens[:, :-1].contiguous()
     return inputs, targets, *documents_of(inputs, boundary)

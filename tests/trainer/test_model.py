@@ -94,6 +94,47 @@ def test_logits_equal_a_model_written_with_loops(heads: int, key_heads: int, tie
         torch.testing.assert_close(found, reference(model, tokens), atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_and_gradients_are_those_of_transformers_qwen3(tied: bool) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers (the test extra)")
+    ours = make(tied=tied, mask=False)
+    s = ours.config.settings
+    config = transformers.Qwen3Config(
+        vocab_size=64,
+        hidden_size=s.hidden_size,
+        intermediate_size=s.intermediate_size,
+        num_hidden_layers=s.num_hidden_layers,
+        num_attention_heads=s.num_attention_heads,
+        num_key_value_heads=s.num_key_value_heads,
+        head_dim=s.head_dim,
+        rope_parameters={"rope_type": "default", "rope_theta": s.rope_theta},
+        tie_word_embeddings=tied,
+        attn_implementation="sdpa",
+    )
+    theirs = transformers.Qwen3ForCausalLM(config)
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.randint(64, (3, 16), generator=torch.Generator().manual_seed(0))
+    found, expected = ours(tokens), theirs(input_ids=tokens, use_cache=False).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for logits in (found, expected):
+        logits.log_softmax(-1)[..., 7].mean().backward()
+    named = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, named[name].grad, atol=1e-5, rtol=1e-4)
+
+
+def test_given_documents_and_positions_count_and_not_the_boundary_tokens() -> None:
+    """As the loader numbers a row that begins in a document's middle, padding at its end."""
+    model = make()
+    row = torch.tensor([[7, 8, 9, 5, 9, 5, 3, 3]])
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1]])
+    with torch.no_grad():
+        together = model(row, documents=documents, positions=positions)[0]
+        alone = [model(part[None])[0] for part in row[0].split([3, 3, 2])]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
 def test_each_document_of_a_row_has_the_logits_it_has_alone() -> None:
     model = make()
     documents = [[7, 8, 9], [BOUNDARY, 5, 9, 5], [BOUNDARY], [BOUNDARY, 9, 9, 1, 2]]

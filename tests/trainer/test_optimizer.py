@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from schemas.errors import UserError
 from trainer.model import LanguageModel, ModelConfig
@@ -60,6 +61,23 @@ def test_six_steps_equal_three_a_saved_state_and_three_more_bit_for_bit(
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(torch.equal(value, resumed.state()[n]) for n, value in optimizer.state().items())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_one_batch_is_learned_by_heart(kind: Kind) -> None:
+    """Rows that each begin alike nowhere, so that nothing in them is left to chance."""
+    torch.manual_seed(0)
+    settings = dataclasses.replace(SHAPE, hidden_size=32, intermediate_size=64)
+    model = LanguageModel(ModelConfig(settings, 64, 0, 16))
+    optimizer = build_optimizer(model, OptimizerSettings(kind, 1e-2, muon_learning_rate=1e-2))
+    rows = 1 + torch.stack([torch.randperm(63)[:17] for _ in range(4)])
+    rows[:, 0] = torch.arange(1, 5)
+    for _ in range(150):
+        loss = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.05
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
