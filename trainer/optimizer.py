@@ -100,9 +100,18 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> ModelOptim
     return ModelOptimizer(model, [muon, _adamw(rest, settings)], "Muon + fused AdamW")
 
 
-def muon_warning(settings: OptimizerSettings, tokens_a_step: int) -> str | None:
+def muon_warning(
+    settings: OptimizerSettings, tokens_a_step: int, bfloat16_is_fast: bool = True
+) -> str | None:
     """What to say where Muon costs more than it can win; None where there is nothing to say."""
-    if settings.kind != "muon" or tokens_a_step >= MUON_MIN_TOKENS:
+    if settings.kind != "muon":
+        return None
+    if not bfloat16_is_fast:
+        return (
+            "optimizer.kind = 'muon': its matrix products are in bf16 whatever run.dtype says, and "
+            "this device is slow at bf16; take 'adamw'"
+        )
+    if tokens_a_step >= MUON_MIN_TOKENS:
         return None
     return (
         f"optimizer.kind = 'muon' with {tokens_a_step:,} tokens a step: its matrix products cost "
@@ -122,17 +131,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
-
-
-def adamw(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Fused AdamW for all weights."""
-    return _adamw(parameter_groups(model, settings.weight_decay), settings)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Use `value` from the next step on."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
 
 
 def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.AdamW:

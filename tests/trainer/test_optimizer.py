@@ -164,3 +164,10 @@ def test_muon_warns_where_a_step_has_too_few_tokens() -> None:
     assert "4,096 tokens a step" in warning
     assert muon_warning(muon, MUON_MIN_TOKENS) is None
     assert muon_warning(OptimizerSettings(), 64) is None
+
+
+def test_muon_warns_where_bfloat16_is_slow_whatever_the_batch() -> None:
+    warning = muon_warning(OptimizerSettings("muon"), 1 << 20, bfloat16_is_fast=False)
+    assert warning is not None
+    assert "slow at bf16" in warning
+    assert muon_warning(OptimizerSettings(), 64, bfloat16_is_fast=False) is None
