@@ -12,10 +12,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEER := .venv-datatrove
 BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
 
-.PHONY: help demo test check soak bench bench-datatrove bench-dedup bench-tokens bench-loader clean
+.PHONY: help demo demo-chat test check soak bench bench-datatrove bench-dedup bench-tokens \
+  bench-loader bench-trainer clean
 
 help:
 	@echo "make demo    sample crawl -> corpus -> small model that writes (INPUT='...' for your WARCs)"
+	@echo "make demo-chat  the same sample crawl -> base model -> an assistant that answers"
 	@echo "make test    the tests, on the embedded engine and on Apache Spark"
 	@echo "make check   lint, format, types"
 	@echo "make soak    the longer proofs (kills, many orders, the real crawl)"
@@ -23,7 +25,8 @@ help:
 	@echo "make bench-datatrove  FineWeb's recipe by both systems (BENCH_INPUT='...' for your WARCs)"
 	@echo "make bench-dedup  dedup: cost, scale, growth, skew and recall, beside datatrove's (an hour)"
 	@echo "make bench-tokens, make bench-loader  tokenizing beside tiktoken; the loader beside pyarrow"
-	@echo "make clean   remove .venv and demo/"
+	@echo "make bench-trainer  training beside plain PyTorch, learning beside references, generation"
+	@echo "make clean   remove .venv, demo/ and demo-chat/"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,6 +48,9 @@ $(VENV)/.installed-check: $(VENV)/.installed-test
 
 demo: $(VENV)/.installed
 	@$(BIN)/python samples/demo.py --recipe '$(RECIPE)' --input '$(INPUT)'
+
+demo-chat: $(VENV)/.installed
+	@$(BIN)/python samples/demo_chat.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests
@@ -83,5 +89,9 @@ bench-tokens: $(VENV)/.installed
 bench-loader: $(VENV)/.installed
 	$(BIN)/python benchmarks/loader.py all
 
+bench-trainer: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/trainer.py all
+	$(BIN)/python benchmarks/generation.py
+
 clean:
-	rm -rf $(VENV) $(PEER) .bench demo
+	rm -rf $(VENV) $(PEER) .bench demo demo-chat
