@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -179,7 +180,17 @@ def _evaluate_task(
 
 def _print_json(loaded: Checkpoint, dtype: torch.dtype, **values: Any) -> None:
     named = {"checkpoint": str(loaded.folder), "step": loaded.state["step"]}
-    print(json.dumps({**named, "dtype": str(dtype).removeprefix("torch."), **values}))
+    named["dtype"] = str(dtype).removeprefix("torch.")
+    print(json.dumps(_finite({**named, **values})))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show_validation(
@@ -205,14 +216,14 @@ def _show_task(loaded: Checkpoint, found: TaskResult) -> None:
     if found.cut:
         context = loaded.model.config.max_position_embeddings
         print(
-            f"{found.cut:,} of them are longer than the {context} tokens that the model reads; "
-            "the beginnings of their contexts were cut"
+            f"longer than the {context} tokens that the model reads, their beginning cut: "
+            f"{found.cut:,}"
         )
     print()
     rows = [
         (
             m.name,
-            f"{m.score:.4f}",
+            f"{m.score:.5g}" if m.chance is None else f"{m.score:.4f}",
             _or_none(m.stderr, "± {:.4f}"),
             _or_none(m.chance, "{:.4f}"),
             _or_none(m.above_chance, "{:+.1f}"),

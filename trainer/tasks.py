@@ -28,6 +28,7 @@ from trainer.precision import autocast
 from trainer.task_forms import Example, Request, Task
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 15}  # places of a batch, padding included
+MAX_EXPONENT = 709  # of e, before float64 overflows
 ALIKE = 16  # rests of answers that differ by less may share a batch, whatever their beginnings
 LOGITS = 1 << 25  # numbers at once: 128 MiB in fp32
 
@@ -232,7 +233,8 @@ def _padded(rows: list[list[int]], length: int, device: torch.device) -> Tensor:
 
 def _metrics(task: Task, examples: Sequence[Example], scores: Scores) -> tuple[Metric, ...]:
     if task.cloze:
-        perplexity = math.exp(-float(scores.nats.mean()))
+        nats = -float(scores.nats.mean())
+        perplexity = math.exp(nats) if nats < MAX_EXPONENT else math.inf
         right = scores.greedy.astype(float)
         return (_accuracy("acc", right, np.zeros(len(examples))), Metric("perplexity", perplexity))
     counts = np.array([len(example.requests) for example in examples])

@@ -114,8 +114,19 @@ def test_what_the_model_cannot_read_whole_is_said(
     (tmp_path / "long.jsonl").write_text(f"{json.dumps(row)}\n")
     evaluate(run, "--task", "lambada", "--data", tmp_path / "long.jsonl")
     shown = capsys.readouterr().out
-    assert "1 of them are longer than the 32 tokens that the model reads" in shown
+    assert "longer than the 32 tokens that the model reads, their beginning cut: 1" in shown
     assert "perplexity" in shown
+
+
+def test_a_model_that_diverged_is_told_in_json_that_can_be_read(
+    run: Path, tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer, capsys: Capture
+) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e6)
+    checkpoint.save(tmp_path / "lost", 1, model, tokenizer, {})
+    (tmp_path / "rows.jsonl").write_text('{"text": "the cat sat on the mat"}\n')
+    evaluate(tmp_path / "lost", "--task", "lambada", "--data", tmp_path / "rows.jsonl", "--json")
+    assert printed(capsys)["metrics"]["perplexity"]["score"] is None
 
 
 @pytest.mark.parametrize(
