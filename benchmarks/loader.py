@@ -144,6 +144,7 @@ def start(bench: Bench) -> Table:
             Figure(f"{name}: million tokens a second", "", f"{plan.tokens / built / MILLION:,.0f}"),
             Figure(f"{name}: plans so far on disk, MB", "", f"{size / MILLION:,.0f}"),
             at_most(f"{name}: start to first batch, s", again["seconds"], 1),
+            Figure(f"{name}: its CPU time, s", "", f"{again['cpu']:.2f}"),
             Figure(f"{name}: of that opening, tokenizer's ranks too", "", f"{again['open']:.2f}"),
             Figure(f"{name}: row groups read, of", "", f"{again['read']} of {again['groups']:,}"),
         ]
@@ -153,14 +154,19 @@ def start(bench: Bench) -> Table:
 
 def memory(bench: Bench) -> Table:
     """Peak memory of a process that reads many batches of a small and a large corpus."""
-    figures, peaks = [], []
+    figures, peaks, held = [], [], []
     for count in (40, 200):  # more shards than are kept open, both
         folder = bench.corpus(f"memory-{count}", count)
         found = _child("memory", bench, folder, ROWS, "best_fit", bench.arguments.batches)
         peaks.append(found["peak"] / MILLION)
+        held.append(_child("held", bench, folder, ROWS, "best_fit", 0))
         tokens = count * bench.tokens
         figures.append(Figure(f"peak MB, corpus of {tokens:,} tokens", "", f"{peaks[-1]:,.0f}"))
     figures.append(at_most("the large corpus's by the small one's", peaks[1] / peaks[0], 1.1))
+    grown, groups = (held[1][name] - held[0][name] for name in ("held", "groups"))
+    figures.append(
+        Figure("bytes that the manifest keeps, a row group", "", f"{grown / groups:,.0f}")
+    )
     return figures_table(f"Resident memory after {bench.arguments.batches:,} batches", figures)
 
 

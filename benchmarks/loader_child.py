@@ -1,10 +1,11 @@
-"""What loader.py measures in a process of its own: a cold start, or peak memory; prints JSON."""
+"""What loader.py measures in a process of its own: a cold start, or memory; prints JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 from trainer.loader import Loader
@@ -14,13 +15,20 @@ def main() -> None:
     """PART FOLDER CACHE SEQ_LEN ROWS PACKING STEP."""
     part, folder, cache, *numbers, packing, step = sys.argv[1:]
     seq_len, rows = map(int, numbers)
-    began = time.perf_counter()
+    if part == "held":
+        tracemalloc.start()
+    began, cpu = time.perf_counter(), time.process_time()
     loader = Loader([Path(folder)], seq_len=seq_len, rows=rows, packing=packing, cache=Path(cache))
     opened = time.perf_counter()
+    if part == "held":
+        held, _ = tracemalloc.get_traced_memory()
+        print(json.dumps({"held": held, "groups": len(loader.sources[0].row_groups.tokens)}))
+        return
     if part == "start":
         loader.batch(int(step))
         ended, groups = time.perf_counter(), loader.sources[0].row_groups
-        found = {"seconds": ended - began, "open": opened - began}
+        cpu = time.process_time() - cpu
+        found = {"seconds": ended - began, "open": opened - began, "cpu": cpu}
         read = int(groups._checked.sum())
         print(json.dumps({**found, "read": read, "groups": len(groups.tokens)}))
         return

@@ -3,8 +3,8 @@
 What a row group holds is checked against the manifest on its first read in a process: number of
 tokens, SHA-256 over tokens and loss mask, ids within the vocabulary, lengths of its documents as
 planned with. Those come from the file beside the shard, its SHA-256 checked when it is first
-opened. A few files stay open; what
-is held does not grow with the corpus beyond three numbers a row group.
+opened. A few files stay open; what is held does not grow with the corpus beyond the manifest's
+entries.
 """
 
 from __future__ import annotations
@@ -229,6 +229,12 @@ def array_of(flat: pa.Array[Any]) -> npt.NDArray[Any]:
     if not len(flat):
         return np.empty(0, dtype)
     return np.frombuffer(flat.buffers()[1], dtype, len(flat), flat.offset * dtype.itemsize)
+
+
+def arrow_of(values: npt.NDArray[Any]) -> pa.Array[Any]:
+    """NumPy's array as Arrow's, likewise: int32 or uint8, one after the other."""
+    type_ = pa.int32() if values.dtype == np.int32 else pa.uint8()
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(values)])
 
 
 def _held(held: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:

@@ -25,7 +25,7 @@ from trainer.data import Shards
 from trainer.data_spec import DataSpec, Source
 from trainer.packing import BEGINS, PADS, Int32s, Int64s, Rows, UInt8s, ranges
 from trainer.plan import Plan, Window, load_or_build
-from trainer.row_groups import RowGroups, array_of
+from trainer.row_groups import RowGroups, array_of, arrow_of
 
 T = TypeVar("T", bound=np.generic)
 HELD_WINDOWS = 2  # a batch spans one end of a window at most times
@@ -171,8 +171,8 @@ class SourceRows:
 
 def _picked(values: npt.NDArray[T], segments: Rows) -> npt.NDArray[T]:
     """The segments' values, one after the other."""
-    starts, lengths = pa.array(segments.starts), pa.array(segments.lengths)
-    lists = pa.ListViewArray.from_arrays(starts, lengths, pa.array(values))
+    starts, lengths = arrow_of(segments.starts), arrow_of(segments.lengths)
+    lists = pa.ListViewArray.from_arrays(starts, lengths, arrow_of(values))
     return array_of(lists.flatten())
 
 

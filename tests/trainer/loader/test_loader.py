@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,18 @@ def test_a_start_reads_only_the_row_groups_of_its_rows(folders: dict[str, Path])
         inside = starts[starts < ends[-1]]
         wanted |= set(window.groups[np.searchsorted(ends, inside, side="right")].tolist())
     assert sorted(read) == sorted(wanted)
+
+
+def test_a_start_imports_no_pandas_which_takes_longer_than_the_rest(
+    folders: dict[str, Path],
+) -> None:
+    code = (
+        "import sys; from trainer.loader import Loader; "
+        "Loader([sys.argv[1]], seq_len=32, rows=6, cache=sys.argv[2]).batch(3); "
+        "assert 'pandas' not in sys.modules"
+    )
+    arguments = [str(folders["pages"]), str(folders["cache"])]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
 
 
 def test_few_windows_are_held_however_much_is_read(folders: dict[str, Path]) -> None:
