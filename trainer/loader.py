@@ -100,17 +100,15 @@ class Loader:
         self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         mixed = [m if isinstance(m, Mixed) else Mixed(m) for m in folders]
         opened = [open_shards(m.folder, vocab_size) for m in mixed]
-        _refuse_other_tokenizers(opened)
-        sources = tuple(
-            Source(shards.content_hash, float(m.weight), m.max_epochs)
-            for shards, m in zip(opened, mixed, strict=True)
-        )
+        _refuse_what_does_not_mix(opened)
+        sources = tuple(map(_source, opened, mixed))
         try:
             self.spec = DataSpec(sources, seq_len, rows, packing, seed, split, window_tokens)
         except ValueError as error:
             raise UserError(f"data.{error}") from None
         self.shards = opened[0]
-        self.mixture = Mixture(tuple(source.weight for source in sources))
+        names = [str(shards.folder) for shards in opened]
+        self.mixture = Mixture(tuple(source.weight for source in sources), names)
         place = Path(cache) if cache is not None else cache_folder()
         self.sources = [
             SourceRows(shards, source, self.spec, place, check_files)
@@ -263,11 +261,25 @@ def _epochs(source: SourceRows, rows: int) -> float:
     return rows / source.plan(0).num_rows
 
 
-def _refuse_other_tokenizers(opened: list[Shards]) -> None:
-    first = opened[0]
-    for other in opened[1:]:
+def _source(shards: Shards, mixed: Mixed) -> Source:
+    try:
+        return Source(shards.content_hash, float(mixed.weight), mixed.max_epochs)
+    except ValueError as error:
+        raise UserError(f"{shards.folder}: {error}") from None
+
+
+def _refuse_what_does_not_mix(opened: list[Shards]) -> None:
+    for other in opened:
+        first = next(s for s in opened if s.content_hash == other.content_hash)
+        if first is not other:
+            raise UserError(
+                f"{other.folder}: holds the same shards as {first.folder}: name one of them, with "
+                "the sum of their weights"
+            )
+        first = opened[0]
         if other.tokenizer.hash != first.tokenizer.hash:
             raise UserError(
                 f"{other.folder}: tokenizer {other.tokenizer.name} ({other.tokenizer.hash[:12]}), "
-                f"{first.folder} has {first.tokenizer.name} ({first.tokenizer.hash[:12]})"
+                f"{first.folder} has {first.tokenizer.name} ({first.tokenizer.hash[:12]}): one "
+                "model reads the ids of one tokenizer"
             )

@@ -8,6 +8,8 @@ and a look at a table, wherever a run starts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,10 +20,17 @@ CYCLE = 4096
 
 
 class Mixture:
-    """Sources by number, with rows in proportion to `weights`."""
+    """Sources by number, with rows in proportion to `weights`; `names` are for messages."""
 
-    def __init__(self, weights: tuple[float, ...]) -> None:
+    def __init__(self, weights: tuple[float, ...], names: Sequence[str] = ()) -> None:
         self.counts = _apportion(weights)
+        poor = int(self.counts.argmin())
+        if self.counts[poor] < 1:
+            name = names[poor] if names else f"source {poor}"
+            raise UserError(
+                f"weight = {weights[poor]:g} of {name}: under 1 in {CYCLE} of the rows; give it "
+                "more, or leave it out"
+            )
         place = np.concatenate([(np.arange(n) + 0.5) / n for n in self.counts])
         source = np.repeat(np.arange(len(weights)), self.counts)
         cycle = source[np.argsort(place, kind="stable")]
@@ -48,10 +57,4 @@ def _apportion(weights: tuple[float, ...]) -> Int64s:
     counts = np.floor(exact).astype(np.int64)
     missing = CYCLE - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-    if counts.min() < 1:
-        poor = int(counts.argmin())
-        raise UserError(
-            f"weight = {weights[poor]:g} of source {poor}: under 1 in {CYCLE} of the rows; give it "
-            "more, or leave it out"
-        )
     return counts

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from schemas import manifest as manifests
+from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
+from schemas.shard_hash import shards_content_hash
 from trainer.data_spec import DataSpec
 from trainer.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
 from trainer.packing import permutation
@@ -320,6 +323,43 @@ def test_a_mixture_takes_its_shares_and_reports_epochs(folders: dict[str, Path])
             assert np.array_equal(batch.targets[row], alone[k].batch(taken[k]).targets[0])
             assert np.array_equal(batch.positions[row], alone[k].batch(taken[k]).positions[0])
             taken[k] += 1
+
+
+def refusal(*mixed: Mixed | Path) -> str:
+    with pytest.raises(UserError) as caught:
+        Loader(mixed, seq_len=32, rows=8)
+    return str(caught.value)
+
+
+def test_what_cannot_be_mixed_is_refused_by_its_folder(
+    folders: dict[str, Path], tmp_path: Path, write_corpus: Callable[..., Path]
+) -> None:
+    pages, books = folders["pages"], folders["books"]
+    assert f"{tmp_path / 'x'}: no shards here" in refusal(pages, tmp_path / "x")
+    again = shutil.copytree(pages, tmp_path / "again")
+    assert f"{again}: holds the same shards as {pages}: name one" in refusal(pages, books, again)
+    assert "sources = (): must name at least one folder" in refusal()
+    assert f"{books}: weight = 0.0: must be above 0" in refusal(pages, Mixed(books, 0))
+    assert f"{books}: max_epochs = -1: must be" in refusal(pages, Mixed(books, 1, -1))
+    poor = refusal(pages, Mixed(books, 1e-6))
+    assert poor.startswith(f"weight = 1e-06 of {books}: under 1 in 4096 of the rows")
+
+
+def test_shards_of_two_tokenizers_do_not_mix(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["books"], tmp_path / "other")
+    manifest = manifests.read(folder)
+    assert manifest is not None
+    told = manifest.extra["tokenizer"]
+    other = tokenizers.from_tokens("other", [bytes([b]) for b in range(256)] + [b"zz"])
+    other.save(folder / told["file"])
+    told |= {"name": other.name, "hash": other.hash, "vocab_size": other.vocab_size}
+    manifest.extra["content_hash"] = shards_content_hash(
+        manifest.files, other.hash, other.vocab_size
+    )
+    manifests.write(folder, manifest)
+    pages = folders["pages"]
+    said = f"{folder}: tokenizer other ({other.hash[:12]}), {pages} has tiny ("
+    assert refusal(pages, folder).startswith(said)
 
 
 def test_more_epochs_than_allowed_are_refused_before_the_run(folders: dict[str, Path]) -> None:
