@@ -19,10 +19,11 @@ from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
 from trainer.generate import Finish, Piece, allowed_ids, write
 from trainer.model import LanguageModel
+from trainer.search import Passage
 from trainer.settings import SampleSettings
 from trainer.text_stream import TextStream
 
-Tool = Callable[[str], str]  # a query's answer
+Tool = Callable[[str], list[Passage]]  # a query's answers, the best first
 Masks = dict[Place, Tensor]  # V bool: what may come next at a place
 
 
@@ -150,7 +151,7 @@ class Chat:
                 yield Piece("note", "the context is full: no room for what the tool says")
                 return
             for query in queries:
-                result = self._shortened(self.search(query or ""), room)
+                result = self._result(self.search(query or ""), room)
                 self.turns.append(Turn("tool", (result,)))
                 yield Piece("result", result)
 
@@ -203,11 +204,22 @@ class Chat:
         quarter = self.model.config.max_position_embeddings // 4
         return min(quarter, room) // count - 2  # the result's control tokens
 
-    def _shortened(self, text: str, most: int) -> str:
-        ids = self.tokenizer.encode(text)
-        if len(ids) <= most:
-            return text
-        return self.tokenizer.decode_bytes(ids[:most]).decode("utf-8", errors="ignore")
+    def _result(self, passages: list[Passage], most: int) -> str:
+        """As many whole passages as `most` tokens hold, with their URLs where those fit, too."""
+        kept: list[str] = []
+        for one in passages:
+            forms = [f"{one.text}\n{one.url}", one.text] if one.url else [one.text]
+            longer = (form for form in forms if self._fits("\n\n".join([*kept, form]), most))
+            if (form := next(longer, None)) is None:
+                break
+            kept.append(form)
+        if kept or not passages:
+            return "\n\n".join(kept) or "Nothing was found."
+        ids = self.tokenizer.encode(passages[0].text)[:most]
+        return self.tokenizer.decode_bytes(ids).decode("utf-8", errors="ignore")
+
+    def _fits(self, text: str, most: int) -> bool:
+        return len(self.tokenizer.encode(text)) <= most
 
 
 def reply_text(

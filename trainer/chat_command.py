@@ -162,7 +162,7 @@ def _chat(
         words = max(20, min(PASSAGE_WORDS, _context(loaded) // 10))  # that a result holds one whole
         index = open_search(arguments.search, words)
         screen.remark(f"search: {len(index.passages):,} passages of {arguments.search}")
-        search = index.answer
+        search = index.best
     return Chat(
         loaded.model, loaded.tokenizer, settings, arguments.system, search,
         arguments.max_tool_calls,

@@ -66,13 +66,6 @@ class Search:
         order = np.argsort(-scores, kind="stable")[:count]
         return [self.passages[i] for i in order if scores[i] > 0]
 
-    def answer(self, query: str) -> str:
-        """The best passages as the text of a tool's result."""
-        found = self.best(query)
-        if not found:
-            return "Nothing was found."
-        return "\n\n".join(f"{one.text}\n{one.url}" if one.url else one.text for one in found)
-
     def _read(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Words of each passage: how many, and their numbers one after the other."""
         known, numbers, lengths = self._words, [], []

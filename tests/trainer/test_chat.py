@@ -23,6 +23,7 @@ from trainer.chat import Chat, ReplyReader, grammar_masks, reply_text, shown
 from trainer.cli import main
 from trainer.generate import Piece, write
 from trainer.model import LanguageModel
+from trainer.search import Passage
 from trainer.settings import SampleSettings
 
 GREEDY = SampleSettings(max_tokens=60, temperature=0)
@@ -61,6 +62,10 @@ def reply(tokenizer: Tokenizer, text: str = "", *calls: str) -> list[int]:
 
 def search_call(query: str) -> str:
     return json.dumps({"name": "search", "arguments": {"query": query}})
+
+
+def never(query: str) -> list[Passage]:
+    raise AssertionError(f"{query} was sought")
 
 
 def chat_with(tokenizer: Tokenizer, *replies: list[int], **flags: Any) -> tuple[Chat, Scripted]:
@@ -250,7 +255,7 @@ def test_a_call_is_shown_and_nothing_is_invented_for_it(tokenizer: Tokenizer) ->
 def test_a_search_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -> None:
     call = search_call("mills")
     replies = [reply(tokenizer, "", call), reply(tokenizer, "They grind.")]
-    chat, model = chat_with(tokenizer, *replies, search=lambda query: f"{query} grind")
+    chat, model = chat_with(tokenizer, *replies, search=lambda query: [Passage(f"{query} grind")])
     assert said(chat.say("Hi")) == [
         ("call", call),
         ("result", "mills grind"),
@@ -271,14 +276,17 @@ def test_a_search_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -> Non
 def test_a_call_that_the_search_does_not_know_ends_the_reply(
     tokenizer: Tokenizer, call: str
 ) -> None:
-    chat, _ = chat_with(tokenizer, reply(tokenizer, "", call), search=lambda query: "never")
+    chat, _ = chat_with(tokenizer, reply(tokenizer, "", call), search=never)
     assert said(chat.say("Hi")) == [("call", call)]
 
 
 def test_calls_without_end_are_stopped(tokenizer: Tokenizer) -> None:
     call = search_call("a")
     chat, _ = chat_with(
-        tokenizer, *[reply(tokenizer, "", call)] * 3, search=str.upper, max_tool_calls=2
+        tokenizer,
+        *[reply(tokenizer, "", call)] * 3,
+        search=lambda query: [Passage(query)],
+        max_tool_calls=2,
     )
     kinds = [kind for kind, _ in said(chat.say("Hi"))]
     assert kinds == ["call", "result", "call", "result", "call", "note"]
@@ -288,23 +296,32 @@ def test_calls_without_end_are_stopped(tokenizer: Tokenizer) -> None:
 def test_a_call_that_is_cut_is_shown_as_such_and_not_answered(tokenizer: Tokenizer) -> None:
     settings = SampleSettings(max_tokens=5, temperature=0)
     script = reply(tokenizer, "", "{}" * 9)[:5]
-    chat, _ = chat_with(tokenizer, script, settings=settings, search=lambda query: "never")
+    chat, _ = chat_with(tokenizer, script, settings=settings, search=never)
     assert said(chat.say("Hi"))[0] == ("cut_call", "{}{}")
     assert chat.turns == []
 
 
-def test_a_long_result_is_cut_to_a_quarter_of_the_context_at_a_character(
-    tokenizer: Tokenizer,
+@pytest.mark.parametrize(
+    ("found", "result"),
+    [
+        ([], "Nothing was found."),
+        ([Passage("a" * 30, "u://b")], "a" * 30 + "\nu://b"),
+        ([Passage("a" * 30)] * 4, "\n\n".join(["a" * 30] * 3)),  # 94 of 98 tokens
+        ([Passage("a" * 90, "u://" + "b" * 9)] * 2, "a" * 90),
+        ([Passage("é€" * 99, "u://b")], "é€" * 19 + "é"),  # cut at a character: 97 tokens
+    ],
+)
+def test_results_are_whole_passages_in_at_most_a_quarter_of_the_context(
+    tokenizer: Tokenizer, found: list[Passage], result: str
 ) -> None:
     replies = [reply(tokenizer, "", search_call("a")), reply(tokenizer, "b")]
-    chat, _ = chat_with(tokenizer, *replies, search=lambda query: "é€" * 99, context=400)
-    result = dict(said(chat.say("Hi")))["result"]
-    assert result == "é€" * 19 + "é"  # 97 of 100 tokens, of which 2 are control tokens
+    chat, _ = chat_with(tokenizer, *replies, search=lambda query: found, context=400)
+    assert dict(said(chat.say("Hi")))["result"] == result
 
 
 def test_where_no_room_is_left_for_a_result_none_is_sought(tokenizer: Tokenizer) -> None:
     replies = [reply(tokenizer, "", search_call("a"))]
-    chat, _ = chat_with(tokenizer, *replies, search=lambda query: "never", context=70)
+    chat, _ = chat_with(tokenizer, *replies, search=never, context=70)
     assert [kind for kind, _ in said(chat.say("Hi"))] == ["call", "note"]
     assert chat.turns[-1].role == "assistant"
 
