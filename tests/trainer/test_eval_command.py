@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
@@ -66,6 +67,15 @@ def test_shards_are_measured_as_validation_measures_them(
     shown = capsys.readouterr().out
     assert f"{expected.loss:.4f} nats a target, {expected.targets:,} targets" in shown
     assert f"{expected.bits_per_byte:.4f}, {expected.text_bytes:,} bytes of text" in shown
+
+
+def test_all_bytes_of_held_out_text_are_measured(
+    run: Path, shards_folder: Path, capsys: Capture
+) -> None:
+    evaluate(run, "--shards", shards_folder, "--json")
+    manifest = manifests.read(shards_folder)
+    assert manifest is not None
+    assert printed(capsys)["text_bytes"] == manifest.extra["text_bytes"]["validation"]
 
 
 def test_domains_stand_in_a_table_and_all_of_them_in_json(
