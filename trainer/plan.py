@@ -5,10 +5,11 @@ groups form a window, up to `window_tokens` tokens; a window is packed by itself
 and its rows shuffled. All of it is planned once, from document lengths alone, before anything is
 split over ranks, and stored in a cache folder as arrays that are mapped, not loaded:
 
-    CACHE/<hash>/plan.json     what it is a plan of
+    CACHE/<hash>/plan.json     what it is a plan of; sizes of the files, hashes of these two:
     CACHE/<hash>/groups.npy    int64 (row groups,): the epoch's order
-    CACHE/<hash>/windows.npy   int64 (windows, 6): row groups, rows and segments up to the window's
-                               end; its own tokens, dropped tokens and padding
+    CACHE/<hash>/windows.npy   int64 (windows, 7): row groups, rows and segments up to the window's
+                               end; its own tokens, dropped tokens and padding; CRC-32 of its
+                               segments and row ends
     CACHE/<hash>/starts.npy, lengths.npy, kinds.npy    of each segment, see `packing.Rows`
     CACHE/<hash>/row_ends.npy  int64 (rows,): segments up to the row's end
 
@@ -24,6 +25,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ from trainer.packing import Int32s, Int64s, Rows, UInt8s, best_fit, concat, perm
 from trainer.row_groups import RowGroups
 
 PLAN_FILE = "plan.json"
+PLAN_FORMAT = 2  # of the files, whatever batches they make
+_SMALL = ("groups.npy", "windows.npy")
 _HEADER_BYTES = 128
 _SEGMENTS: dict[str, str] = {"starts": "<i4", "lengths": "<i4", "kinds": "|u1", "row_ends": "<i8"}
 
@@ -55,8 +59,9 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """An epoch of one source."""
+    """An epoch of one source, as it lies in `folder`."""
 
+    folder: Path
     groups: Int64s
     windows: Int64s
     starts: Int32s
@@ -90,10 +95,21 @@ class Plan:
 
     def window(self, index: int) -> Window:
         """What a window is made of."""
-        before = self.windows[index - 1] if index else np.zeros(6, np.int64)
-        here = self.windows[index]
+        before, here = self._ends(index)
         groups = self.groups[before[0] : here[0]]
-        return Window(groups, range(int(before[1]), int(here[1])), *map(int, here[3:]))
+        return Window(groups, range(int(before[1]), int(here[1])), *map(int, here[3:6]))
+
+    def check(self, index: int) -> None:
+        """`UserError` where a window's rows are not those that were stored."""
+        before, here = self._ends(index)
+        of_segments = slice(before[2], here[2])
+        parts = [array[of_segments] for array in (self.starts, self.lengths, self.kinds)]
+        if _crc([*parts, self.row_ends[before[1] : here[1]]]) != here[6]:
+            raise UserError(f"{self.folder}: altered: remove this folder, the plan is built again")
+
+    def _ends(self, index: int) -> tuple[Int64s, Int64s]:
+        """Rows of `windows`: of the window before, zeros for the first, and of this one."""
+        return self.windows[index - 1] if index else np.zeros(7, np.int64), self.windows[index]
 
     def segments(self, first: int, end: int) -> Rows:
         """The segments of rows `first` to `end` - 1, all of one window."""
@@ -110,7 +126,7 @@ def plan_hash(row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: i
     """
     return json_hash(
         {
-            "format": FORMAT,
+            "format": [FORMAT, PLAN_FORMAT],
             "content_hash": content_hash,
             "epoch": epoch,
             "lengths": row_groups.lengths_hashes,
@@ -203,19 +219,22 @@ def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> N
             for name, dtype in _SEGMENTS.items()
         }
         for groups, rows in epoch_windows(row_groups, spec, epoch):
-            for name in ("starts", "lengths", "kinds"):
-                files[name].append(getattr(rows, name))
-            files["row_ends"].append(rows.row_ends + row_end[2])
+            stored = rows._replace(row_ends=rows.row_ends + row_end[2])
+            parts = [getattr(stored, name).astype(dtype) for name, dtype in _SEGMENTS.items()]
+            for file, part in zip(files.values(), parts, strict=True):
+                file.append(part)
             row_end += (len(groups), len(rows.row_ends), len(rows.starts))
             tokens = int(row_groups.tokens[groups].sum())
-            windows.append([*row_end.tolist(), tokens, rows.dropped, rows.padding])
+            counts = tokens, rows.dropped, rows.padding
+            windows.append([*row_end.tolist(), *counts, _crc(parts)])
             order.append(groups)
-    np.save(folder / "windows.npy", np.array(windows, dtype=np.int64).reshape(-1, 6))
+    np.save(folder / "windows.npy", np.array(windows, dtype=np.int64).reshape(-1, 7))
     np.save(folder / "groups.npy", np.concatenate(order) if order else np.empty(0, np.int64))
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    hashes = {name: _sha256(folder / name) for name in _SMALL}
     made_for = {"seq_len": spec.seq_len, "packing": spec.packing, "seed": spec.seed}
     (folder / PLAN_FILE).write_text(
-        json.dumps({**made_for, "epoch": epoch, "bytes": sizes}, indent=1) + "\n"
+        json.dumps({**made_for, "epoch": epoch, "bytes": sizes, "sha256": hashes}, indent=1) + "\n"
     )
     for path in folder.iterdir():
         _flush(path)
@@ -224,13 +243,28 @@ def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> N
 def _load(folder: Path) -> Plan | None:
     """The plan in `folder`; None where there is none, or not all of it."""
     try:
-        sizes = json.loads((folder / PLAN_FILE).read_text())["bytes"]
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+        told = json.loads((folder / PLAN_FILE).read_text())
+        sizes, hashes = told["bytes"].items(), told["sha256"].items()
+        if any((folder / name).stat().st_size != size for name, size in sizes):
             return None
-        names = Plan.__dataclass_fields__
-        return Plan(**{name: _mapped(folder / f"{name}.npy") for name in names})
+        if any(_sha256(folder / name) != hash_ for name, hash_ in hashes):
+            return None
+        names = ("groups", "windows", *_SEGMENTS)
+        return Plan(folder, *(_mapped(folder / f"{name}.npy") for name in names))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _crc(parts: list[npt.NDArray[Any]]) -> int:
+    """CRC-32 of a window's starts, lengths, kinds and row ends."""
+    found = 0
+    for part in parts:
+        found = zlib.crc32(np.ascontiguousarray(part).data, found)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

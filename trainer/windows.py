@@ -159,7 +159,9 @@ class SourceRows:
             return self._held[key]
         if len(self._held) >= HELD_WINDOWS:
             self._held.popitem(last=False)
-        window = self.plan(place.epoch).window(place.window)
+        plan = self.plan(place.epoch)
+        plan.check(place.window)
+        window = plan.window(place.window)
         size = window.tokens + self.spec.seq_len + 1
         tokens = np.empty(size, np.int32)
         tokens[window.tokens :] = self.shards.tokenizer.boundary

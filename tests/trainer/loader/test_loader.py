@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -394,6 +395,28 @@ def test_a_plan_is_built_again_where_it_is_missing_or_torn(
     assert equal(batch(), first)
     assert {path.name: path.read_bytes() for path in plan.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == [plan.name]
+
+
+def test_a_flip_in_a_plan_never_reaches_a_batch(folders: dict[str, Path], tmp_path: Path) -> None:
+    def batches() -> list[Batch]:
+        settings = {"seq_len": 32, "rows": 6, "packing": "best_fit", "cache": tmp_path}
+        loader = Loader([folders["pages"]], **settings)  # type: ignore[arg-type]
+        return [loader.batch(step) for step in range(loader.num_rows() // 6)]
+
+    right, draw = batches(), random.Random(3)
+    (plan,) = tmp_path.iterdir()
+    for path in plan.glob("*.npy"):
+        before = path.read_bytes()
+        for _ in range(8):
+            data = bytearray(before)
+            data[draw.randrange(128, len(data))] ^= 1 << draw.randrange(8)
+            path.write_bytes(data)
+            if path.stem in ("groups", "windows"):  # checked when opened, and built again
+                assert all(equal(*pair) for pair in zip(batches(), right, strict=True))
+            else:
+                with pytest.raises(UserError, match=f"{plan}: altered: remove this folder"):
+                    batches()
+            path.write_bytes(before)
 
 
 def test_too_few_tokens_for_a_row_are_refused(folders: dict[str, Path]) -> None:
