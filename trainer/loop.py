@@ -18,7 +18,7 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from trainer import checkpoint, run_folder
-from trainer.chat import Chat
+from trainer.chat import reply_text
 from trainer.evaluate import Validation, bytes_of_tokens, validate
 from trainer.flops import flops_per_token, mfu, peak_flops
 from trainer.generate import generate
@@ -169,8 +169,7 @@ class Run:
         settings = self.training.recipe.sample
         if self.state["kind"] == "pretrain":
             return settings.prompt + generate(model, tokenizer, settings).text
-        pieces = Chat(model, tokenizer, settings).say(settings.prompt)
-        return f"{settings.prompt}\n> " + "".join(piece.text for piece in pieces)
+        return f"{settings.prompt}\n> " + reply_text(model, tokenizer, settings)
 
     def save(self, step: int) -> None:
         """A checkpoint, and which of them stay; the first rank's work."""

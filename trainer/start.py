@@ -22,10 +22,14 @@ from trainer import checkpoint, run_folder
 from trainer.distributed import Ranks
 from trainer.loader import Loader
 from trainer.loop import Run, dtype_name
+from trainer.model import LanguageModel
 from trainer.progress import say
 from trainer.request import Request, cut_conversations, folders, identity, open_data
+from trainer.settings import SampleSettings
 from trainer.step import Training, prepare
 from trainer.weights import Weights, first_weights, latest_weights
+
+FRAME = 4  # control tokens around a prompt, at most
 
 
 def start(request: Request, group: Ranks, console: Console) -> Run | None:
@@ -41,6 +45,7 @@ def start(request: Request, group: Ranks, console: Console) -> Run | None:
         weights = latest_weights(request.out, weights, group) or weights
         step = f" after step {weights.step}" if weights.step else " from its beginning"
         say(console, f"{request.out}: an unfinished run of the same settings; it goes on{step}")
+    require_short_prompt(request.recipe.sample, weights.model, loader)
     training = prepare_training(request, loader, group, weights)
     now = environment(training)
     state = {"kind": request.kind, "identity": wanted, "environment": now}
@@ -68,6 +73,16 @@ def prepare_training(request: Request, loader: Loader, group: Ranks, weights: We
     if weights.optimizer is not None:
         training.optimizer.load_state(weights.optimizer)
     return training
+
+
+def require_short_prompt(sample: SampleSettings, model: LanguageModel, loader: Loader) -> None:
+    """`UserError` where the recipe's prompt would not fit, before hours have gone into steps."""
+    count = len(loader.shards.tokenizer.encode(sample.prompt)) + FRAME
+    context = model.config.max_position_embeddings
+    if count > context:
+        raise UserError(
+            f"sample.prompt: {count} tokens with its frame, this model reads at most {context}"
+        )
 
 
 def environment(training: Training) -> dict[str, Any]:
