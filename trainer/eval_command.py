@@ -86,12 +86,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     if not arguments.shards and not arguments.task:
-        raise UserError(
-            "trainer eval: give --shards DIR (held-out text) or --task NAME (questions)"
-        )
+        raise UserError("give --shards DIR (held-out text) or --task NAME (questions)")
     if bool(arguments.task) != (arguments.data is not None):
         given, missing = ("--task", "--data FILE") if arguments.task else ("--data", "--task NAME")
-        raise UserError(f"trainer eval: {given} needs {missing}: the two go together")
+        raise UserError(f"{given} needs {missing}: the two go together")
     if arguments.by and not arguments.shards:
         raise UserError(f"--by {arguments.by}: needs --shards DIR, questions have no domain")
     for flag, value, least in (
