@@ -25,6 +25,7 @@ Train a small language model on token shards, and let it write.
   trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/corpus/shards --out demo/model
   trainer sample --checkpoint demo/model --prompt "The water"
   trainer chat --checkpoint demo-chat/assistant --prompt "What is a mill?"
+  trainer eval --checkpoint demo/model --shards demo/corpus/shards --by domain
   trainer where --run demo/model --step 40 --row 3
 """
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from schemas.errors import UserError
 from trainer import checkpoint, run_folder
 from trainer.chat import reply_text
-from trainer.evaluate import Validation, bytes_of_tokens, validate
+from trainer.domains import validate_by_domain
+from trainer.evaluate import Validation, bytes_of_tokens
 from trainer.flops import flops_per_token, mfu, peak_flops
 from trainer.generate import generate
 from trainer.loader import Batch, Loader
@@ -30,6 +31,7 @@ from trainer.step import Step, Training, rows_not_finite, train_step
 from trainer.where import where
 
 NAMED_ROWS = 3  # rows of a lost step that are named
+LOGGED_DOMAINS = 20  # of the most bytes
 
 
 @dataclass
@@ -136,15 +138,15 @@ class Run:
         return ", ".join(named) + (f" and {len(bad) - len(named)} more" if bad[NAMED_ROWS:] else "")
 
     def evaluate(self, step: int, reporter: Reporter) -> None:
-        """Validation loss after `step` steps; all ranks take part."""
-        training = self.training
-        found = validate(
+        """Validation loss after `step` steps, by domain too; all ranks take part."""
+        training, rows = self.training, self.training.recipe.run.eval_rows
+        found, domains = validate_by_domain(
             training.model,
             self.validation,
             self.token_bytes,
             training.ranks,
             training.dtype,
-            max_rows=training.recipe.run.eval_rows,
+            max_rows=rows,
         )
         self.measured, bits = found, found.bits_per_byte
         self.log(
@@ -152,6 +154,7 @@ class Run:
             validation_loss=_finite(found.loss),
             validation_bits_per_byte=_finite(bits),
             validation_targets=found.targets,
+            domains={d.domain: _finite(d.bits_per_byte) for d in domains[:LOGGED_DOMAINS]},
         )
         reporter.note(f"step {step}: validation loss {found.loss:.3f}, {bits:.3f} bits per byte")
 
@@ -223,6 +226,7 @@ class Run:
             "validation_bits_per_byte_first": checks[0]["validation_bits_per_byte"],
             "validation_bits_per_byte": checks[-1]["validation_bits_per_byte"],
             "validation_targets": checks[-1]["validation_targets"],
+            "validation_bits_per_byte_of": checks[-1]["domains"],
             "tokens_per_second": tokens / seconds,
             "mfu": utilization(training, self.peak, tokens / seconds),
             "data_wait": sum(line["data_wait"] * line["seconds"] for line in steps) / seconds,

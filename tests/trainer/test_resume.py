@@ -21,7 +21,7 @@ NUM_STEPS = 8
 # Where a run dies: before the n-th call of one of these.
 PLACES = (
     "trainer.loop.train_step",
-    "trainer.loop.validate",
+    "trainer.loop.validate_by_domain",
     "trainer.run_folder.log",
     "trainer.checkpoint.save_file",
     "trainer.checkpoint.flush",
