@@ -157,6 +157,7 @@ def show_plan(console: Console, planned: dict[str, Any]) -> None:
         "parameters": f"{p['parameters']:,}",
         "vocabulary": f"{p['padded_vocab_size']:,} ({p['tokenizer']})",
         "tokens there are": f"{p['train_tokens']:,} to train on, {held_out}",
+        "tokens that would pay": f"{p['suggested_tokens']:,} (20 a parameter)",
         "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps, packing {p['packing']}",
         "epochs": "\n".join(named) if len(named) > 1 else f"{sum(epochs.values()):.2f}",
         "dtype": _engine(p),

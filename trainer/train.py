@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer import run_folder
+from trainer.depth import suggested_tokens
 from trainer.distributed import ranks
 from trainer.durable import read_json
 from trainer.flops import peak_flops
@@ -75,6 +76,7 @@ def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
         "train_tokens": sum(split["train"] for split in counted),
         "validation_tokens": sum(split["validation"] for split in counted),
         "tokens": tokens,
+        "suggested_tokens": suggested_tokens(training.model.num_parameters),
         "steps": steps,
         "packing": loader.spec.packing,
         "epochs": epochs(loader, steps),

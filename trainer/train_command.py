@@ -63,7 +63,7 @@ def add_parsers(commands: Any) -> None:
         "--depth",
         type=int,
         metavar="N",
-        help="instead of the recipe's [model]: N layers, rest by rule",
+        help="N layers; the other sizes and the learning rate by rule",
     )
     two = commands.add_parser(
         "sft", help="fine-tune a model on conversations", description=_SFT, formatter_class=form
@@ -102,9 +102,11 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     recipe = load_toml(arguments.recipe, PretrainRecipe)
     if arguments.depth is not None:
-        from trainer.depth import of_depth
+        from trainer.depth import learning_rate, of_depth
 
-        recipe = dataclasses.replace(recipe, model=of_depth(arguments.depth))
+        model = of_depth(arguments.depth, recipe.model)
+        optimizer = dataclasses.replace(recipe.optimizer, learning_rate=learning_rate(model))
+        recipe = dataclasses.replace(recipe, model=model, optimizer=optimizer)
     _run(arguments, "pretrain", recipe)
 
 

@@ -81,6 +81,7 @@ ENGINE = {"dtype": "float32", "device": "cpu", "compile": "eager", "processes": 
           "optimizer": "fused AdamW", "parameters": 1234, "tokens": 5000, "steps": 10,
           "tokens_per_second": 99.6}  # fmt: skip
 PLAN: dict[str, Any] = {
+    "suggested_tokens": 100_000_000,
     **ENGINE, "padded_vocab_size": 320, "tokenizer": "tiny", "train_tokens": 9000,
     "validation_tokens": 100, "packing": "concat", "epochs": {"a/shards": 0.5}, "loss": 5.75,
     "seconds": 50.2,
