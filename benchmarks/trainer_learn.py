@@ -111,6 +111,7 @@ def _characters(bench: Bench, arguments: argparse.Namespace) -> list[Figure]:
     losses = [_train(bench, task, seed) for seed in range(arguments.seeds)]
     return [
         Figure("nanoGPT's published loss, 0.80 M parameters", "", f"{NANOGPT_LOSS}"),
+        Figure("ours, parameters", "", f"{_prepare(task, 0).model.num_parameters:,}"),
         at_most(f"ours, mean ({_spread(losses)})", statistics.mean(losses), NANOGPT_LOSS),
     ]
 
