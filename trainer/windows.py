@@ -55,8 +55,10 @@ class Gathered(NamedTuple):
 class _Tokens:
     """A window in memory: its tokens as the shards have them, or all its rows."""
 
-    ends: Int64s  # of each row group, in tokens
+    own: range  # its rows among all of the source's
+    plan: Plan
     window: Window
+    ends: Int64s  # of each row group, in tokens
     tokens: Int32s
     mask: UInt8s | None
     read: list[bool]
@@ -74,6 +76,7 @@ class SourceRows:
         self._plans: OrderedDict[int, Plan] = OrderedDict()  # few: each maps six files
         self._ends: list[int] = []  # rows up to the end of each epoch
         self._held: OrderedDict[tuple[int, int], _Tokens] = OrderedDict()
+        self._latest: _Tokens | None = None
         self._lock = threading.RLock()
 
     def plan(self, epoch: int) -> Plan:
@@ -114,17 +117,16 @@ class SourceRows:
         parts, first = [], rows.start
         with self._lock:
             while first < rows.stop:
-                place = self.place(first)
-                held = self._window(place)
-                count = min(held.window.rows.stop - place.row, rows.stop - first)
-                parts.append(self._gather(held, place, count))
-                first += count
+                held = self._window(first)
+                end = min(held.own.stop, rows.stop)
+                parts.append(self._gather(held, first - held.own.start, end - held.own.start))
+                first = end
         return parts
 
-    def _gather(self, held: _Tokens, place: Place, count: int) -> Gathered:
-        """Rows from `place` on: read what they need, and pick it."""
-        plan = self.plan(place.epoch)
-        segments = plan.segments(place.row, place.row + count)
+    def _gather(self, held: _Tokens, first: int, end: int) -> Gathered:
+        """Rows `first` to `end` - 1 of a window: read what they need, and pick it."""
+        plan, start = held.plan, held.window.rows.start
+        segments = plan.segments(start + first, start + end)
         if held.rows is None:
             wanted = held.ends.searchsorted(segments.starts, side="right")
             for i in np.unique(wanted[wanted < len(held.ends)]).tolist():
@@ -132,10 +134,14 @@ class SourceRows:
                     self._read(held, i)
             if not all(held.read):
                 return self._rows(held, segments)
-            whole = plan.segments(held.window.rows.start, held.window.rows.stop)
-            held.rows = self._rows(held, whole)
+            held.rows = self._rows(held, plan.segments(start, held.window.rows.stop))
             held.tokens, held.mask = np.empty(0, np.int32), None
-        return _slice(held.rows, place.row - held.window.rows.start, segments)
+        tokens, dead, _ = held.rows
+        if len(dead):
+            width = tokens.shape[1]
+            begin, stop = dead.searchsorted((first * width, end * width)).tolist()
+            dead = dead[begin:stop] - first * width
+        return Gathered(tokens[first:end], dead, segments)
 
     def _rows(self, held: _Tokens, segments: Rows) -> Gathered:
         """The rows that the segments of a window make."""
@@ -152,23 +158,30 @@ class SourceRows:
         self.row_groups.read(int(held.window.groups[i]), held.tokens[start:end], mask)
         held.read[i] = True
 
-    def _window(self, place: Place) -> _Tokens:
-        key = (place.epoch, place.window)
-        if key in self._held:
-            self._held.move_to_end(key)
-            return self._held[key]
-        if len(self._held) >= HELD_WINDOWS:
-            self._held.popitem(last=False)
+    def _window(self, row: int) -> _Tokens:
+        """The window that the source's row number `row` is in."""
+        if self._latest is None or row not in self._latest.own:
+            place = self.place(row)
+            key = (place.epoch, place.window)
+            self._latest = self._held.pop(key, None)
+            while len(self._held) >= HELD_WINDOWS:
+                self._held.popitem(last=False)
+            self._latest = self._latest or self._open_window(place, row)
+            self._held[key] = self._latest
+        return self._latest
+
+    def _open_window(self, place: Place, row: int) -> _Tokens:
         plan = self.plan(place.epoch)
         plan.check(place.window)
         window = plan.window(place.window)
+        first = row - (place.row - window.rows.start)
         size = window.tokens + self.spec.seq_len + 1
         tokens = np.empty(size, np.int32)
         tokens[window.tokens :] = self.shards.tokenizer.boundary
         mask = np.zeros(size, np.uint8) if self.row_groups.masked else None
         ends = np.cumsum(self.row_groups.tokens[window.groups])
-        self._held[key] = _Tokens(ends, window, tokens, mask, [False] * len(ends))
-        return self._held[key]
+        own = range(first, first + len(window.rows))
+        return _Tokens(own, plan, window, ends, tokens, mask, [False] * len(ends))
 
 
 def _picked(values: npt.NDArray[T], segments: Rows) -> npt.NDArray[T]:
@@ -190,11 +203,3 @@ def _dead(rows: Rows, mask: UInt8s | None, width: int) -> Int64s:
     behind = pads | (starts % width > 0)
     dead = ranges(starts[behind], np.where(pads, rows.lengths[odd], 1)[behind])
     return dead if mask is None else np.union1d(dead, np.flatnonzero(mask == 0))
-
-
-def _slice(whole: Gathered, first: int, segments: Rows) -> Gathered:
-    """The rows from `first` on that these are the segments of."""
-    width, count = whole.tokens.shape[1], len(segments.row_ends)
-    begin, end = whole.dead.searchsorted((first * width, (first + count) * width)).tolist()
-    dead = whole.dead[begin:end] - first * width
-    return Gathered(whole.tokens[first : first + count], dead, segments)
