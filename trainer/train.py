@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from trainer import run_folder
@@ -55,7 +56,8 @@ def plan(request: Request, console: Console) -> None:
         speed = tokens_a_step(training) / (time.perf_counter() - start_time)
         if group.is_first:
             show_plan(console, _planned(training, loss, speed))
-            warning = muon_warning(request.recipe.optimizer, tokens_a_step(training))
+            fast = training.dtype == torch.bfloat16 or group.device.type == "cuda"
+            warning = muon_warning(request.recipe.optimizer, tokens_a_step(training), fast)
             for text in [*cut_conversations(request), *([warning] if warning else [])]:
                 say(console, f"warning: {text}")
 

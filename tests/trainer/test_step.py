@@ -13,9 +13,6 @@ from torch.nn import functional as F
 
 from trainer.distributed import Ranks
 from trainer.loader import IGNORED
-from trainer.model import LanguageModel
-from trainer.optimizer import parameter_groups
-from trainer.precision import bfloat16_is_faster, choose_dtype
 from trainer.request import Request, open_data
 from trainer.settings import PretrainRecipe
 from trainer.start import prepare_training
@@ -93,21 +90,6 @@ def test_two_runs_are_equal_bit_for_bit(recipe: PretrainRecipe, shards_folder: P
         assert torch.equal(x, y)
 
 
-def test_norms_and_embeddings_do_not_decay(untied_model: LanguageModel) -> None:
-    decayed, kept = parameter_groups(untied_model, 0.1)
-    names = {id(p): name for name, p in untied_model.named_parameters()}
-    kept_names = {names[id(p)] for p in kept["params"]}  # type: ignore[attr-defined]
-    decayed_names = {names[id(p)] for p in decayed["params"]}  # type: ignore[attr-defined]
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
-    assert kept_names == {n for n in names.values() if "norm" in n or "embed" in n}
-    assert kept_names | decayed_names == set(names.values())
-
-
-def test_a_tied_head_does_not_decay(model: LanguageModel) -> None:
-    _, kept = parameter_groups(model, 0.1)
-    assert any(p is model.lm_head.weight for p in kept["params"])  # type: ignore[attr-defined]
-
-
 def test_clipping_keeps_the_gradient_within_its_norm(
     recipe: PretrainRecipe, shards_folder: Path
 ) -> None:
@@ -143,24 +125,3 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     for name, value in training.optimizer.state().items():
         assert torch.equal(value, state[name])
     assert rows_not_finite(training, batch) == rows
-
-
-def test_the_dtype_is_what_the_setting_says_and_never_fp16(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert choose_dtype("float32", ALONE) == torch.float32
-    assert choose_dtype("bfloat16", ALONE) == torch.bfloat16
-    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr("trainer.precision.bfloat16_is_faster", lambda _, fast=fast: fast)
-        assert choose_dtype("auto", ALONE) == dtype
-
-
-@pytest.mark.parametrize(("slowdown", "chosen"), [(0.5, True), (1.0, False), (40.0, False)])
-def test_bfloat16_is_chosen_only_where_it_is_measured_to_be_faster(
-    monkeypatch: pytest.MonkeyPatch, slowdown: float, chosen: bool
-) -> None:
-    def seconds(operands: tuple[torch.Tensor, torch.Tensor]) -> float:
-        return 1e-3 * (slowdown if operands[0].dtype == torch.bfloat16 else 1.0)
-
-    monkeypatch.setattr("trainer.precision._seconds", seconds)
-    assert bfloat16_is_faster(torch.device("cpu")) is chosen
