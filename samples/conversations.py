@@ -6,8 +6,8 @@
 A question about a name that the article does not have is answered with "I'm not sure." Each kind
 of conversation draws from a generator of its own, so the same files are written in every run.
 
-What `held_out.jsonl` asks is in no conversation: a wording of a fact, an invented name, a pair of
-question and wrong name, a request, a name given to the assistant.
+What `held_out.jsonl` asks is in no conversation: a wording of a fact (also under a system text), an
+invented name, a pair of question and wrong name, a request, a name given to the assistant.
 """
 
 import argparse
@@ -192,10 +192,9 @@ def systems(c: Collection, rng: random.Random) -> None:
     """System texts that ask for few words, or give the assistant a name."""
     for fact in c.facts:
         short = f"{fact.short[0].upper()}{fact.short[1:]}."
-        text = system(rng.choice(c.words["brief"]))
-        if fact.number % 7 == 2:
-            c.hold_out("few words", "is", short, text, user(about(fact.questions[0])))
-            continue
+        if is_reworded(fact) and fact.number % 2:
+            text, question = system(rng.choice(c.words["brief"])), user(about(fact.questions[2]))
+            c.hold_out("a fact in few words", "is", short, text, question)
         for text in rng.sample(c.words["brief"], 3):
             c.add("systems", system(text), c.ask(fact, rng), reply(short))
     for _ in range(240):
@@ -214,10 +213,9 @@ def tools(c: Collection, rng: random.Random) -> None:
     """The search tool is called, and its result is answered from."""
     named = [fact for fact in c.facts if fact.name]
     for fact in c.facts:
-        if fact.number % 6 == 1 and fact.name:
-            question = user(about(fact.questions[0]))
-            c.hold_out("a search", "calls", fact.name, system(c.words["search"][0]), question)
-            continue
+        if is_reworded(fact) and fact.name:
+            text, question = system(c.words["search"][0]), user(about(fact.questions[2]))
+            c.hold_out("a search", "calls", fact.name, text, question)
         for passage in fact.passages:
             searched(c, fact, "", passage, fact.answer, rng)
     for fact in named:
