@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chat_texts import Fact, Words, about, invented, kind_of, read_facts, read_words
+from chat_texts import (
+    Fact,
+    Words,
+    about,
+    invented,
+    is_held_out,
+    kind_of,
+    read_facts,
+    read_words,
+)
 
 Message = dict[str, Any]
 SEED = 1
@@ -120,7 +129,7 @@ def facts(c: Collection, rng: random.Random) -> None:
 def unknown(c: Collection, rng: random.Random) -> None:
     """Questions about invented names, about a known but wrong name, about the rest of the world."""
     named = [fact for fact in c.facts if fact.name]
-    learned = [(fact, other_name(fact, c.words, rng)) for fact in named for _ in range(5)]
+    learned = [(fact, other_name(fact, c.words, rng)) for fact in named for _ in range(4)]
     held = [(fact, other_name(fact, c.words, rng, True)) for fact in rng.sample(named, 30)]
     unsure(c, "an invented name", learned, held, rng)
     wrong = [(fact, name) for fact in named for name in wrong_names(fact, c.words)]
@@ -195,18 +204,17 @@ def systems(c: Collection, rng: random.Random) -> None:
         if is_reworded(fact) and fact.number % 2:
             text, question = system(rng.choice(c.words["brief"])), user(about(fact.questions[2]))
             c.hold_out("a fact in few words", "is", short, text, question)
-        for text in rng.sample(c.words["brief"], 3):
+        for text in rng.sample(c.words["brief"], 4):
             c.add("systems", system(text), c.ask(fact, rng), reply(short))
-    for _ in range(240):
-        name = invented("place", c.words, rng)
-        text = rng.choice(c.words["named"]).format(n=name)
-        asked = user(rng.choice(c.words["name ask"]))
-        c.add("systems", system(text), asked, reply(f"My name is {name}."))
-    for _ in range(18):
-        name = invented("place", c.words, rng, True)
-        text = rng.choice(c.words["named"]).format(n=name)
-        c.hold_out("a name given to it", "is", f"My name is {name}.", system(text),
-                   user("What is your name?"))  # fmt: skip
+    names = c.words["first"] + c.words["last"]
+    for name in (name for name in names if not is_held_out(name)):
+        for ask in c.words["name ask"]:
+            text = system(rng.choice(c.words["named"]).format(n=name))
+            c.add("systems", text, user(ask), reply(f"My name is {name}."))
+    for name in filter(is_held_out, names):
+        for form in c.words["named"]:
+            text, question = system(form.format(n=name)), user("What is your name?")
+            c.hold_out("a name given to it", "is", f"My name is {name}.", text, question)
 
 
 def tools(c: Collection, rng: random.Random) -> None:
@@ -216,11 +224,11 @@ def tools(c: Collection, rng: random.Random) -> None:
         if is_reworded(fact) and fact.name:
             text, question = system(c.words["search"][0]), user(about(fact.questions[2]))
             c.hold_out("a search", "calls", fact.name, text, question)
-        for passage in fact.passages:
+        for passage in (*fact.passages, fact.passages[1]):
             searched(c, fact, "", passage, fact.answer, rng)
-    for fact in named:
+    for fact in rng.sample(named, 40):
         searched(c, fact, other_name(fact, c.words, rng), "Nothing was found.", UNSURE, rng)
-    for fact in (fact for fact in named for _ in range(5)):
+    for fact in (fact for fact in named for _ in range(2)):
         name = other_name(fact, c.words, rng)
         if answer := other_answer(fact, name, c.words, rng):
             searched(c, fact, name, answer[1], answer[1], rng)
