@@ -2,8 +2,8 @@
 
 A window is one array of tokens, its row groups one after the other in the epoch's order, with a
 row's worth of padding behind them. A row group is read when a row that is asked for has a segment
-in it. Segments become rows in one step of Arrow's, a copy of each stretch and no Python object a
-token or a row. Once all row groups of a window are read its rows are made at once, and the tokens
+in it. Segments become rows in one step of Arrow's or NumPy's, a copy a stretch and no Python object
+a token or a row. Once all row groups of a window are read its rows are made at once, and the tokens
 in the shards' order are let go of: from there on a batch is a slice.
 """
 
@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
 
 from schemas.errors import UserError
 from trainer.data import Shards
@@ -146,9 +147,11 @@ class SourceRows:
     def _rows(self, held: _Tokens, segments: Rows) -> Gathered:
         """The rows that the segments of a window make."""
         width = self.spec.seq_len + 1
-        tokens = _picked(held.tokens, segments).reshape(-1, width)
-        if self.spec.packing == "concat":  # every token is a target
+        if self.spec.packing == "concat":  # a row is one stretch, and every token a target
+            first = np.concatenate([[0], segments.row_ends[:-1]])
+            tokens = sliding_window_view(held.tokens, width)[segments.starts[first]]
             return Gathered(tokens, np.empty(0, np.int64), segments)
+        tokens = _picked(held.tokens, segments).reshape(-1, width)
         mask = None if held.mask is None else _picked(held.mask, segments)
         return Gathered(tokens, _dead(segments, mask, width), segments)
 
