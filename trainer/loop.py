@@ -1,6 +1,6 @@
 """The loop that pretraining and fine-tuning share: from batches to checkpoints, a log, a report.
 
-What a run is, stands in `Run`; where its weights come from, in `trainer.beginning`. A step's whole
+What a run is, stands in `Run`; where its weights come from, in `trainer.weights`. A step's whole
 state is weights, optimizer and step number: the loader gives the batch of any step, the schedule
 its learning rate, and nothing is drawn at random. So a run that goes on from a checkpoint does what
 it would have done without the break.
@@ -99,14 +99,8 @@ class Run:
         record |= {"loss": _finite(result.loss), "grad_norm": _finite(result.grad_norm)}
         self.log(step=step, tokens_per_second=speed, **record)
         left = (self.num_steps - step) * self.busy / (step - self.first_step)
-        reporter.step(
-            step,
-            result.loss,
-            speed,
-            left,
-            record["data_wait"],
-            utilization(self.training, self.peak, speed),
-        )
+        share = utilization(self.training, self.peak, speed)
+        reporter.step(step, result.loss, speed, left, record["data_wait"], share)
         if result.skipped:
             self.note_skipped(step, batch, result, reporter)
 
