@@ -119,7 +119,7 @@ def shared_out(items: list[Any], rng: random.Random) -> tuple[list[Any], list[An
 def facts(c: Collection, rng: random.Random) -> None:
     """Each fact in many ways."""
     for fact in c.facts:
-        for _ in range(11):
+        for _ in range(10):
             c.add("facts", c.ask(fact, rng), reply(fact.answer))
         if is_reworded(fact):
             question = user(about(fact.questions[2]))
@@ -134,7 +134,7 @@ def unknown(c: Collection, rng: random.Random) -> None:
     unsure(c, "an invented name", learned, held, rng)
     wrong = [(fact, name) for fact in named for name in wrong_names(fact, c.words)]
     wrong = rng.sample(wrong, len(wrong))
-    unsure(c, "a known name, but the wrong one", wrong[30:330], wrong[:30], rng)
+    unsure(c, "a known name, but the wrong one", wrong[30:230], wrong[:30], rng)
     texts, kept = shared_out(c.words["elsewhere"], rng)
     for text in texts:
         for form in ("{q}", "{l}", "Hello! {q}", "Please tell me: {l}", "One question: {l}"):
@@ -224,11 +224,11 @@ def tools(c: Collection, rng: random.Random) -> None:
         if is_reworded(fact) and fact.name:
             text, question = system(c.words["search"][0]), user(about(fact.questions[2]))
             c.hold_out("a search", "calls", fact.name, text, question)
-        for passage in (*fact.passages, fact.passages[1]):
+        for passage in (*fact.passages * 2, *fact.passages[:1] * 3):
             searched(c, fact, "", passage, fact.answer, rng)
     for fact in rng.sample(named, 40):
         searched(c, fact, other_name(fact, c.words, rng), "Nothing was found.", UNSURE, rng)
-    for fact in (fact for fact in named for _ in range(2)):
+    for fact in named:
         name = other_name(fact, c.words, rng)
         if answer := other_answer(fact, name, c.words, rng):
             searched(c, fact, name, answer[1], answer[1], rng)
@@ -263,12 +263,12 @@ def other_answer(fact: Fact, name: str, words: Words, rng: random.Random) -> tup
 def turns(c: Collection, rng: random.Random) -> None:
     """Two or three questions after another, and what people say in between."""
     named = [fact for fact in c.facts if fact.name]
-    for _ in range(150):
+    for _ in range(110):
         first, second = rng.sample(c.facts, 2)
         said, answer = rng.choice(c.words["thanks"]).split(" | ")
         both = (c.ask(first, rng), reply(first.answer), c.ask(second, rng), reply(second.answer))
         c.add("turns", *rng.choice(([*both, user(said), reply(answer)], list(both))))
-    for _ in range(150):
+    for _ in range(110):
         fact = rng.choice(named)
         name = other_name(fact, c.words, rng)
         known = (c.ask(fact, rng), reply(fact.answer))

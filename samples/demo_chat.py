@@ -182,8 +182,9 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     for name, title in (("base", "base model"), ("assistant", "assistant")):
         run = report[name]
         first, last = run["validation_loss_first"], run["validation_loss_last"]
+        [epochs] = run["epochs"].values()
         lines += [
-            (f"{title}: tokens", f"{run['tokens']:,} ({run['epochs']:.1f} epochs)"),
+            (f"{title}: tokens", f"{run['tokens']:,} ({epochs:.1f} epochs)"),
             (f"{title}: loss", f"{run['train_loss_first']:.2f} -> {run['train_loss_last']:.2f}"),
             (f"{title}: validation loss", f"{first:.2f} -> {last:.2f}"),
         ]

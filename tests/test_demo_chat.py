@@ -161,3 +161,29 @@ def test_the_demo_trains_two_and_a_half_million_tokens_on_rows_that_hold_a_conve
     assert base.data.vocab_size == chat.data.vocab_size == 4096
     tokens = [r.run.num_steps * r.data.batch_size * r.data.seq_len for r in (base, chat)]
     assert tokens == [pytest.approx(2_000_000, rel=0.02), pytest.approx(500_000, rel=0.02)]
+
+
+def test_the_table_has_a_line_for_each_time_and_loss(modules: dict[str, ModuleType]) -> None:
+    run = {
+        "parameters": 5,
+        "tokens": 2_000,
+        "epochs": {"a/shards": 1.5},
+        "train_loss_first": 8.0,
+        "train_loss_last": 0.5,
+        "validation_loss_first": 8.0,
+        "validation_loss_last": 0.25,
+    }
+    report = {
+        "corpus": {"canonical": 3, "tokens": 100},
+        "conversations": {"documents": 7, "tokens": 90, "target_tokens": 40},
+        "base": run,
+        "assistant": run,
+        "seconds": {"corpus": 1.0, "all": 2.0},
+    }
+    lines = modules["demo_chat"].rows(report)
+    assert ("base model: tokens", "2,000 (1.5 epochs)") in lines
+    assert ("assistant: validation loss", "8.00 -> 0.25") in lines
+    assert lines[-2:] == [("corpus", "1.0 s"), ("all", "2.0 s")]
+    kinds = {"a": {"questions": 2, "in_format": 2, "right": 1}}
+    kinds["b"] = {"questions": 3, "in_format": 1, "right": 0}
+    assert modules["demo_chat"].total(kinds) == {"questions": 5, "in_format": 3, "right": 1}
