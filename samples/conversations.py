@@ -38,7 +38,7 @@ HELD_OUT = 5  # one in so many names, pairs and requests
 PERSON = re.compile(r"[A-Z]\w+ [A-Z]\w+")
 COUNT = re.compile(
     r"^(nine|ten|twelve|fourteen|nineteen|twenty(-six)?|thirty-(two|eight)|forty|fifty|"
-    r"(six|seven|five|four)(ty-eight)?)\b(?! (thousand|hundred))"
+    r"(six|seven|five|four)(ty-eight)?)\b(?! (thousand|hundred|past))"
 )
 
 
@@ -251,7 +251,7 @@ def searched(
 
 def other_answer(fact: Fact, name: str, words: Words, rng: random.Random) -> tuple[str, str] | None:
     """Another person or number and the sentence that says so, which only reading can tell."""
-    if PERSON.fullmatch(fact.short):
+    if PERSON.fullmatch(fact.short) and fact.questions[0].startswith("Who"):
         short = invented("person", words, rng)
     elif COUNT.match(fact.short):
         short = COUNT.sub(rng.choice(words["number"]), fact.short)
