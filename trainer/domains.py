@@ -53,22 +53,6 @@ class _Documents(NamedTuple):
     sites: Int64s
 
 
-def by_domain(
-    model: nn.Module,
-    loader: Loader,
-    token_bytes: torch.Tensor,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    *,
-    max_rows: int = 0,
-) -> list[DomainResult]:
-    """Each domain of the rows that `validate` measures, most bytes first; all ranks must call it.
-
-    Provenance has no hash of its own: a loader with `check_files` refuses a URL that was altered.
-    """
-    return validate_by_domain(model, loader, token_bytes, ranks, dtype, max_rows=max_rows)[1]
-
-
 def validate_by_domain(
     model: nn.Module,
     loader: Loader,
@@ -78,7 +62,11 @@ def validate_by_domain(
     *,
     max_rows: int = 0,
 ) -> tuple[Validation, list[DomainResult]]:
-    """What `validate` and `by_domain` find, in one pass."""
+    """What `validate` finds and each domain of the same rows, most bytes first, in one pass.
+
+    All ranks must call it. Provenance has no hash of its own: a loader with `check_files` refuses a
+    URL that was altered.
+    """
     sites = _Sites(loader, max_rows)
     whole = torch.zeros(4, dtype=torch.float64, device=ranks.device)
     found = np.zeros((3, len(sites.names)))

@@ -21,7 +21,7 @@ from schemas import manifest as manifests
 from schemas.manifest import Manifest
 from schemas.tokenizer import Tokenizer
 from trainer.distributed import Ranks
-from trainer.domains import DomainResult, by_domain, validate_by_domain
+from trainer.domains import DomainResult, validate_by_domain
 from trainer.evaluate import IGNORED, Validation, bytes_of_tokens, single_sources, validate
 from trainer.loader import Loader, Mixed
 from trainer.model import LanguageModel
@@ -297,7 +297,7 @@ def test_ranks_number_the_domains_alike(
     loader, sizes = open_loader("pages", "books"), bytes_of_tokens(tokenizer)
     group = [Recorded(CPU), Recorded(CPU, 0, 2), Recorded(CPU, 1, 2)]
     for rank in group:
-        by_domain(model, loader, sizes, rank, torch.float32, max_rows=9)
+        validate_by_domain(model, loader, sizes, rank, torch.float32, max_rows=9)[1]
     alone, *pair = [rank.sums[0] for rank in group]
     torch.testing.assert_close(pair[0] + pair[1], alone, rtol=1e-12, atol=0)
 
@@ -315,5 +315,6 @@ def test_a_document_without_a_url_is_of_no_site(
         split="validation",
         cache=tmp_path / "plans",
     )
-    (found,) = by_domain(model, loader, bytes_of_tokens(tokenizer), ALONE, torch.float32)
+    sizes = bytes_of_tokens(tokenizer)
+    (found,) = validate_by_domain(model, loader, sizes, ALONE, torch.float32)[1]
     assert (found.domain, found.documents, found.text_bytes) == ("(no URL)", 3, 9)
