@@ -149,10 +149,10 @@ def load_or_build(
         if found is None:
             raise UserError(f"{folder}: the plan cannot be kept here; give another cache folder")
     if not found.num_rows:
-        raise UserError(
-            f"{row_groups.folder}: {found.tokens} tokens in split '{spec.split}', data.seq_len = "
-            f"{spec.seq_len} needs at least {spec.seq_len + 1}"
-        )
+        there = f"{row_groups.folder}: {found.tokens} tokens in split '{spec.split}'"
+        if row_groups.masked and spec.packing == "best_fit":
+            raise UserError(f"{there}, none of them a target (loss_mask 1): nothing to learn")
+        raise UserError(f"{there}, data.seq_len = {spec.seq_len} needs at least {spec.seq_len + 1}")
     return found
 
 

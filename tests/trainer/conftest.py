@@ -337,3 +337,10 @@ def folders(
         "chats": write_corpus(root / "chats", 150, 2, "conversations"),
         "cache": root / "cache",
     }
+
+
+@pytest.fixture
+def silent_chats(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """Conversations in which the assistant says nothing."""
+    documents = [([tokenizer.boundary, 1, 2, 3], [0, 0, 0, 0])] * 40
+    return write(tmp_path / "silent", documents, tokenizer, kind="conversations")

@@ -307,6 +307,19 @@ def test_weights_that_cannot_be_taken_are_one_sentence(
     assert error.count("\n") == 1
 
 
+def test_conversations_with_nothing_to_learn_are_refused(
+    arguments: list[str], recipe_file: Path, silent_chats: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(arguments) == 0
+    text = recipe_file.read_text()
+    recipe_file.write_text(text[text.index("[data]") :])
+    flags = ["--recipe", recipe_file, "--shards", silent_chats, "--init-from", tmp_path / "run"]
+    assert main(["sft", *map(str, flags), "--out", str(tmp_path / "sft")]) == 2
+    error = capsys.readouterr().err
+    assert "silent: 144 tokens in split 'train', none of them a target" in error
+    assert not (tmp_path / "sft").exists()
+
+
 def test_documents_are_no_conversations(
     arguments: list[str], recipe_file: Path, shards_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
