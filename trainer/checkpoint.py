@@ -105,8 +105,11 @@ def keep(run: Path, count: int) -> None:
     A folder first gets another name, so that none is ever there in part. What a killed process left
     unfinished goes too.
     """
-    for path in [*run.glob(".step-*.tmp"), *run.glob(".removed-*")]:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in [*run.glob(".*.tmp"), *run.glob(".removed-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     folders = sorted(filter(_STEP_FOLDER.fullmatch, (p.name for p in run.iterdir())), key=_age)
     kept = {_follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
     for name in folders[:-count] if count else []:

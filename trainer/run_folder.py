@@ -28,7 +28,7 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
 
     An attempt of other settings that got to no checkpoint counts as nothing.
     """
-    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+    if not run.exists() or (run.is_dir() and not any(map(_counts, run.iterdir()))):
         return "nothing"
     if not (run / RUN_FILE).exists():
         raise UserError(f"{run}: not empty and no run of this trainer; choose another --out")
@@ -48,10 +48,10 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
 def begin(run: Path, description: dict[str, Any], step: int) -> None:
     """Make the folder ready to go on after `step` steps; the log keeps what came before."""
     run.mkdir(parents=True, exist_ok=True)
+    write_json(run / RUN_FILE, description)  # first: what it holds is a run's, whatever comes
     kept = [line for line in read_log(run) if line["step"] <= step] if step else []
     with atomic_path(run / LOG_FILE) as temporary:
         temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
-    write_json(run / RUN_FILE, description)
 
 
 def log(run: Path, record: dict[str, Any]) -> None:
@@ -72,6 +72,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def finish(run: Path, report: dict[str, Any]) -> None:
     """Write the report: the run is finished."""
     write_json(run / REPORT_FILE, report)
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file says that a folder is in use; what a kill left of our first write does not."""
+    return not (path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp"))
 
 
 def _line(record: dict[str, Any]) -> str:

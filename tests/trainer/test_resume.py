@@ -145,6 +145,18 @@ def test_a_run_killed_anywhere_goes_on_bit_for_bit(
         assert len(folders) <= len(expected[2]) + 1
 
 
+@pytest.mark.parametrize("place", ["trainer.durable.atomic_path", "trainer.run_folder.atomic_path"])
+def test_a_run_killed_before_its_first_file_is_whole_is_begun_again(
+    place: str, command: Callable[[str, str], list[str]], tmp_path: Path, start: Start
+) -> None:
+    arguments = [*command("pretrain", "killed"), "--resume"]
+    assert start(arguments, place, 1) == -signal.SIGKILL
+    (tmp_path / "killed").mkdir(exist_ok=True)
+    (tmp_path / "killed" / ".run.json.0123.tmp").write_text("{")
+    assert start(arguments) == 0
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("stop", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)]
 )
