@@ -1,7 +1,8 @@
-"""Shared by all tests: the --soak flag, and the real data beside the project."""
+"""Shared by all tests: the --soak flag, the real data beside the project, reliability figures."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,24 @@ def shared() -> Path:
     if not (folder / "crawl").is_dir():
         pytest.skip("needs ../shared/crawl, which is not here")
     return folder
+
+
+_FIGURES = pytest.StashKey[list[tuple[str, str]]]()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Call with (promise, what was measured): printed at the end of the run."""
+    measured = request.config.stash.setdefault(_FIGURES, [])
+    return lambda promise, figure: measured.append((promise, figure))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The table that docs/reliability.md takes its numbers from."""
+    measured = config.stash.get(_FIGURES, [])
+    if measured:
+        terminalreporter.section("reliability figures")
+    for promise, figure in measured:
+        terminalreporter.write_line(f"{promise}: {figure}")
