@@ -27,8 +27,9 @@ from jobs import (
 )
 from jobs import filter as filter_
 from jobs.progress import console
+from jobs.roots import locked
 from jobs.session import open_engine
-from jobs.stage import BooksDontBalanceError, Job, Stage, locked
+from jobs.stage import BooksDontBalanceError, Job, Stage
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 
@@ -163,9 +164,12 @@ def _run(arguments: argparse.Namespace) -> int:
         shard.check_tokenizer(loaded)
         if loaded.decontaminate.against:
             decontaminate.check_files(loaded)
-    with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
-        shards = getattr(arguments, "shards", "shards")
-        against = tuple(map(Path, getattr(arguments, "against", ())))
+    shards = getattr(arguments, "shards", "shards")
+    against = tuple(map(Path, getattr(arguments, "against", ())))
+    with (
+        locked(root, shards),
+        open_engine(arguments.master, arguments.remote, arguments.verbose) as engine,
+    ):
         job = Job(loaded, root, engine, inputs, arguments.overwrite, shards, against)
         worked = pipeline.run(job, stages)
     if len(stages) > 1:

@@ -32,7 +32,8 @@ from corpus.forget import Requests
 from corpus.shards import Shard
 from jobs import chat_rows, chat_spool, chat_view, datasets
 from jobs.progress import Tally, console, track
-from jobs.stage import balance, locked, refuse_unfinished
+from jobs.roots import locked, refuse_unfinished, shards_folder
+from jobs.stage import balance
 from schemas import config, manifest, tokenizer
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
@@ -63,7 +64,7 @@ class Request:
     @property
     def folder(self) -> Path:
         """Where the shards and their manifest are."""
-        return self.root / self.shards
+        return shards_folder(self.root, self.shards)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -259,7 +260,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.root is None:
         raise UserError("--root: say where the shards are to be, or --show N to only look")
-    with locked(request.root):
+    with locked(request.root, request.shards):
         refuse_unfinished(request.root)
         worked = make(request)
     listed = manifest.read(request.folder)

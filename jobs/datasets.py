@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from pyspark.sql.types import StructType
 from corpus import child
 from jobs.progress import Tally
 from schemas import manifest
+from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 
 RECEIPT = "receipt string"
@@ -182,11 +185,36 @@ def _map_light(function: Callable[[pa.RecordBatch], pa.RecordBatch], batches: Ba
         yield function(batch)
 
 
+# Every name that a file of ours has in the folder of a dataset.
+_OURS = re.compile(
+    r"part-[0-9a-f]{32}\.parquet"
+    r"|.*-[0-9a-f]{16}\.parquet"  # rows of a WARC file, or a shard
+    r"|(train|validation)-\d{5,}-[0-9a-f]{16}\.lengths\.npy"
+    r"|tokenizer-[0-9a-f]{16}\.json"
+    r"|rows-[0-9a-f]{16}\.arrow|rejected-[0-9a-f]{16}\.jsonl"
+    r"|\..*-[0-9a-f]{16}\.parquet\.\d{14,}\.piece"
+    r"|\..+\.[0-9a-f]{32}\.tmp",
+    re.DOTALL,
+)
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """The files in the folder of a dataset that have a name of ours; nothing else is deleted.
+
+    Links are no files of ours. Raises `UserError` where the folder itself is one.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a symbolic link; a root holds its datasets themselves")
+    for entry in list(os.scandir(folder)):
+        if entry.is_file(follow_symlinks=False) and _OURS.fullmatch(entry.name):
+            yield Path(entry.path)
+
+
 def sweep(folder: Path, listed: Manifest, keep: tuple[str, ...] = ()) -> None:
-    """Delete what killed and retried tasks left behind: all that the new manifest doesn't list."""
-    wanted = {file.name for file in listed.files} | {manifest.MANIFEST_FILE, *keep}
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in wanted:
+    """Delete what killed and retried tasks left behind: files of ours that `listed` leaves out."""
+    wanted = {file.name for file in listed.files} | set(keep)
+    for path in own_files(folder):
+        if path.name not in wanted:
             path.unlink(missing_ok=True)
 
 

@@ -29,8 +29,9 @@ from corpus.recipe import Recipe
 from corpus.word_hashes import SCHEME
 from jobs import datasets
 from jobs.progress import Tally, console, track
+from jobs.roots import locked, refuse_unfinished
 from jobs.session import open_engine
-from jobs.stage import Job, Stage, Written, balance, locked, refuse_unfinished, run_stage
+from jobs.stage import Job, Stage, Written, balance, run_stage
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError

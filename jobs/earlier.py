@@ -20,8 +20,9 @@ from corpus import minhash
 from corpus.exact import COLUMNS, Key
 from jobs import datasets, links, similarity
 from jobs.datasets import Stored, store
+from jobs.roots import check_path, refuse_unfinished
 from jobs.similarity import Side
-from jobs.stage import Job, refuse_unfinished
+from jobs.stage import Job
 from schemas import manifest
 from schemas.datasets import BANDS, CLUSTERS, DOCUMENTS, KEY
 from schemas.errors import UserError
@@ -62,6 +63,7 @@ def open_roots(job: Job) -> tuple[EarlierRoot, ...]:
 def _open(job: Job, folder: Path) -> EarlierRoot:
     if folder.resolve() == job.root.resolve():
         raise UserError(f"--against {folder}: is the --root itself; name the roots of other dumps")
+    check_path("--against", folder)
     refuse_unfinished(folder)
     found = {name: manifest.read(folder / name) for name in ("bands", "clusters")}
     for name, listed in found.items():

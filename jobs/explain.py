@@ -23,6 +23,7 @@ from corpus import story
 from corpus.recipe import Recipe
 from corpus.story import FilterStep, GateStep
 from jobs.explain_page import printed
+from jobs.roots import shards_folder
 from jobs.whatif_answer import printable
 from schemas import config, manifest
 from schemas.datasets import CANONICAL, DOCUMENTS, KEY
@@ -127,7 +128,7 @@ def open_root(folder: Path, shards: str = "shards") -> Root:
 
 
 def _folder(root: Path, dataset: str, shards: str) -> Path:
-    return root / (shards if dataset == "shards" else dataset)
+    return shards_folder(root, shards) if dataset == "shards" else root / dataset
 
 
 def _is(key: Row) -> pc.Expression:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ from schemas import config, manifest
 from schemas.errors import UserError
 from schemas.manifest import DataFile
 
+_PATTERNS = re.compile(r"[\[\]{}?*\\:\x00-\x1f\x7f]")
+_NAME_BYTES = 150  # leaves room for the hash and for what temporary names add
 # A record that kills its child makes the batch be read again record by record; a file that kills
 # more children than this is not read on.
 _MAX_CRASHES = 1000
@@ -79,7 +82,10 @@ def check(job: Job, written: dict[str, Written]) -> None:
 
 def _committed_name(file: WarcFile, made_with: list[dict[str, Any]]) -> str:
     made_from = [file.file_path, file.identity, made_with, manifest.FORMAT]
-    return f"{Path(file.file_path).name}-{config.json_hash(made_from)[:16]}.parquet"
+    # Engines take some characters of a path for a pattern, and pass over files that start with
+    # these two; the hash tells files apart whose names become equal, or are cut to fit a folder.
+    plain = _PATTERNS.sub("_", Path(file.file_path).name).lstrip("._").encode()[:_NAME_BYTES]
+    return f"{plain.decode(errors='ignore')}-{config.json_hash(made_from)[:16]}.parquet"
 
 
 def _extract_missing(job: Job, folder: Path, missing: dict[str, WarcFile]) -> None:

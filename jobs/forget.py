@@ -25,8 +25,8 @@ from corpus.forget import KINDS, Request, read_list
 from jobs.forget_files import EMPTIED
 from jobs.forget_places import find_places, forget_in
 from jobs.forget_record import Record, answered, copies, record_matches
+from jobs.roots import check_path, locked
 from jobs.session import Engine, open_engine
-from jobs.stage import locked
 from schemas import manifest
 from schemas.errors import UserError
 
@@ -54,12 +54,10 @@ class Removed:
     copies: list[str] = field(default_factory=list)
 
 
-def run(
-    root: Path, engine: Engine, asked: list[Request], more_shards: tuple[str, ...] = ()
-) -> Removed:
+def run(root: Path, engine: Engine, asked: list[Request]) -> Removed:
     """Forget what is asked for now and what was asked for before; `root` has to be locked."""
     root = root.absolute()  # tasks may run elsewhere
-    places = find_places(root, more_shards)
+    places = find_places(root)
     _clear(root / ".work")  # texts and tokens of a run that was killed
     record = Record(root / "forgotten", engine)
     record.ask(asked)
@@ -98,10 +96,6 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
             help=f"files with one {kind} a line ({meaning[kind]}); # before a comment",
         )  # fmt: skip
     parser.add_argument(
-        "--shards", nargs="+", default=[], metavar="NAME",
-        help="folders of shards deeper in the root; those directly in it are found",
-    )  # fmt: skip
-    parser.add_argument(
         "--copies", type=Path, metavar="FILE",
         help="write the ids of documents that stay and were duplicates of forgotten ones",
     )  # fmt: skip
@@ -120,12 +114,13 @@ def _forget(arguments: argparse.Namespace) -> int:
         for path in getattr(arguments, f"{kind}s")
         for r in read_list(path, kind)
     ]
-    root, more = Path(arguments.root), tuple(arguments.shards)
-    find_places(root, more)  # before a lock makes a folder of a name that was mistyped
+    root = Path(arguments.root)
+    check_path("--root", root)
+    find_places(root)  # before a lock makes a folder of a name that was mistyped
     if not asked and manifest.read(root / "forgotten") is None:
         raise UserError("gristmill forget: name files with --urls, --domains or --ids")
     with locked(root), open_engine(arguments.master, arguments.remote, arguments.verbose) as engine:
-        removed = run(root, engine, asked, more)
+        removed = run(root, engine, asked)
     if arguments.copies:
         arguments.copies.write_text("".join(f"{i}\n" for i in removed.copies), encoding="utf-8")
     show(_table(root, removed))

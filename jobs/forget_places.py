@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from corpus.shards import shards_content_hash
 from jobs import chat_rows, datasets, extract, forget_files
 from jobs.forget_files import Change, Target
 from jobs.progress import Tally, track
+from jobs.roots import MARKER, refuse_links
 from schemas import manifest
 from schemas.datasets import KEY
 from schemas.errors import UserError
@@ -42,19 +43,18 @@ class Place:
     folder: Path
 
 
-def find_places(root: Path, more_shards: tuple[str, ...] = ()) -> list[Place]:
+def find_places(root: Path) -> list[Place]:
     """The datasets that may hold documents, in the order in which they are taken out of them."""
-    folders = [path for path in sorted(root.glob("*")) if path.is_dir()] if root.is_dir() else []
+    folders: list[Path] = []
+    if root.is_dir():
+        refuse_links(root)
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
     known = [Place(name, root / name) for name in ORDER if root / name in folders]
     others = [path for path in folders if path.name not in (*ORDER, "forgotten")]
     found = [path for path in others if _holds_shards(path)]
-    for name in more_shards:
-        path = root / name
-        if not _holds_shards(path):
-            raise UserError(f"--shards {name}: {path} holds no shards")
-        found += [path] if path not in found else []
     if not known and not found:
         raise UserError(f"--root {root}: holds no dataset; name the root of a gristmill run")
+    _refuse_deeper_shards(path for path in others if path not in found)
     return known + [Place("shards", path) for path in found]
 
 
@@ -68,6 +68,26 @@ def _holds_shards(folder: Path) -> bool:
     return any(_SHARD.fullmatch(path.name) for path in folder.iterdir())
 
 
+def _refuse_deeper_shards(folders: Iterable[Path]) -> None:
+    """Version 0.1 could put shards one folder deeper, where a takedown would pass them by."""
+    for folder in folders:
+        if (folder / MARKER).exists():
+            continue  # a root of its own
+        for path in folder.glob(f"*/{manifest.MANIFEST_FILE}"):
+            if _holds_shards_of_ours(path.parent):
+                raise UserError(
+                    f"{path.parent}: shards stand directly in their root; move this folder to "
+                    f"{folder.parent / path.parent.name}, or its documents are not taken down"
+                )
+
+
+def _holds_shards_of_ours(folder: Path) -> bool:
+    try:
+        return _holds_shards(folder)
+    except UserError:  # another program's manifest
+        return False
+
+
 def targets_in(place: Place) -> Iterator[Target]:
     """The files of a dataset; of `documents` also what no manifest lists but a run may use."""
     listed = manifest.read(place.folder)
@@ -76,8 +96,9 @@ def targets_in(place: Place) -> Iterator[Target]:
         if not (place.folder / name).exists():
             raise UserError(f"{place.folder / name}: missing, the manifest lists it")
     if place.dataset == "documents":
-        there = [*place.folder.glob("*.parquet"), *place.folder.glob(".*.piece")]
-        files = {path.name: files.get(path.name) or DataFile(path.name, 0, 0) for path in there}
+        there = [path.name for path in datasets.own_files(place.folder)]
+        there = [name for name in there if name.endswith((".parquet", ".piece"))]
+        files = {name: files.get(name) or DataFile(name, 0, 0) for name in {*files, *there}}
     settings = listed.settings if listed else {}
     for name, file in sorted(files.items()):
         yield Target(place.dataset, str(place.folder / name), file, settings)
@@ -144,9 +165,9 @@ def _of_rejected(new: Manifest, gone: chat_rows.Gone) -> list[Change]:
 
 def _drop_uncommitted(place: Place) -> None:
     """Files that no manifest lists are nobody's, but for those of `documents`."""
-    patterns = (".*.tmp",) if place.dataset == "documents" else (".*.tmp", "*.parquet")
-    for pattern in patterns:
-        for path in place.folder.glob(pattern):
+    endings = (".tmp",) if place.dataset == "documents" else (".tmp", ".parquet")
+    for path in datasets.own_files(place.folder):
+        if path.name.endswith(endings):
             path.unlink(missing_ok=True)
 
 

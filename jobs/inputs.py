@@ -71,6 +71,13 @@ def _read_list(path: Path) -> list[str]:
 
 def _describe(path: str) -> WarcFile:
     try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--input {path!r}: its name is not UTF-8, and names of files are stored as text; "
+            "rename it"
+        ) from None
+    try:
         size = Path(path).stat().st_size
         with open(path, "rb") as file:
             head = file.read(_IDENTITY_BYTES)

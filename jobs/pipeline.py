@@ -12,7 +12,8 @@ from corpus import child
 from jobs import bands, decontaminate, dedup, extract, report, shard
 from jobs import filter as filter_
 from jobs.progress import console
-from jobs.stage import Job, Stage, refuse_other_recipe, refuse_unfinished, run_stage
+from jobs.roots import refuse_unfinished
+from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
 
 STAGES: tuple[Stage, ...] = (
     extract.STAGE,

@@ -14,7 +14,8 @@ from typing import Any
 from rich.table import Table
 
 from jobs import decontaminate
-from jobs.stage import balance, refuse_unfinished
+from jobs.roots import refuse_unfinished, shards_folder
+from jobs.stage import balance
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -57,7 +58,7 @@ class Funnel:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
+def funnel(root: Path, shards_name: str = "shards") -> Funnel:
     """Read the funnel of a root; `UserError` where nothing was extracted there."""
     refuse_unfinished(root)
     documents = manifest.read(root / "documents")
@@ -69,7 +70,7 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     scrubbed = _made_from(root / "canonical", bands)
     contamination = _made_from(root / "contamination", scrubbed)
     contaminated = _num_dropped(contamination)
-    shards = _made_from(root / shards_folder, scrubbed)
+    shards = _made_from(shards_folder(root, shards_name), scrubbed)
     if shards and shards.inputs.get("contamination") != _dropping(contamination):
         shards = None  # made before documents were dropped, or dropped no more
     rowless, extracted = _split_rowless(documents)
@@ -108,10 +109,10 @@ def funnel(root: Path, shards_folder: str = "shards") -> Funnel:
     return result
 
 
-def conversations(root: Path, shards_folder: str) -> Manifest | None:
+def conversations(root: Path, shards_name: str) -> Manifest | None:
     """The manifest of a folder of conversations; None where it holds anything else."""
     refuse_unfinished(root)
-    found = manifest.read(root / shards_folder)
+    found = manifest.read(shards_folder(root, shards_name))
     return found if found and found.extra.get("kind") == "conversations" else None
 
 
@@ -171,13 +172,13 @@ def _check(root: Path, result: Funnel) -> None:
     balance(f"report {root}", "records", result.records, sum(result.outcomes.values()))
 
 
-def stage_table(root: Path, stage: str, shards_folder: str = "shards") -> Table:
+def stage_table(root: Path, stage: str, shards_name: str = "shards") -> Table:
     """What a stage did, in a table."""
     if stage == "decontaminate":
         made = manifest.read(root / "contamination")
         assert made is not None
         return decontaminate.table(made)
-    found = funnel(root, shards_folder)
+    found = funnel(root, shards_name)
     rows = {
         "extract": lambda: _extract_rows(root, found),
         "filter": lambda: _share_rows(found.rejected, found.kept, "kept"),

@@ -9,12 +9,9 @@ under other settings is refused, unless it may be overwritten; one written from 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession
 from corpus.filters import signals_schema
 from corpus.recipe import Recipe
 from corpus.shards import companions
-from jobs import datasets
+from jobs import datasets, roots
 from jobs.session import Engine
 from schemas import config, manifest
 from schemas.datasets import DATASETS, judged_schema
@@ -56,7 +53,9 @@ class Job:
 
     def folder(self, dataset: str) -> Path:
         """Where a dataset's files and manifest are; shards may be several, by folder."""
-        return self.root / (self.shards if dataset == "shards" else dataset)
+        if dataset == "shards":
+            return roots.shards_folder(self.root, self.shards)
+        return self.root / dataset
 
     def manifest(self, dataset: str) -> Manifest:
         """A dataset's manifest; `UserError` where it was not made yet."""
@@ -203,32 +202,6 @@ def _made(engine: Engine, started: float) -> dict[str, Any]:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in libraries},
     }
-
-
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep a second run out of the same root."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--root {root}: cannot be made: {error.strerror}") from None
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--root {root}: another run is using it") from None
-        shutil.rmtree(root / ".progress", ignore_errors=True)  # of a killed run
-        yield
-
-
-def refuse_unfinished(root: Path) -> None:
-    """Raise `UserError` where a run of `forget` was killed: the datasets do not fit together."""
-    listed = manifest.read(root / "forgotten")
-    if listed and listed.extra["unfinished"]:
-        raise UserError(
-            f"--root {root}: documents are being forgotten there and the run did not end; "
-            f"gristmill forget --root {root} goes on with it"
-        )
 
 
 class BooksDontBalanceError(RuntimeError):

@@ -21,8 +21,9 @@ from rich.table import Table
 from corpus import bpe, recipe
 from jobs import decontaminate
 from jobs.progress import Tally, track
+from jobs.roots import locked, refuse_unfinished
 from jobs.session import open_engine
-from jobs.stage import Job, locked, refuse_unfinished
+from jobs.stage import Job
 from schemas import hf_export
 from schemas.datasets import KEY
 from schemas.errors import UserError

@@ -18,6 +18,7 @@ from typing import Any
 
 from schemas import config
 from schemas.errors import UserError
+from schemas.names import plain_component
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -25,7 +26,11 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a dataset; `counts` are its rows by outcome where the stage has outcomes."""
+    """One file of a dataset; `counts` are its rows by outcome where the stage has outcomes.
+
+    Raises `ValueError` where a value cannot be a file's: its name is no plain file name, a number
+    is negative.
+    """
 
     name: str
     rows: int
@@ -33,6 +38,17 @@ class DataFile:
     sha256: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain_component(self.name)
+        for number in (self.rows, self.bytes):
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{self.name}: {number!r}: must be a number of rows or bytes")
+        if not isinstance(self.sha256, str | None):
+            raise ValueError(f"{self.name}: sha256 = {self.sha256!r}: must be a string")
+        for table in (self.counts, self.extra):
+            if not isinstance(table, dict):
+                raise ValueError(f"{self.name}: {table!r}: must be an object")
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ def read(folder: str | Path) -> Manifest | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable manifest: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else values
@@ -104,11 +120,28 @@ def _from_values(path: Path, values: dict[str, Any]) -> Manifest:
     try:
         values["files"] = tuple(DataFile(**file) for file in values["files"])
         manifest = Manifest(**values)
-    except (KeyError, TypeError) as error:
+        for name in ("settings", "inputs", "counts", "extra", "made"):
+            if not isinstance(getattr(manifest, name), dict):
+                raise ValueError(f"{name} = {getattr(manifest, name)!r}: must be an object")
+        for name in _named_beside(manifest):
+            plain_component(name)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a manifest of this version: {error}") from None
     if manifest.fingerprint != expected:
         raise UserError(f"{path}: altered: its fingerprint does not match what it lists")
     return manifest
+
+
+def _named_beside(manifest: Manifest) -> Iterator[Any]:
+    """Names of files in `extra`: of lengths, the tokenizer, and beside conversations their rows."""
+    if manifest.dataset != "shards":
+        return
+    for file in manifest.files:
+        if "lengths" in file.extra:
+            yield file.extra["lengths"]["name"]
+    for entry, key in (("tokenizer", "file"), ("rejected", "name"), ("rows", "name")):
+        if entry in manifest.extra:
+            yield manifest.extra[entry][key]
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def test_a_stage_before_its_input_says_which_stage_is_missing(
 
 
 def test_a_locked_root_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from jobs.stage import locked
+    from jobs.roots import locked
 
     with locked(tmp_path):
         assert "another run" in _refused(capsys, *_run(tmp_path, SAMPLE))

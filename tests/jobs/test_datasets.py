@@ -58,9 +58,12 @@ def test_what_a_killed_task_left_is_not_read_and_is_swept(engine: Engine, tmp_pa
     files = _write(engine, tmp_path, ROWS, 1)
     folder = tmp_path / "out"
     orphan = datasets.write_table(folder, pa.Table.from_pylist(ROWS, schema=SCHEMA))
-    (folder / ".part.tmp").write_bytes(b"half")
+    (folder / f".{files[0].name}.{'0' * 32}.tmp").write_bytes(b"half")
+    foreign = {"thesis.docx", "notes.parquet", ".part.tmp", "part-1.parquet"}
+    for name in foreign:
+        (folder / name).write_bytes(b"of somebody else")
     frame = datasets.read(engine.spark, folder, _manifest(files), SCHEMA)
     assert frame.count() == 100
     datasets.sweep(folder, _manifest(files), keep=("kept.json",))
-    assert {path.name for path in folder.iterdir()} == {files[0].name}
+    assert {path.name for path in folder.iterdir()} == {files[0].name} | foreign
     assert orphan.name not in {file.name for file in files}

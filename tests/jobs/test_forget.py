@@ -20,8 +20,9 @@ from corpus.forget import REASON, Request, plain_id
 from corpus.recipe import Recipe
 from jobs import datasets, extract, forget, pipeline, report
 from jobs.forget import Removed
+from jobs.roots import refuse_unfinished
 from jobs.session import Engine
-from jobs.stage import Job, refuse_unfinished
+from jobs.stage import Job
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -435,15 +436,23 @@ def test_shards_of_all_tokenizers_lose_them(
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
     shutil.copytree(sample_roots["sail"], root)
-    for name in ("shards-bpe", "deep/shards"):
-        shutil.copytree(root / "shards", root / name)
-    removed = forget.run(root, engines("sail"), asked, ("deep/shards",))
-    for name in ("shards", "shards-bpe", "deep/shards"):
+    shutil.copytree(root / "shards", root / "shards-bpe")
+    removed = forget.run(root, engines("sail"), asked)
+    for name in ("shards", "shards-bpe"):
         assert not {_key(row) for row in _rows(root, name)} & gone
         assert open_shards(root / name).content_hash == open_shards(root / "shards").content_hash
-    assert removed.tokens % 3 == 0
-    with pytest.raises(UserError, match=r"--shards nowhere: .* holds no shards"):
-        forget.run(root, engines("sail"), asked, ("nowhere",))
+    assert removed.tokens % 2 == 0
+
+
+def test_shards_where_no_takedown_looks_are_refused(
+    sample_roots: dict[str, Path], asked: list[Request],
+    engines: Callable[[str], Engine], tmp_path: Path,
+) -> None:  # fmt: skip
+    root = tmp_path / "root"
+    shutil.copytree(sample_roots["sail"], root)
+    shutil.copytree(root / "shards", root / "deep" / "shards")
+    with pytest.raises(UserError, match=r"deep/shards: shards stand directly in their root"):
+        forget.run(root, engines("sail"), asked)
 
 
 def test_contaminated_documents_are_counted_again(

@@ -19,8 +19,8 @@ from corpus.conversations import Conversations
 from corpus.forget import Keys, Request, load_keys
 from corpus.shards import Shard
 from jobs import chat_rows, conversations, datasets, forget
+from jobs.roots import refuse_unfinished
 from jobs.session import Engine
-from jobs.stage import refuse_unfinished
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.errors import UserError
