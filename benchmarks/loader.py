@@ -20,7 +20,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ import pyarrow.parquet as pq
 from dedup_bench import Figure, at_least, at_most, figures_table
 from gold import CRAWL
 from loader_corpus import corpus, crawl_shard, lengths
+from measured import work_folder
 from rich.console import Console
 from rich.table import Table
 
@@ -302,8 +302,8 @@ def main() -> None:
     parser.add_argument("--work", metavar="DIR", help="keep what is written, here")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
-        bench = Bench(Path(work), arguments)
+        work = work_folder(stack, arguments.work)
+        bench = Bench(work, arguments)
         for name in PARTS if arguments.part == "all" else [arguments.part]:
             Console(width=100).print(PARTS[name](bench))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,6 +15,23 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SAMPLE_SECONDS = 0.5
+_MARKER = ".gristmill-benchmark"
+
+
+def work_folder(stack: contextlib.ExitStack, named: str | None) -> Path:
+    """The folder `--work` names, or a temporary one that goes with `stack`.
+
+    Benchmarks delete what they wrote before, so a folder that holds other things ends the program.
+    """
+    if named is None:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = Path(named)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / _MARKER).is_file():
+        if any(folder.iterdir()):
+            raise SystemExit(f"--work {folder}: holds files of others; use a new or empty folder")
+        (folder / _MARKER).touch()
+    return folder
 
 
 @dataclass

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dedup_bench import Bench
+from measured import work_folder
 from rich.console import Console
 from rich.table import Table
 
@@ -27,8 +26,8 @@ def run(about: str | None, parts: Mapping[str, Part], options: Options, repeat: 
     os.sched_setaffinity(0, cores)
     console = Console(width=100)
     with contextlib.ExitStack() as stack:
-        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
-        bench = Bench(Path(work), Console(stderr=True), arguments.repeat, keep=bool(arguments.work))
+        work = work_folder(stack, arguments.work)
+        bench = Bench(work, Console(stderr=True), arguments.repeat, keep=bool(arguments.work))
         for part in arguments.parts:
             console.print(parts[part][0](bench, arguments))
 

@@ -21,14 +21,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from measured import Run, measured
+from measured import Run, measured, work_folder
 from rich.console import Console
 from rich.table import Table
 
@@ -62,8 +61,8 @@ def main() -> None:
         raise SystemExit(f"--input {arguments.input}: no such files")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.workers])
     with contextlib.ExitStack() as stack:
-        work = arguments.work or stack.enter_context(tempfile.TemporaryDirectory())
-        bench = Bench(Path(work), files, arguments)
+        work = work_folder(stack, arguments.work)
+        bench = Bench(work, files, arguments)
         peer, fineweb = bench.datatrove(), RECIPES / "fineweb.toml"
         ours = [bench.gristmill("fineweb.toml", fineweb)]
         if arguments.master:

@@ -26,7 +26,7 @@ PROMPT = "The "
 def main() -> int:
     arguments = _arguments()
     out = Path(arguments.out)
-    shutil.rmtree(out, ignore_errors=True)
+    make_fresh(out, ("corpus", "model", "report.json"))
     started = time.monotonic()
     root, run = out / "corpus", out / "model"
     corpus = timed(
@@ -61,6 +61,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trainer-recipe", default="recipes/pretrain-tiny.toml")
     parser.add_argument("--out", default="demo", help="folder, made anew")
     return parser.parse_args()
+
+
+def make_fresh(out: Path, made: tuple[str, ...]) -> None:
+    """Delete what an earlier demo made in `out`; a folder that holds more ends the program."""
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if others := [name for name in there if name not in made]:
+        sys.exit(f"--out {out}: holds {others[0]}, which no demo made; use a new or empty folder")
+    if out.is_symlink() or any((out / name).is_symlink() for name in there):
+        sys.exit(f"--out {out}: is or holds a symbolic link; use a new or empty folder")
+    if out.is_dir():
+        shutil.rmtree(out)
 
 
 def timed(module: str, *arguments: str) -> float:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo import output, timed
+from demo import make_fresh, output, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +51,7 @@ QUESTIONS = (
 def main() -> int:
     """Run the demo and print what came of it."""
     out, started = Path(_arguments().out), time.monotonic()
-    shutil.rmtree(out, ignore_errors=True)
+    make_fresh(out, ("corpus", "base", "chats", "assistant", "held_out.json", "report.json"))
     seconds = make(out)
     answers = {question.prompt: ask(question, out) for question in QUESTIONS}
     begun = time.monotonic()

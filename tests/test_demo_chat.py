@@ -187,3 +187,20 @@ def test_the_table_has_a_line_for_each_time_and_loss(modules: dict[str, ModuleTy
     kinds = {"a": {"questions": 2, "in_format": 2, "right": 1}}
     kinds["b"] = {"questions": 3, "in_format": 1, "right": 0}
     assert modules["demo_chat"].total(kinds) == {"questions": 5, "in_format": 3, "right": 1}
+
+
+def test_a_demo_deletes_what_a_demo_made_alone(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    make_fresh = modules["demo"].make_fresh
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(SystemExit, match=r"thesis\.docx"):
+        make_fresh(tmp_path, ("corpus", "model"))
+    (tmp_path / "thesis.docx").rename(tmp_path / "corpus" / "thesis.docx")
+    (tmp_path / "model").symlink_to(tmp_path / "corpus")
+    with pytest.raises(SystemExit, match="symbolic link"):
+        make_fresh(tmp_path, ("corpus", "model"))
+    (tmp_path / "model").unlink()
+    make_fresh(tmp_path, ("corpus", "model"))
+    assert not tmp_path.exists()
