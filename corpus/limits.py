@@ -2,7 +2,8 @@
 
 CPU time and not wall time: a busy machine must not change the corpus. ITIMER_PROF counts the
 process's own CPU time and raises in Python code; where a C function does not come back, the soft
-RLIMIT_CPU a few seconds further ends the process, and the parent records the page as crashed.
+RLIMIT_CPU a few seconds further ends the process with SIGXCPU, and the parent records the page as
+crashed.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ _confined = False
 
 
 def confine(max_memory_mb: int) -> None:
-    """Bound this process's address space and let CPU limits end it: for a child's first line."""
+    """Bound this process's address space and let CPU limits end it: for a child's first line.
+
+    It leaves no core file when it ends that way.
+    """
     global _confined
     _confined = True
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     size = max_memory_mb << 20
     if hard != resource.RLIM_INFINITY:
@@ -48,7 +53,7 @@ def cpu_limit(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGPROF, _raise)
     try:
         try:
-            _backstop(seconds + GRACE_SECONDS)
+            backstop(seconds + GRACE_SECONDS)
             signal.setitimer(signal.ITIMER_PROF, seconds, 0.25)
             yield
         finally:
@@ -62,7 +67,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise CpuTimeError
 
 
-def _backstop(seconds: float) -> None:
+def backstop(seconds: float) -> None:
     """End the process, if it is a confined child, after `seconds` more of CPU time."""
     if not _confined:
         return

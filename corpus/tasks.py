@@ -21,6 +21,7 @@ from corpus import (
     exact,
     forget,
     keys,
+    lid,
     limits,
     minhash,
     passages,
@@ -31,6 +32,7 @@ from corpus import (
 )
 from corpus.extract import Gates, Outcome, extract_file
 from corpus.filters import judge_batch
+from corpus.main_text import Bounds, main_text
 from corpus.recipe import Recipe
 from schemas import config, tokenizer
 from schemas.datasets import BANDS, CANONICAL, DOCUMENTS, JACCARD, KEY, SHINGLES
@@ -39,7 +41,7 @@ Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
 
 # Rows of `documents` in one answer: what is lost, and read again, when a child dies.
 ROWS_PER_ANSWER = 64
-
+_MIN_READING_SECONDS = 60.0
 
 EXTRACT_REQUEST = pa.schema(
     [
@@ -51,6 +53,7 @@ EXTRACT_REQUEST = pa.schema(
         ("stop", pa.int64()),  # null: to the file's end
         ("crashed_at", pa.int64()),
         ("rows", pa.int64()),  # in one answer
+        ("single", pa.int64()),  # so many rows first come in an answer each
     ]
 )
 
@@ -63,11 +66,21 @@ def bind(task: str, recipe: dict[str, Any]) -> Task:
     return functools.partial(TASKS[task], settings)
 
 
+def prepare(task: str, recipe: dict[str, Any]) -> None:
+    """Load what every fork of this process would load again, before the first one."""
+    settings = config.from_dict(recipe, Recipe, "recipe")
+    if task == "extract":
+        lid.identify("", settings.extract.language_model)
+        main_text("<p>.", settings.extract.engine, Bounds(10, 10))
+
+
 def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Extract one WARC file, or a piece of it; the request's columns are `EXTRACT_REQUEST`.
 
-    Every answer says in its metadata where reading can start again (`next_offset`), what was read
-    (`outcomes`, kind or reason -> count) and which of these have no row (`rowless`).
+    The first `single` rows are answered one by one, the others `rows` at a time: where a process
+    ends among the first, it is known on which. Every answer says in its metadata where reading can
+    start again (`next_offset`), what was read (`outcomes`, kind or reason -> count) and which of
+    these have no row (`rowless`).
     """
     ask = request.to_pylist()[0]
     answer = _Answer(ask["start"])
@@ -75,12 +88,29 @@ def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]
     requests = forget.load(Path(ask["forgotten"])) if ask["forgotten"] else None
     gates = Gates(recipe.extract, recipe.look, rules, requests)
     where = (ask["path"], ask["file_path"])
-    for outcome in extract_file(*where, gates, ask["start"], ask["crashed_at"], ask["stop"]):
+    outcomes = extract_file(*where, gates, ask["start"], ask["crashed_at"], ask["stop"])
+    single = ask["single"] or 0
+    for outcome in _bounded(outcomes, recipe.extract.max_cpu_seconds):
         answer.add(outcome)
-        if len(answer.rows) >= ask["rows"]:
+        if len(answer.rows) >= (1 if single > 0 else ask["rows"]):
+            single -= 1
             yield answer.batch()
             answer = _Answer(outcome.next_offset)
     yield answer.batch()
+
+
+def _bounded(outcomes: Iterator[Outcome], max_cpu_seconds: float) -> Iterator[Outcome]:
+    """The same, and an end of the process where one takes for ever in code outside of Python.
+
+    Reading on to the next record counts, too; it may skip gigabytes.
+    """
+    seconds = max(max_cpu_seconds, _MIN_READING_SECONDS) + 2 * limits.GRACE_SECONDS
+    while True:
+        limits.backstop(seconds)
+        outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        yield outcome
 
 
 @dataclass

@@ -168,7 +168,7 @@ def _map_partition(task: str, recipe: dict[str, object], tallies: str, batches: 
     for batch in batches:
         for start in range(0, batch.num_rows, ROWS_PER_REQUEST):
             request = batch.slice(start, ROWS_PER_REQUEST)
-            for answer in child.map_batch(task, recipe, request):
+            for answer in child.map_rows(task, recipe, request):
                 yield answer.replace_schema_metadata(None)
             tally.add(request.num_rows)
 

@@ -115,7 +115,7 @@ def _examine_partition(
         for start in range(0, batch.num_rows, datasets.ROWS_PER_REQUEST):
             request = batch.slice(start, datasets.ROWS_PER_REQUEST)
             placed = request.replace_schema_metadata({b"index": index.encode()})
-            answers = child.map_batch("contaminated", values, placed)
+            answers = child.map_rows("contaminated", values, placed)
             found += [answer for answer in answers if answer.num_rows]
             num_read += request.num_rows
             tally.add(request.num_rows)

@@ -2,9 +2,9 @@
 
 Each WARC file is committed by itself: its rows go to a temporary file, renamed to a name made of
 the file's identity and the settings. So a killed run goes on with the files that are not there.
-A child process reads the file and extracts; if it dies, the record that it died on is found and
-becomes a row, and a new child goes on behind it. Where files are few, large ones are read in
-pieces (`jobs.pieces`).
+A child process reads the file and extracts. A record that ends its process again and again
+becomes a row; a process that is killed from outside is replaced, and no record is blamed. Where
+files are few, large ones are read in pieces (`jobs.pieces`).
 
 Also: spark-submit jobs/extract.py --recipe R --input 'crawl/*.warc.gz' --root ROOT
 """
@@ -39,9 +39,6 @@ from schemas.manifest import DataFile
 
 _PATTERNS = re.compile(r"[\[\]{}?*\\:\x00-\x1f\x7f]")
 _NAME_BYTES = 150  # leaves room for the hash and for what temporary names add
-# A record that kills its child makes the batch be read again record by record; a file that kills
-# more children than this is not read on.
-_MAX_CRASHES = 1000
 
 
 def inputs(job: Job) -> dict[str, str]:
@@ -146,7 +143,8 @@ def _extract_piece(
 ) -> None:
     first = done = first_record_at(piece.path, piece.begin)
     ask: dict[str, Any] = {"path": piece.path, "file_path": piece.file_path, **lists}
-    ask |= {"start": first, "stop": piece.end, "crashed_at": None, "rows": ROWS_PER_ANSWER}
+    ask |= {"start": first, "stop": piece.end, "crashed_at": None}
+    ask |= {"rows": ROWS_PER_ANSWER, "single": 0}
     with manifest.atomic_path(folder / piece.target) as path:
         writer = RowsWriter(path)
         has_records = piece.whole or first < piece.begin + piece.size
@@ -161,26 +159,45 @@ def _extract_piece(
 def _answers(
     recipe: dict[str, Any], ask: dict[str, Any]
 ) -> Iterator[tuple[pa.RecordBatch, dict[str, Any]]]:
-    """All answers to `ask`, over as many children as it takes."""
-    for _ in range(_MAX_CRASHES):
-        request = pa.RecordBatch.from_pylist([ask], schema=EXTRACT_REQUEST)
+    """All answers to `ask`, over as many processes as it takes.
+
+    After a death the next records come one by one, so that a second one is at a known place. A
+    record is blamed when it was the first of its process and ended it `child.MAX_CRASHES` times,
+    or once by its CPU limit. A process that is killed from outside is only replaced.
+    """
+    crashed = killed = 0
+    while True:
+        num_answers = 0
         try:
+            request = pa.RecordBatch.from_pylist([ask], schema=EXTRACT_REQUEST)
             for answer in child.map_batch("extract", recipe, request):
                 noted = json.loads(answer.schema.metadata[b"answer"])
                 yield answer.replace_schema_metadata(None), noted
                 ask = {**ask, "start": noted["next_offset"], "crashed_at": None}
+                num_answers += 1
+                crashed = killed = 0
             return
-        except child.ChildDiedError:
-            ask = _after_crash(ask)
-    raise RuntimeError(f"{ask['path']}: its records killed {_MAX_CRASHES} children")
+        except child.ChildDiedError as death:
+            alone = num_answers == 0 and ask["single"] > 0
+            if death.from_outside:
+                killed += 1
+                child.pause_after_kill(killed, death, f"{ask['path']}: byte {ask['start']}")
+            elif alone or (death.over_cpu_limit and num_answers < ask["single"]):
+                crashed += 1
+                if crashed == child.MAX_CRASHES or death.over_cpu_limit:
+                    ask = {**ask, "crashed_at": _blame(ask, death)}
+                    crashed = 0
+            ask = {**ask, "single": ROWS_PER_ANSWER}
 
 
-def _after_crash(ask: dict[str, Any]) -> dict[str, Any]:
-    # First again with an answer a record, so that the next death is at a known place: the first
-    # record that was not answered.
-    if ask["rows"] > 1:
-        return {**ask, "rows": 1}
-    return {**ask, "crashed_at": ask["start"], "rows": ROWS_PER_ANSWER}
+def _blame(ask: dict[str, Any], death: child.ChildDiedError) -> int:
+    """Where the page is that is not looked into again; raises where reading itself ends."""
+    if ask["crashed_at"] is not None:
+        raise RuntimeError(
+            f"{ask['path']}: cannot be read from byte {ask['start']} on: every process that tries "
+            f"ends with {child.describe(death)} before the next record"
+        )
+    return int(ask["start"])
 
 
 def describe(path: Path) -> DataFile:
