@@ -20,6 +20,7 @@ import pytest
 
 from corpus import recipe
 from jobs import datasets, session
+from jobs.roots import locked
 from jobs.session import Engine
 from jobs.stage import Job
 from schemas import manifest
@@ -162,7 +163,8 @@ def sample_roots(
     roots = {}
     for name in ENGINES:
         root = tmp_path_factory.mktemp(f"root-{name}")
-        pipeline.run(Job(sample_recipe, root, engines(name), sample_inputs))
+        with locked(root):
+            pipeline.run(Job(sample_recipe, root, engines(name), sample_inputs))
         roots[name] = root
     return roots
 

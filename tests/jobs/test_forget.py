@@ -417,7 +417,7 @@ def test_files_that_no_manifest_lists_lose_them_too(
     shutil.copy(source, root / "documents" / f".{kept.name}.00000000000000.piece")
     for folder in ("judged", ".work/dedup/labels", "shards"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, root / folder / "part-of-a-killed-run.parquet")
+        shutil.copy(source, root / folder / f"part-{0:032x}.parquet")
     shutil.copytree(root / "shards", root / "never-committed")
     (root / "never-committed" / manifest.MANIFEST_FILE).unlink()
     assert any(row.get("text") for row in _all_rows(root) if row and _key(row) in gone)
