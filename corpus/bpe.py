@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 import schemas.tokenizer
+from schemas.config import check_range
 from schemas.errors import UserError
 from schemas.hf_export import oniguruma_pattern
 from schemas.hf_tokenizer import NUM_BYTES, byte_alphabet
@@ -22,6 +23,7 @@ from schemas.tokenizer import CHAT_TOKENS, GPT4_SPLIT_PATTERN, Tokenizer
 
 NUM_CONTROL_IDS = 1 + len(CHAT_TOKENS)  # the document boundary and the chat tokens
 MIN_VOCAB_SIZE = NUM_BYTES + NUM_CONTROL_IDS
+MAX_VOCAB_SIZE = 10**7
 
 ONIGURUMA_SPLIT_PATTERN = oniguruma_pattern(GPT4_SPLIT_PATTERN)
 # Longer pieces are cut while training: a merge costs time in the square of a piece's length (two
@@ -56,8 +58,8 @@ class TokenizerSettings:
                 f"vocab_size = {self.vocab_size}: must be at least {MIN_VOCAB_SIZE} "
                 f"({NUM_BYTES} bytes and {NUM_CONTROL_IDS} control tokens)"
             )
-        if self.sample_bytes < 1:
-            raise ValueError(f"sample_bytes = {self.sample_bytes}: must be at least 1")
+        check_range(self, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE, "vocab_size")
+        check_range(self, 1, 10**12, "sample_bytes")
 
     @property
     def trains(self) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from corpus import treebank
 from corpus.document import (
+    MAX_THRESHOLD,
     Document,
     Rule,
     Signals,
@@ -26,6 +27,7 @@ from corpus.document import (
     too_low,
 )
 from corpus.words import count_sentences, split_words
+from schemas.config import check_range
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")
@@ -92,6 +94,7 @@ class C4:
         for name in ("min_words_per_line", "max_word_length"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 0 or more")
+        check_range(self, 0, MAX_THRESHOLD, "min_words_per_line", "max_word_length")
 
     def measure(self, doc: Document) -> Signals:
         """Lines by what became of them, and the sentences of those kept."""

@@ -7,7 +7,6 @@ decides a measurement or a text cannot, without making it again.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,8 +26,8 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for text in texts:
         try:
-            values = merge(values, tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+            values = merge(values, config.parse_toml(text))
+        except ValueError as error:
             raise UserError(
                 f"--set {text}: not TOML ({error}); write --set gopher_quality.min_words=30 "
                 'or --set \'language.languages=["en", "de"]\''

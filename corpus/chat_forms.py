@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas import json_text
 from schemas.chat import Role, Turn
 
 _NAMES: dict[Role, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ def form_of(row: Any) -> str:
 
 
 def read_row(row: Any) -> Conversation:
-    """The conversation of a row as json.loads gives it; `RowError` says why there is none.
+    """The conversation of a row as JSON gives it; `RowError` says why there is none.
 
     A system turn without text says nothing and is left out. An empty turn of a user or an
     assistant is an error: silence would be learned.
@@ -195,8 +196,8 @@ def _call(call: Any, place: str) -> str:
 
 def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json_text.loads(text)
+    except ValueError as error:
         raise RowError("bad_tool_call", f"{place}: not JSON: {error}") from None
 
 

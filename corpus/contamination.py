@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from corpus.evaluation_index import Index
 from corpus.word_hashes import Int64s, normalise, word_hashes
+from schemas.config import check_range
 from schemas.datasets import CONTAMINATION, KEY
 
 _CHARS_AT_ONCE = 1 << 19  # of a batch of documents: their hashes stay in a core's cache
@@ -40,9 +41,8 @@ class Decontaminate:
     action: Literal["drop", "flag"] = "drop"
 
     def __post_init__(self) -> None:
-        for name in ("ngram", "min_words", "min_matches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        check_range(self, 1, 10**4, "ngram")
+        check_range(self, 1, 10**9, "min_words", "min_matches")
         if not all(self.against):
             raise ValueError(f"against = {list(self.against)}: must be paths of evaluation sets")
 

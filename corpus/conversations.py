@@ -8,7 +8,6 @@ Cost: that of encoding the texts that are kept.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,9 @@ from corpus import chat_files, chat_forms, shards
 from corpus.chat_forms import Conversation, RowError
 from corpus.shards import Shard
 from corpus.splits import split_of_id
+from schemas import json_text
 from schemas.chat import Framed
+from schemas.config import check_range
 from schemas.datasets import LOSS_MASK
 from schemas.tokenizer import Tokenizer
 
@@ -62,8 +63,7 @@ class Conversations:
     context: int = 4096
 
     def __post_init__(self) -> None:
-        if self.context < 2:
-            raise ValueError(f"context = {self.context}: must be at least 2")
+        check_range(self, 2, 2**24, "context")
 
 
 def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:
@@ -165,10 +165,10 @@ def _read(
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return json_text.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise RowError("not_utf8", str(error)) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RowError("invalid_json", str(error)) from None
 
 

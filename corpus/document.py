@@ -19,6 +19,7 @@ from corpus.words import split_words
 # What a word is: spaCy's English, NLTK's, what white space leaves, or a run of letters and digits
 # as Unicode has it (UAX #29, WB5 to WB13), without punctuation.
 Splitter = Literal["spacy", "treebank", "spaces", "unicode"]
+MAX_THRESHOLD = 10**12  # more of anything than a page has
 _UNICODE_WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])|(?<=\d)['’.,;](?=\d))\w+)*")
 _SPLIT: dict[Splitter, Callable[[str], list[str]]] = {
     "spacy": split_words,
@@ -182,11 +183,13 @@ def first_fault(rules: Sequence[Rule], signals: Mapping[str, Any], settings: obj
 
 
 def check_thresholds(settings: object, rules: Sequence[Rule]) -> None:
-    """Raise `ValueError` for a threshold below 0, which no signal can mean."""
+    """Raise `ValueError` for a threshold that no signal can mean: below 0, or above 10^12."""
     for rule in rules:
         value = getattr(settings, rule.setting)
         if isinstance(value, int | float) and not value >= 0:
             raise ValueError(f"{rule.setting} = {value}: must be 0 or more")
+        if isinstance(value, int | float) and not value <= MAX_THRESHOLD:
+            raise ValueError(f"{rule.setting} = {value}: must be at most {MAX_THRESHOLD}")
 
 
 def fraction(part: float, whole: float) -> float:

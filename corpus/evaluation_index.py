@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from corpus import evaluation_sets
 from corpus.word_hashes import Int64s, UInt64s, ngram_hashes, word_hashes
+from schemas import json_text
 from schemas.errors import UserError
 
 FORMAT = 1  # changes with anything that changes what is looked for
@@ -108,7 +109,7 @@ _ARRAYS = tuple(field.name for field in fields(Index)[:6])
 @functools.lru_cache(maxsize=2)
 def load(folder: Path) -> Index:
     """The index that `save` wrote, its arrays mapped; the same object a second time."""
-    described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    described = json_text.load(folder / _DESCRIPTION)
     arrays: dict[str, Any] = {
         # Without the class of memmap, whose every slice costs microseconds.
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)

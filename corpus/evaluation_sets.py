@@ -6,7 +6,7 @@ fields a page would show one after the other, and in which order, no file says, 
 inside one field finds the page anyway. Two things are no text: the label in front of one
 ("Question: ", which evaluation harnesses add and web pages lack) and a value that is a URL.
 
-Cost: that of json.loads; one item in memory at a time.
+Cost: that of the JSON parser; one item in memory at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from corpus.compression import DamageError
 from corpus.packed_files import CODECS, unpacked
+from schemas import json_text
 from schemas.errors import UserError
 
 JSON_LINES = tuple(f".jsonl{ending}" for ending in CODECS)
@@ -112,8 +112,8 @@ def _read_json_lines(path: Path) -> Iterator[list[str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = json_text.loads(line)
+        except ValueError as error:
             raise UserError(f"{path}:{number}: not a line of JSON: {error}") from None
         yield [_without_label(text) for text in _strings(row) if not _URL.fullmatch(text)]
 
@@ -136,7 +136,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _strings(row: Any) -> Iterator[str]:
-    """All string values, in order, of a value as json.loads gives it; keys are none."""
+    """All string values, in order, of a value as JSON gives it; keys are none."""
     waiting = [row]
     while waiting:
         value = waiting.pop()

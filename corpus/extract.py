@@ -33,6 +33,7 @@ from corpus.mime import mime_type
 from corpus.rights import rights_of
 from corpus.url_rules import CompiledRules
 from corpus.warc import Record, read_records
+from schemas.config import check_range
 from schemas.datasets import DOCUMENTS
 
 _DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")
@@ -70,11 +71,16 @@ class Extract:
     def __post_init__(self) -> None:
         limits = ("max_record_bytes", "max_html_bytes", "max_nodes", "max_depth", "max_memory_mb")
         for name in (*limits, "max_cpu_seconds"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
+        check_range(self, 1, 2**31 - 1, "max_record_bytes", "max_html_bytes", "max_nodes")
+        check_range(self, 1, 10**6, "max_depth")
+        check_range(self, 0.01, 86_400, "max_cpu_seconds")  # a timer of 0 would be off
+        check_range(self, 1, 2**24, "max_memory_mb")
         for name in ("min_broken_bytes", "language_chars"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 0 or more")
+        check_range(self, 0, 2**31 - 1, "min_broken_bytes", "language_chars")
         if self.language_newline not in ("", " "):
             raise ValueError(f"language_newline = {self.language_newline!r}: must be '' or ' '")
         for status in self.statuses:

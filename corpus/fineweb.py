@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from corpus.document import (
+    MAX_THRESHOLD,
     Document,
     Rule,
     Signals,
@@ -26,6 +27,7 @@ from corpus.document import (
     too_low,
 )
 from corpus.words import TERMINAL_PUNCTUATION
+from schemas.config import check_range
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class FineWebQuality:
         check_thresholds(self, self.RULES)
         if self.short_line_length < 0:
             raise ValueError(f"short_line_length = {self.short_line_length}: must be 0 or more")
+        check_range(self, 0, MAX_THRESHOLD, "short_line_length")
 
     def measure(self, doc: Document) -> Signals:
         """All four shares; 0 of a text without lines."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from corpus import lid
 from corpus.main_text import ResiliparsePage
+from schemas.config import check_range
 
 # Less in paragraphs than this says too little of a page.
 _ENOUGH_CHARS = 500
@@ -64,6 +65,7 @@ class Look:
             raise ValueError(f"max_chars = {self.max_chars}: must be 1 or more")
         if self.min_passage_chars < 1:
             raise ValueError(f"min_passage_chars = {self.min_passage_chars}: must be 1 or more")
+        check_range(self, 1, 10**9, "max_chars", "min_passage_chars")
 
 
 @dataclass(frozen=True)

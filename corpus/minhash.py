@@ -22,12 +22,14 @@ from itertools import pairwise
 import numpy as np
 
 from corpus.word_hashes import Int64s, UInt64s, mix, ngram_hashes, word_hashes
+from schemas.config import check_range
 
 SCHEME = "gristmill-minhash-2"  # changes with anything that changes a hash
 
 NO_SHINGLE = np.uint64(0xFFFFFFFFFFFFFFFF)
 SHINGLES_AT_ONCE = 512  # × 112 functions × 8 bytes = 450 kB, which stays in a core's cache
 MAX_HASHES = 4096
+MAX_SIGNATURE = 16_384  # RefinedWeb's, the longest in use, is 20 · 450 = 9,000
 MAX_NODES = 256  # of the quadrature: exact up to bands · rows = 511, and very nearly beyond
 
 
@@ -56,6 +58,14 @@ class MinHash:
                 raise ValueError(f"{name} = {value}: must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed}: must not be negative")
+        check_range(self, 0, 2**64 - 1, "seed")
+        check_range(self, 1, 10**4, "ngram")
+        check_range(self, 1, MAX_SIGNATURE, "bands", "rows")
+        if self.signature_length > MAX_SIGNATURE:
+            raise ValueError(
+                f"bands = {self.bands} and rows = {self.rows}: their product must be at most "
+                f"{MAX_SIGNATURE}"
+            )
         if self.num_hashes > MAX_HASHES:
             raise ValueError(f"num_hashes = {self.num_hashes}: must be at most {MAX_HASHES}")
         if not 0 <= self.threshold < 1:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from corpus.word_hashes import Int64s, UInt64s, mix, word_hashes
+from schemas.config import check_range
 
 Unit = Literal["line", "paragraph"]
 
@@ -72,6 +73,7 @@ class Passages:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} = {value}: must be at least {least}")
+            check_range(self, least, 10**9, name)
 
 
 def units(text: str, unit: Unit) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from corpus.document import Document, Rule, Signals, check_thresholds, first_fault, too_high
+from schemas.config import check_range
 
 _COUNTER = re.compile(
     r"\W*\d[\d.,]*[kmb]?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes"
@@ -77,6 +78,7 @@ class RefinedWebLines:
             least = int(name == "max_newlines")
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be {least} or more")
+            check_range(self, least, 10**6, name)  # a counted repeat of a pattern
         if not 0 <= self.max_frac_uppercase <= 1:
             raise ValueError(f"max_frac_uppercase = {self.max_frac_uppercase}: must be 0 to 1")
 

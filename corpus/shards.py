@@ -24,6 +24,7 @@ import xxhash
 
 from corpus.splits import HASHES, SPLITS, split_of
 from corpus.token_arrays import token_lists
+from schemas.config import check_range
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
 from schemas.manifest import DataFile, atomic_path
 from schemas.shard_hash import in_order as in_order
@@ -69,10 +70,8 @@ class Shard:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < HASHES:
             raise ValueError(f"seed = {self.seed}: must be from 0 to 2^64 - 1")
-        for name in ("tokens_per_shard", "rows_per_group"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} = {value}: must be at least 1")
+        check_range(self, 1, 10**12, "tokens_per_shard")
+        check_range(self, 1, 10**6, "rows_per_group")  # which are read at once
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction = {self.validation_fraction}: must be at least 0 and under 1"

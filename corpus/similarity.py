@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from corpus.minhash import MinHash
+from schemas.config import check_range
 
 Z_95 = 1.959964  # of the normal distribution: 95% of it lies within
 
@@ -37,6 +38,7 @@ class Verify:
             raise ValueError(f"min_similarity = {self.min_similarity}: must be from 0 to 1")
         if self.sample_pairs < 0:
             raise ValueError(f"sample_pairs = {self.sample_pairs}: must be 0 or more")
+        check_range(self, 0, 10**8, "sample_pairs")
 
     def threshold(self, minhash: MinHash) -> float:
         """The similarity from which a pair counts as a duplicate.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from schemas import json_text
 from schemas.errors import UserError
 
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -51,8 +51,8 @@ def _read_json_lines(path: Path) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError):
+                text = json_text.loads(line)["text"]
+            except (ValueError, KeyError, TypeError):
                 text = None
             if not isinstance(text, str):
                 raise UserError(f"{path}:{number}: must be a JSON object with a string 'text'")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from corpus.classifier import one_line, probability
 from corpus.texts import read_texts
+from schemas.config import check_range
 from schemas.errors import UserError
 
 _MAGIC, _VERSION = 793712314, 12
@@ -50,10 +51,14 @@ class Training:
         for name in ("dim", "epochs", "word_ngrams", "buckets", "min_count", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
+        check_range(self, 1, 10**5, "dim", "epochs", "word_ngrams", "threads")
+        check_range(self, 1, 2**31 - 1, "buckets", "min_count")
+        check_range(self, 0, 2**31 - 1, "seed")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out = {self.held_out}: must be above 0 and below 1")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate = {self.learning_rate}: must be above 0")
+        check_range(self, 0, 1000, "learning_rate")
         for name in ("label", "other_label"):
             if len(getattr(self, name).split()) != 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be one word")

@@ -22,7 +22,6 @@ Cost: some microseconds a URL; one file of 37 MB for 4.6 million domains, shared
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from typing import Any
 
 from corpus import url_lists
 from corpus.hashed_set import HashedSet
-from schemas import config, manifest, suffixes
+from schemas import config, json_text, manifest, suffixes
+from schemas.config import check_range
 from schemas.errors import UserError
 
 FORMAT = 1  # of a compiled folder: another number, another folder
@@ -62,6 +62,7 @@ class UrlRules:
     def __post_init__(self) -> None:
         if self.min_soft_words < 1:
             raise ValueError(f"min_soft_words = {self.min_soft_words}: must be 1 or more")
+        check_range(self, 1, 1000, "min_soft_words")
         for name in LISTS:
             if not all(getattr(self, name)):
                 raise ValueError(f"{name} = {list(getattr(self, name))}: must be paths of lists")
@@ -214,7 +215,7 @@ def load(compiled: Path) -> CompiledRules:
     """
     path = compiled / _DESCRIPTION
     try:
-        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        described: dict[str, Any] = json_text.load(path)
         return CompiledRules(
             domains=HashedSet.open(compiled / "domains.npy"),
             urls=HashedSet.open(compiled / "urls.npy"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from corpus import shards
 from corpus.conversations import COUNTS, NO_FORM, ROWS, row_name
 from corpus.evaluation_sets import sha256
 from corpus.forget import Keys, Request, Requests
+from schemas import json_text
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest, atomic_path
@@ -61,7 +61,7 @@ def put(written: Path, folder: Path) -> dict[str, str]:
 def matches(path: Path, requests: Requests) -> Iterator[tuple[dict[str, Any], Request]]:
     """The lines of rejected rows that requests mean, each with every one that does."""
     for line in _lines(path):
-        row = json.loads(line)
+        row = json_text.loads(line)
         id_ = row["id"] or row_name(row["file_path"], row["line"])
         named = {"id": id_, "url": row.get("url")}
         for request in requests.matching(id_, named["url"]):
@@ -144,7 +144,7 @@ def _rejected_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
     lines = _lines(path)
     with open(out, "w", encoding="utf-8") as file:
         while batch := list(itertools.islice(lines, ROWS_PER_BATCH)):
-            rows = [json.loads(line) for line in batch]
+            rows = [json_text.loads(line) for line in batch]
             mask = keys.mask(pa.Table.from_pylist(rows, schema=_KEYS))
             for line, row, goes in zip(batch, rows, mask.tolist(), strict=True):
                 if goes:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from corpus import conversations
 from corpus.conversations import COUNTS, Accepted, Conversations
 from jobs.whatif_answer import printable
+from schemas.console import PlainConsole
 from schemas.manifest import Manifest
 from schemas.tokenizer import Tokenizer
 
@@ -29,12 +29,17 @@ _MARKS = ("⟦", "⟧")  # around what is learned where there are no colours
 def table(made: Manifest) -> Table:
     """Counts of each form, and of all where there are several."""
     spent = f"{made.made['seconds']:.1f} s, tokenizer {made.extra['tokenizer']['name']}"
-    drawn = Table("", title=f"conversations: {spent}", title_justify="left", show_edge=False)
+    drawn = Table(
+        "",
+        title=Text(printable(f"conversations: {spent}"), "table.title"),
+        title_justify="left",
+        show_edge=False,
+    )
     forms: list[dict[str, Any]] = made.extra["forms"]
     if len(forms) > 1:
         forms = [*forms, {"form": "all", **{n: sum(one[n] for one in forms) for n in COUNTS}}]
     for form in forms:
-        drawn.add_column(form["form"], justify="right")
+        drawn.add_column(Text(printable(form["form"])), justify="right")
     for name in COUNTS:
         drawn.add_row(name.replace("_", " "), *[f"{form[name]:,}" for form in forms])
     return drawn
@@ -60,7 +65,7 @@ def ending(made: Manifest, folder: Path) -> Text:
 
 def show(inputs: Sequence[Path], tokenizer: Tokenizer, settings: Conversations, most: int) -> None:
     """Print the first `most` conversations of the files to standard output."""
-    console = Console()
+    console = PlainConsole()
     rows = (row for path in inputs for row in conversations.read_file(path, tokenizer, settings))
     accepted = (row for row in rows if isinstance(row, Accepted))
     for one in itertools.islice(accepted, most):

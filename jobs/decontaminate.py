@@ -22,6 +22,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from rich.table import Table
+from rich.text import Text
 
 from corpus import child, evaluation_index, evaluation_sets, recipe
 from corpus.evaluation_index import EvaluationSet, Index
@@ -36,6 +37,7 @@ from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
+from schemas.printable import printable
 
 _EXAMPLES = """\
 examples:
@@ -204,8 +206,9 @@ def table(made: Manifest) -> Table:
     for one in made.extra["sets"]:
         items, found, documents = one["items"], one["found"], one["documents"]
         shares = _share(found, items), _share(documents, total)
+        label = Text(printable(one["name"]))
         drawn.add_row(
-            one["name"], f"{items:,}", f"{one['too_short']:,}", f"{found:,}", shares[0],
+            label, f"{items:,}", f"{one['too_short']:,}", f"{found:,}", shares[0],
             f"{documents:,}", shares[1],
         )  # fmt: skip
     return drawn

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich import print as show
 
 from corpus import story
 from corpus.recipe import Recipe
@@ -26,6 +25,7 @@ from jobs.explain_page import printed
 from jobs.roots import shards_folder
 from jobs.whatif_answer import printable
 from schemas import config, manifest
+from schemas.console import PlainConsole
 from schemas.datasets import CANONICAL, DOCUMENTS, KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
@@ -277,7 +277,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(stories))
         return 0
+    console = PlainConsole()
     for number, one in enumerate(stories, 1):
         title = f"capture {number} of {len(stories)}" if len(stories) > 1 else ""
-        show(printed(one, title))
+        console.print(printed(one, title))
     return 0

@@ -1,10 +1,15 @@
-"""The funnel as one self-contained page: no script, no network, readable on any screen."""
+"""The funnel as one self-contained page: no script, no network, readable on any screen.
+
+Names come from manifests, which somebody else may have written: they are escaped, and the page's
+own policy forbids scripts and requests should that ever fail.
+"""
 
 from __future__ import annotations
 
-from html import escape
+import html
 
 from jobs.report import Funnel, estimate_rows
+from schemas.printable import printable
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -23,19 +28,25 @@ td.bar { width: 45%; }
   body { color: #ddd; background: #181a1b; } dt { color: #999; }
 }
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _KEPT = ("canonical", "kept", "extracted")
 
 
 def page(found: Funnel) -> str:
     """The page's HTML."""
-    title = f"Gristmill: the funnel of '{escape(found.recipe)}'"
+    title = f"Gristmill: the funnel of '{_text(found.recipe)}'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
         f"{_numbers(found)}\n<h2>What became of {found.records:,} records</h2>\n"
         f"{_outcomes(found)}\n{_estimate(found)}<h2>Stages</h2>\n{_stages(found)}\n</body></html>\n"
     )
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _numbers(found: Funnel) -> str:
@@ -54,7 +65,7 @@ def _row(found: Funnel, name: str, count: int, most: int) -> str:
     share = count / max(1, found.records)
     bar = f'<span class="{_kind(found, name)}" style="width:{100 * count / most:.1f}%"></span>'
     return (
-        f'<tr><td>{escape(name)}</td><td class="count">{count:,}</td>'
+        f'<tr><td>{_text(name)}</td><td class="count">{count:,}</td>'
         f'<td class="share">{share:.1%}</td><td class="bar">{bar}</td></tr>\n'
     )
 
@@ -69,8 +80,8 @@ def _kind(found: Funnel, name: str) -> str:
 
 def _estimate(found: Funnel) -> str:
     rows = "".join(
-        f'<tr><td>{escape(name.strip())}</td><td class="count">{escape(sampled)}</td>'
-        f'<td class="share">{escape(share)}</td></tr>\n'
+        f'<tr><td>{_text(name.strip())}</td><td class="count">{_text(sampled)}</td>'
+        f'<td class="share">{_text(share)}</td></tr>\n'
         for name, sampled, share in estimate_rows(found)
     )
     return f"<h2>Near-duplicates, by a sample</h2>\n<table>{rows}</table>\n" if rows else ""
@@ -78,8 +89,8 @@ def _estimate(found: Funnel) -> str:
 
 def _stages(found: Funnel) -> str:
     rows = (
-        f'<tr><td>{escape(name)}</td><td class="count">{seconds:,.1f} s</td>'
-        f"<td>{escape(found.engines[name])}</td></tr>\n"
+        f'<tr><td>{_text(name)}</td><td class="count">{seconds:,.1f} s</td>'
+        f"<td>{_text(found.engines[name])}</td></tr>\n"
         for name, seconds in found.seconds.items()
     )
     return f"<table>{''.join(rows)}</table>"

@@ -8,7 +8,6 @@ read again as a whole. Pieces stay on disk until then: a killed run goes on with
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from jobs.datasets import ROWS_PER_GROUP
 from jobs.inputs import WarcFile
-from schemas import config, manifest
+from schemas import config, json_text, manifest
 from schemas.datasets import DOCUMENTS
 
 PIECE_BYTES = 8 << 20
@@ -104,7 +103,7 @@ class RowsWriter:
 
 def noted(path: Path) -> dict[str, Any]:
     """What `RowsWriter.close` wrote into a file's footer."""
-    found: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[b"gristmill"])
+    found: dict[str, Any] = json_text.loads(pq.read_metadata(path).metadata[b"gristmill"])
     return found
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich import progress
-from rich.console import Console
 
-console = Console(stderr=True)
+from schemas.console import PlainConsole
+
+console = PlainConsole(stderr=True)
 
 
 class Tally:

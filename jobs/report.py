@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from jobs import decontaminate
 from jobs.roots import refuse_unfinished, shards_folder
@@ -19,6 +20,7 @@ from jobs.stage import balance
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
+from schemas.printable import printable
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def stage_table(root: Path, stage: str, shards_name: str = "shards") -> Table:
     name = dataset.get(stage, stage)
     table = _table(f"{stage}: {found.seconds[name]:.1f} s on {found.engines[name]}")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(Text(printable(row[0])), *row[1:])
     return table
 
 
@@ -199,7 +201,9 @@ def funnel_table(found: Funnel) -> Table:
     table = _table(f"funnel of recipe '{found.recipe}'")
     table.add_row("records read", f"{found.records:,}", "")
     for name, count in found.outcomes.items():
-        table.add_row(f"  {name}", f"{count:,}", f"{count / max(1, found.records):.1%}")
+        table.add_row(
+            Text(printable(f"  {name}")), f"{count:,}", f"{count / max(1, found.records):.1%}"
+        )
     table.add_section()
     names = ("documents", "kept", "duplicates", "canonical", "contaminated", "shards", "tokens")
     for name in names if found.contaminated else (n for n in names if n != "contaminated"):
@@ -213,7 +217,9 @@ def funnel_table(found: Funnel) -> Table:
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(
+        title=Text(printable(title), "table.title"), title_justify="left", show_edge=False
+    )
     table.add_column("outcome")
     table.add_column("count", justify="right")
     table.add_column("share", justify="right")

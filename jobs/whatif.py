@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich import print as show
 from rich.progress import Progress
 
 from corpus import changes, keys, verdicts
@@ -23,8 +22,9 @@ from corpus.recipe import Recipe
 from corpus.verdicts import KEPT, READ_AGAIN, Outcomes, why
 from jobs.progress import console
 from jobs.stage import BooksDontBalanceError
-from jobs.whatif_answer import Answer, Example, printed
+from jobs.whatif_answer import Answer, Example, printable, printed
 from schemas import config, manifest
+from schemas.console import PlainConsole
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -115,7 +115,7 @@ def _paths(schema: pa.Schema) -> Iterator[str]:
 
 def _check_stored(root: Path, rows: pa.RecordBatch, found: Outcomes) -> None:
     for i in (found.stored != found.before).nonzero()[0][:1]:
-        place = f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}"
+        place = printable(f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}")
         raise BooksDontBalanceError(
             f"{root / 'judged'}: {place}: stored as {found.stored[i]}, but its stored signals and "
             f"settings give {found.before[i]}; another version of gristmill wrote it: "
@@ -189,5 +189,5 @@ def _whatif(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(answer.to_json())
     else:
-        show(printed(answer))
+        PlainConsole().print(printed(answer))
     return 0

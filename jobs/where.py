@@ -20,12 +20,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.text import Text
 
 from jobs import explain, explain_page
 from jobs.explain import Story
 from jobs.whatif_answer import printable
+from schemas.console import PlainConsole
 from schemas.datasets import KEY
 from schemas.errors import UserError
 
@@ -148,7 +148,7 @@ def _where(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(to_json(found))
         return 0
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     for number, one in enumerate(found, 1):
         title = f"capture {number} of {len(found)}: " if len(found) > 1 else ""
         for line in _lines(one, title):

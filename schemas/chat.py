@@ -16,12 +16,12 @@ Cost: that of encoding the texts.
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from schemas import json_text
 from schemas.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -154,8 +154,8 @@ class Call:
 def read_call(text: str) -> Call | None:
     """The call that a call's JSON stands for; None where it is no call."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_text.loads(text)
+    except ValueError:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None

@@ -21,17 +21,54 @@ from schemas.errors import UserError
 
 T = TypeVar("T")
 
+MAX_TOML_BYTES = 16 << 20
+MAX_DEPTH = 16  # of tables and lists in each other: recipes have three
+MAX_INTEGER = 2**64  # above it no setting makes sense, and thousands of digits cannot be shown
+MAX_SHOWN = 200  # characters of a value in a message
+
 
 def load_toml(path: str | Path, cls: type[T]) -> T:
     """Read the TOML file at `path` into `cls`; raises `UserError` naming file, key and value."""
     try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
+        if (size := Path(path).stat().st_size) > MAX_TOML_BYTES:
+            raise UserError(f"{path}: {size:,} bytes; a recipe has at most {MAX_TOML_BYTES:,}")
+        values = parse_toml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable TOML file: {error}") from None
     return from_dict(values, cls, str(path))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; `ValueError` where it is none or is nested too deeply."""
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level: list[Any] = [values]
+    for _ in range(MAX_DEPTH):
+        nested = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [v for inner in nested for v in inner if isinstance(v, dict | list)]
+        if not level:
+            return values
+    raise ValueError(f"nested too deeply: at most {MAX_DEPTH} levels")
+
+
+def check_range(settings: object, least: float, most: float, *names: str) -> None:
+    """Raise `ValueError` unless these numbers of `settings` are from `least` to `most`.
+
+    It names the number and the bound. Every number of a recipe has a range: an infinite one, NaN or
+    a mistyped zero too many is refused before work starts.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not value >= least:
+            raise ValueError(f"{name} = {value}: must be at least {least}")
+        if not value <= most:
+            raise ValueError(f"{name} = {value}: must be at most {most}")
 
 
 def from_dict(values: dict[str, Any], cls: type[T], source: str, section: str = "") -> T:
@@ -77,7 +114,7 @@ def _suggest(key: str, known: list[str]) -> str:
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{source}: '{key}' must be a table [{key}], not {value!r}")
+            raise UserError(f"{source}: '{key}' must be a table [{key}], not {_shown(value)}")
         return from_dict(value, typing.cast(type, hint), source, f"{key}.")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -96,15 +133,22 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
 def _choice(value: Any, choices: tuple[Any, ...], source: str, key: str) -> Any:
     if value not in choices:
         listed = ", ".join(repr(c) for c in choices)
-        raise UserError(f"{source}: {key} = {value!r}: must be one of {listed}")
+        raise UserError(f"{source}: {key} = {_shown(value)}: must be one of {listed}")
     return value
 
 
 def _scalar(value: Any, hint: Any, source: str, key: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
     is_bool = isinstance(value, bool)  # which Python takes for an int
+    if isinstance(value, int) and not is_bool and abs(value) > MAX_INTEGER:
+        raise UserError(f"{source}: {key}: an integer beyond 2^64, which no setting can be")
+    if hint is float and isinstance(value, int) and not is_bool:
+        return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and is_bool == (hint is bool):
         return value
     name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
-    raise UserError(f"{source}: {key} = {value!r}: must be of type {name}")
+    raise UserError(f"{source}: {key} = {_shown(value)}: must be of type {name}")
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."

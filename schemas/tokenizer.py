@@ -21,7 +21,7 @@ from typing import Any
 
 import tiktoken
 
-from schemas import hf_tokenizer
+from schemas import hf_tokenizer, json_text
 from schemas.errors import UserError
 from schemas.hf_tokenizer import HuggingFaceEncoding
 
@@ -187,7 +187,7 @@ def load(path: str | Path) -> Tokenizer:
     """Read a tokenizer's JSON; `UserError` names the file and what is wrong with it."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.load(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such tokenizer file") from None
     except (OSError, ValueError) as error:

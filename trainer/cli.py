@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import UserError
+from schemas.printable import printable
 from trainer import (
     chat_command,
     eval_command,
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"trainer: error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"trainer: error: {error}", file=sys.stderr)
+    except OSError as error:  # pyarrow's may quote a file
+        print(f"trainer: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("trainer: stopped", file=sys.stderr)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from schemas.config import from_dict, json_hash, to_json
+from schemas.config import check_range, from_dict, json_hash, to_json
 from schemas.errors import UserError
 from trainer.packing import Packing
+from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEQ_LEN, MAX_WEIGHT
 
 FORMAT = 1  # changes where the same specification would give other batches
 SEEDS = 1 << 63
@@ -32,8 +33,8 @@ class Source:
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"weight = {self.weight}: must be above 0")
-        if self.max_epochs < 0:
-            raise ValueError(f"max_epochs = {self.max_epochs}: must be at least 0 (0: no limit)")
+        check_range(self, 0, MAX_WEIGHT, "weight")
+        check_range(self, 0, MAX_COUNT, "max_epochs")
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class DataSpec:
         hashes = [source.content_hash for source in self.sources]
         if len(set(hashes)) < len(hashes):
             raise ValueError("sources: two folders hold the same shards; add up their weights")
-        for name, least in (("seq_len", 2), ("rows", 1), ("window_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least {least}")
+        check_range(self, 2, MAX_SEQ_LEN, "seq_len")
+        check_range(self, 1, MAX_ROWS, "rows")
+        check_range(self, 1, 2**32, "window_tokens")
         if not 0 <= self.seed < SEEDS:
             raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
         if self.format != FORMAT:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from schemas import json_text
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
 
@@ -15,7 +16,7 @@ from schemas.manifest import atomic_path
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a run; `UserError` names it where it is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.load(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: torn or missing, not readable JSON: {error}") from None
     if not isinstance(values, dict):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import UserError
+from schemas.printable import printable
 from trainer.sample_command import add_checkpoint
 from trainer.task_forms import TASKS, read_examples
 
@@ -149,14 +150,14 @@ def _open(arguments: argparse.Namespace, loaded: Checkpoint) -> Loader:
 def _evaluate_task(
     arguments: argparse.Namespace, loaded: Checkpoint, group: Ranks, dtype: torch.dtype
 ) -> None:
-    from rich.console import Console
     from rich.progress import Progress
 
+    from schemas.console import PlainConsole
     from trainer.tasks import evaluate_task
 
     task = TASKS[arguments.task]
     examples = read_examples(task, arguments.data, arguments.max_examples)
-    errors = Console(stderr=True)
+    errors = PlainConsole(stderr=True)
     hidden = not (group.is_first and errors.is_terminal)
     with Progress(console=errors, transient=True, disable=hidden) as bar:
         asked = bar.add_task(task.name, total=len(examples))
@@ -238,8 +239,6 @@ def _or_none(value: float | None, form: str) -> str:
 
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Columns under their heads, the first to the left and the others to the right."""
-    from trainer.progress import printable
-
     lines = [tuple(map(printable, row)) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:

@@ -42,12 +42,12 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """`trainer export`; `UserError` where `--check` finds logits that differ in fp32."""
     import torch  # takes seconds; --help should not
-    from rich.console import Console
 
+    from schemas.console import PlainConsole
     from trainer import checkpoint, hf
     from trainer.progress import say
 
-    console, folder = Console(), arguments.folder
+    console, folder = PlainConsole(), arguments.folder
     hf.require_empty(folder)
     loaded = checkpoint.load(arguments.checkpoint, torch.device("cpu"))
     hf.export(loaded, folder, arguments.dtype)

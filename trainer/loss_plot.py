@@ -7,13 +7,13 @@ the last counts. Cost: one pass over the log, in memory.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from schemas import json_text
 from schemas.manifest import atomic_path
 from trainer.progress import Smoothed
 
@@ -80,9 +80,9 @@ def _draw_losses(axes: Any, records: list[dict[str, Any]]) -> None:
 def _records(path: Path) -> list[dict[str, Any]]:
     """The log's lines that say of a step; what a kill tore is left out."""
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            record = json.loads(line)
+            record = json_text.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):

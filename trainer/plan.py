@@ -34,6 +34,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from schemas import json_text
 from schemas.config import json_hash
 from schemas.errors import UserError
 from trainer.data_spec import FORMAT, DataSpec
@@ -243,7 +244,7 @@ def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> N
 def _load(folder: Path) -> Plan | None:
     """The plan in `folder`; None where there is none, or not all of it."""
     try:
-        told = json.loads((folder / PLAN_FILE).read_text())
+        told = json_text.load(folder / PLAN_FILE)
         sizes, hashes = told["bytes"].items(), told["sha256"].items()
         if any((folder / name).stat().st_size != size for name, size in sizes):
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from types import TracebackType
 from typing import Any
 
@@ -12,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from schemas.printable import printable
+
 SMOOTHED_STEPS = 10  # over which the loss that is shown forgets
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Smoothed:
@@ -103,11 +103,6 @@ class Reporter:
 def say(console: Console, text: str) -> None:
     """Print `text` as it is: no markup, and no control characters that a terminal would obey."""
     console.print(Text(printable(text)), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters other than tab and newline replaced by U+FFFD."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def duration(seconds: float) -> str:

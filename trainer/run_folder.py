@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from schemas import json_text
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
 from trainer.checkpoint import LATEST
@@ -65,8 +66,14 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     if not (run / LOG_FILE).exists():
         return []
     text = (run / LOG_FILE).read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    return [json.loads(line) for line in whole]
+    found = []
+    # No splitlines(): a sample may hold other line ends, such as U+2028, which JSON leaves alone.
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            found.append(json_text.loads(line))
+        except ValueError as error:
+            raise UserError(f"{run / LOG_FILE}:{number}: not JSON: {error}") from None
+    return found
 
 
 def finish(run: Path, report: dict[str, Any]) -> None:

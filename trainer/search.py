@@ -12,7 +12,6 @@ It is for corpora that fit in memory several times over.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from schemas import json_text
 from schemas import manifest as manifests
 from schemas.errors import UserError
 
@@ -135,8 +135,8 @@ def _jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = json_text.loads(line)
+            except ValueError as error:
                 raise UserError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise UserError(f"{path}:{number}: no object with a field `text`")

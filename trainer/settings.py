@@ -9,6 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from schemas.config import check_range
+
+# Far above what is trained anywhere, and small enough that products of two fit into 64 bits.
+MAX_COUNT = 10**9  # of steps, tokens, epochs
+MAX_ROWS = 2**20
+MAX_SEQ_LEN = 2**24
+MAX_VOCAB_SIZE = 10**7
+MAX_WEIGHT = 1e9
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -26,11 +36,12 @@ class ModelSettings:
     document_mask: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
-            _at_least(self, name, 1)
-        _at_least(self, "intermediate_size", 1)
-        _at_least(self, "num_key_value_heads", 1)
+        check_range(self, 1, 2**20, "hidden_size", "intermediate_size")
+        check_range(self, 1, 10**4, "num_hidden_layers", "head_dim")
+        check_range(self, 1, 10**4, "num_attention_heads", "num_key_value_heads")
         _above_zero(self, "rms_norm_eps", "rope_theta")
+        check_range(self, 0, 1, "rms_norm_eps")
+        check_range(self, 0, 1e15, "rope_theta")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads = {self.num_key_value_heads}: must divide "
@@ -56,7 +67,8 @@ class SourceSettings:
         if not self.shards:
             raise ValueError("shards = '': must be a folder of shards")
         _above_zero(self, "weight")
-        _at_least(self, "max_epochs", 0)
+        check_range(self, 0, MAX_WEIGHT, "weight")
+        check_range(self, 0, MAX_COUNT, "max_epochs")
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,10 @@ class DataSettings:
     sources: tuple[SourceSettings, ...] = ()
 
     def __post_init__(self) -> None:
-        _at_least(self, "seq_len", 2)
-        _at_least(self, "batch_size", 1)
-        _at_least(self, "seed", 0)
-        _at_least(self, "vocab_size", 0)
+        check_range(self, 2, MAX_SEQ_LEN, "seq_len")
+        check_range(self, 1, MAX_ROWS, "batch_size")
+        check_range(self, 0, MAX_SEED, "seed")
+        check_range(self, 0, MAX_VOCAB_SIZE, "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -102,10 +114,11 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         _above_zero(self, "learning_rate", "eps", "muon_learning_rate")
+        check_range(self, 0, 1000, "learning_rate", "eps", "muon_learning_rate")
         for name in ("beta1", "beta2", "muon_momentum"):
             _within(self, name, 0.0, 1.0)
-        _at_least(self, "weight_decay", 0)
-        _at_least(self, "max_grad_norm", 0)
+        check_range(self, 0, 1000, "weight_decay")
+        check_range(self, 0, 1e9, "max_grad_norm")
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class ScheduleSettings:
     min_ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least(self, "warmup_steps", 0)
+        check_range(self, 0, MAX_COUNT, "warmup_steps")
         _within(self, "decay_fraction", 0.0, 1.0, closed=True)
         _within(self, "min_ratio", 0.0, 1.0, closed=True)
 
@@ -153,13 +166,12 @@ class RunSettings:
     num_threads: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, "num_steps", 1)
-        _at_least(self, "log_every", 1)
-        for name in ("device_batch_size", "eval_every", "eval_rows", "sample_every"):
-            _at_least(self, name, 0)
-        for name in ("checkpoint_every", "keep_checkpoints", "max_skipped_steps", "seed"):
-            _at_least(self, name, 0)
-        _at_least(self, "num_threads", 0)
+        check_range(self, 1, MAX_COUNT, "num_steps", "log_every")
+        check_range(self, 0, MAX_ROWS, "device_batch_size")
+        check_range(self, 0, MAX_COUNT, "eval_every", "eval_rows", "sample_every")
+        check_range(self, 0, MAX_COUNT, "checkpoint_every", "keep_checkpoints", "max_skipped_steps")
+        check_range(self, 0, MAX_SEED, "seed")
+        check_range(self, 0, 4096, "num_threads")
 
 
 @dataclass(frozen=True)
@@ -181,15 +193,17 @@ class SampleSettings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "temperature", "top_k", "seed"):
-            _at_least(self, name, 0)
         for name in ("temperature", "repetition_penalty"):
             if getattr(self, name) == float("inf"):
                 raise ValueError(f"{name} = inf: must be finite")
+        check_range(self, 0, MAX_COUNT, "max_tokens", "top_k")
+        check_range(self, 0, MAX_SEED, "seed")
+        check_range(self, 0, 1e300, "temperature")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
         _within(self, "min_p", 0.0, 1.0, closed=True)
         _above_zero(self, "repetition_penalty")
+        check_range(self, 0, 1e6, "repetition_penalty")
         if "" in self.stop:
             raise ValueError("stop = '': must not be empty, every text contains it")
 
@@ -215,12 +229,6 @@ class PretrainRecipe(Recipe):
 @dataclass(frozen=True)
 class SftRecipe(Recipe):
     """A whole recipe file for `trainer sft`; the model's shape is the checkpoint's."""
-
-
-def _at_least(settings: object, name: str, least: float) -> None:
-    value = getattr(settings, name)
-    if not value >= least:
-        raise ValueError(f"{name} = {value}: must be at least {least}")
 
 
 def _above_zero(settings: object, *names: str) -> None:

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.text import Text
 
 from schemas import manifest
+from schemas.console import PlainConsole
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_FILE
+from schemas.printable import printable
 from schemas.tokenizer import Tokenizer
 from trainer import where_data
 from trainer.loader import IGNORED, Batch
-from trainer.progress import printable
 
 CONTEXT, TARGET, PADDING = "dim", "green", "bright_black"
 MARKS = ("⟦", "⟧")  # around what is learned where there are no colours
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.packing = _packing(arguments.manifest[0])
     loader = where_data.open_loader(arguments)
     batch, tokenizer = loader.batch(arguments.step), loader.shards.tokenizer
-    show(Console(), batch, tokenizer, min(arguments.rows, loader.spec.rows))
+    show(PlainConsole(), batch, tokenizer, min(arguments.rows, loader.spec.rows))
 
 
 def show(console: Console, batch: Batch, tokenizer: Tokenizer, num_rows: int) -> None:

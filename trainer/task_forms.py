@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from schemas import json_text
 from schemas.errors import UserError
 
 Row = dict[str, Any]
@@ -68,7 +69,7 @@ def read_examples(task: Task, path: str | Path, max_examples: int = 0) -> list[E
         if max_examples and len(found) == max_examples:
             break
         try:
-            row = json.loads(line)
+            row = json_text.loads(line)
             found.append(_form(task, row).read(row))
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
-from trainer.progress import printable
+from schemas.printable import printable
 
 
 class Screen:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from schemas.console import PlainConsole
 from trainer import run_folder
 from trainer.depth import suggested_tokens
 from trainer.distributed import ranks
@@ -30,7 +31,7 @@ def train(request: Request, console: Console | None = None) -> dict[str, Any]:
     A finished run of the same identity is left as it is; `UserError` on any other.
     """
     with ranks(request.device) as group:
-        console = (console or Console()) if group.is_first else Console(quiet=True)
+        console = (console or PlainConsole()) if group.is_first else PlainConsole(quiet=True)
         run = start(request, group, console)
         if run is None:
             report = read_json(request.out / run_folder.REPORT_FILE)

@@ -7,9 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from schemas.config import load_toml
+from schemas.console import PlainConsole
 from schemas.errors import UserError
 from trainer.settings import PretrainRecipe, Recipe, SftRecipe
 
@@ -123,9 +122,9 @@ def _run(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> None:
 
     request = _request(arguments, kind, recipe)
     if arguments.dry_run:
-        plan(request, Console())
+        plan(request, PlainConsole())
     else:
-        train(request, Console())
+        train(request, PlainConsole())
 
 
 def _request(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> Request:

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
-from trainer.progress import printable
+from schemas.console import PlainConsole
+from schemas.printable import printable
 
 if TYPE_CHECKING:
     from trainer.verdict import Signal, Verdict
@@ -28,7 +28,7 @@ def show_origin(
         said = {} if verdict is None else {"verdict": asdict(verdict)}
         print(json.dumps({**place, **told, **said}))
         return
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     heading = ", ".join(f"{name} {value:,}" for name, value in place.items())
     if origin is None or verdict is None:
         console.print(f"{heading}: padding, of no document")
@@ -77,7 +77,7 @@ def show_rows(seen: Sequence[Seen], num_steps: int, as_json: bool) -> None:
         for one in seen:
             print(json.dumps(one._asdict()))
         return
-    console = Console(highlight=False)
+    console = PlainConsole(highlight=False)
     steps = len({one.step for one in seen})
     tokens = sum(one.end - one.first for one in seen)
     console.print(f"tokens: {tokens:,}, rows: {len(seen):,}, steps: {steps:,} of {num_steps:,}")

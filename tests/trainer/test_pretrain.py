@@ -415,7 +415,7 @@ def test_help_teaches_with_examples(command: str, capsys: Capture) -> None:
 
 
 def test_control_characters_that_a_model_writes_do_not_reach_the_terminal() -> None:
-    from trainer.progress import printable
+    from schemas.printable import printable
 
     assert (
         printable("a\x1b[2Jb\x07\x9b1m\r\tc\n")
