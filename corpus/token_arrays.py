@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import tiktoken
 
-from schemas.tokenizer import LONG_BLANKS, MAX_BLANKS, Tokenizer
+from schemas.tokenizer import LONG_BLANKS, MAX_BLANKS, Tokenizer, without_surrogates
 
 Int32s = npt.NDArray[np.int32]
 
@@ -47,4 +47,9 @@ def encode_array(text: str, known: Tokenizer) -> Int32s:
 
 def _encode(text: str, encoding: tiktoken.Encoding) -> Int32s:
     # No control token is allowed to come out, and none is refused where the text spells it out.
-    return encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=()).view("i4")
+    try:
+        return encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=()).view(
+            "i4"
+        )
+    except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
+        return _encode(without_surrogates(text), encoding)

@@ -10,8 +10,10 @@ counterpart there. Format: https://huggingface.co/docs/tokenizers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,7 @@ from typing import Any
 import tokenizers
 
 NUM_BYTES = 256
+MAX_IDS = 10**7
 # Steps that cut a text and keep all of it; others drop blanks or write other characters.
 LOSSLESS_STEPS = ("ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts")
 # Read back on loading: what these tokens do not give back, they would lose of a page too.
@@ -132,9 +135,19 @@ def _flat(step: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:
-    """Added token -> the id that the package gives it, which need not be the one in the file."""
+    """Added token -> the id that the package gives it, which need not be the one in the file.
+
+    `ValueError` where two tokens share an id: text could produce that of a special token.
+    """
     added = content.get("added_tokens") or []
     whole = _read({**essence(content), "added_tokens": added}).get_vocab(with_added_tokens=True)
+    shared = next((i for i, count in Counter(whole.values()).items() if count > 1), None)
+    if shared is not None:
+        names = sorted(token for token, i in whole.items() if i == shared)
+        raise ValueError(f"its tokens {names[0]!r} and {names[1]!r} share the id {shared}: a text "
+                         "could produce a special token")  # fmt: skip
+    if max(whole.values(), default=0) >= MAX_IDS:
+        raise ValueError(f"it has the id {max(whole.values()):,}: must be below {MAX_IDS:,}")
     return {token["content"]: whole[token["content"]] for token in added}
 
 
@@ -168,6 +181,17 @@ def _read(content: dict[str, Any]) -> tokenizers.Tokenizer:
         raise ValueError(f"the tokenizers package cannot read it: {error}") from None
 
 
+@contextlib.contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Turn a panic of a library written in Rust, which is no `Exception`, into a `ValueError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"it fails on a plain text: {error}") from None
+
+
 def _identity(bare: dict[str, Any], specials: dict[str, int]) -> str:
     """SHA-256 (hex) over all that decides ids."""
     model = {key: bare["model"].get(key) for key in ("vocab", "merges", "ignore_merges")}
@@ -176,7 +200,8 @@ def _identity(bare: dict[str, Any], specials: dict[str, int]) -> str:
 
 
 def _check_gives_back(encoding: HuggingFaceEncoding) -> None:
-    ids = encoding.encode_ordinary(PROBE)
+    with panics_are_errors():
+        ids = encoding.encode_ordinary(PROBE)
     given = b"".join(encoding.token_bytes.get(i, b"") for i in ids)
     if given != encoding.normalized(PROBE).encode():
         raise ValueError(f"its tokens do not give a text back: {PROBE!r} became {given!r}")

@@ -136,7 +136,7 @@ class Tokenizer:
         encoded as U+FFFD.
         """
         if isinstance(self.encoding, HuggingFaceEncoding):
-            return self.encoding.encode_ordinary(_without_surrogates(text))
+            return self.encoding.encode_ordinary(without_surrogates(text))
         if len(text) <= MAX_BLANKS:
             return self.encoding.encode_ordinary(text)
         cuts = [0]
@@ -152,7 +152,7 @@ class Tokenizer:
         Half a surrogate is U+FFFD. Sizes of text are counted on this, since that is what tokens
         give back.
         """
-        text = _without_surrogates(text)
+        text = without_surrogates(text)
         if isinstance(self.encoding, HuggingFaceEncoding):
             return self.encoding.normalized(text)
         return text
@@ -204,7 +204,7 @@ def load(path: str | Path) -> Tokenizer:
         return from_spec(content)
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not {source}: {error}") from None
 
 
@@ -214,10 +214,27 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
         return named(spec["name"])
     if spec["kind"] == "bpe":
         tokens = [base64.b64decode(token) for token in spec["tokens"]]
-        return from_tokens(spec["name"], tokens, spec["pattern"])
+        _check_tokens(tokens)
+        made = from_tokens(spec["name"], tokens, spec["pattern"])
+        with hf_tokenizer.panics_are_errors():
+            given = made.decode(made.encode(hf_tokenizer.PROBE))
+        if given != hf_tokenizer.PROBE:
+            raise ValueError(f"pattern = {spec['pattern']!r}: it loses text")
+        return made
     if spec["kind"] == "huggingface":
         return from_hugging_face(spec["name"], spec["tokenizer"])
     raise ValueError(f"kind = {spec['kind']!r}: must be 'tiktoken', 'bpe' or 'huggingface'")
+
+
+def _check_tokens(tokens: list[bytes]) -> None:
+    """Refuse tokens that lose text or that two ranks share; tiktoken panics or takes the last."""
+    if len(set(tokens)) < len(tokens) or b"" in tokens:
+        raise ValueError("tokens: each must be there once and have a byte")
+    missing = {bytes([byte]) for byte in range(hf_tokenizer.NUM_BYTES)} - set(tokens)
+    if missing:
+        raise ValueError(f"tokens: byte 0x{min(missing).hex()} has none: text would be lost")
+    if len(tokens) > hf_tokenizer.MAX_IDS:
+        raise ValueError(f"tokens: {len(tokens):,}, must be at most {hf_tokenizer.MAX_IDS:,}")
 
 
 def from_hugging_face(name: str, content: dict[str, Any]) -> Tokenizer:
@@ -258,7 +275,7 @@ def from_tokens(name: str, tokens: list[bytes], pattern: str = GPT4_SPLIT_PATTER
     return Tokenizer(encoding, {"kind": "bpe", "name": name, "pattern": pattern, "tokens": encoded})
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """`text` with U+FFFD for surrogates without their other half, as tiktoken reads it."""
     try:
         text.encode()
