@@ -24,6 +24,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def beside(folder: Path, name: Any, source: Path) -> Path:
+    """`folder / name`, where `source` gave the name of a file that it lies with.
+
+    `UserError` unless the name is one plain component of printable characters and no symbolic link:
+    nothing that a file says leads out of its folder.
+    """
+    plain = isinstance(name, str) and name.isprintable() and not set(name) & {"/", "\\"}
+    if not plain or name in ("", ".", "..") or len(name.encode()) > 255:
+        raise UserError(
+            f"{source}: names the file {name!r:.200}: must be a plain name in its folder"
+        )
+    if (folder / name).is_symlink():
+        raise UserError(
+            f"{folder / name}: a symbolic link, not followed: put the file itself there ({source} "
+            "names it)"
+        )
+    return folder / str(name)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Put a JSON object in place at once: a reader sees the old file or the new one."""
     with atomic_path(path) as temporary:

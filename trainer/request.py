@@ -9,6 +9,7 @@ from typing import Any, Literal
 from schemas import manifest as manifests
 from schemas.config import to_json
 from schemas.errors import UserError
+from schemas.manifest import MANIFEST_FILE
 from trainer.loader import Loader, Mixed
 from trainer.packing import Packing
 from trainer.settings import Recipe
@@ -17,6 +18,7 @@ Kind = Literal["pretrain", "sft"]
 Beginning = Literal["scratch", "init-from", "extend", "from-hf"]
 # Settings of [run] that decide which numbers come out; the others say how and how often.
 DECIDING = ("num_steps", "seed")
+NAMED_FILES = 5  # of those that are not listed
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,21 @@ def identity(request: Request, loader: Loader, origin: dict[str, Any]) -> dict[s
     }
 
 
-def cut_conversations(request: Request) -> list[str]:
-    """What to say of shards whose conversations may be longer than a row."""
+def warnings_of_data(request: Request, loader: Loader) -> list[str]:
+    """Files beside the shards that are not read, and conversations that may not fit in a row."""
     said, room = [], request.recipe.data.seq_len + 1
-    for folder in folders(request):
-        manifest = manifests.read(folder)
-        settings = {} if manifest is None else manifest.settings.get("conversations", {})
+    for shards in (source.shards for source in loader.sources):
+        if shards.unlisted:
+            more = len(shards.unlisted) - NAMED_FILES
+            named = ", ".join(shards.unlisted[:NAMED_FILES]) + (f" and {more} more" * (more > 0))
+            said.append(
+                f"{shards.folder}: not listed in {MANIFEST_FILE} and not read: {named}; left by a "
+                "gristmill shard that did not end, or copied here"
+            )
+        settings = shards.manifest.settings.get("conversations", {})
         if settings.get("context", 0) > room:
             said.append(
-                f"{folder}: conversations of up to {settings['context']} tokens; those over "
+                f"{shards.folder}: conversations of up to {settings['context']} tokens; those over "
                 f"data.seq_len + 1 = {room} are cut into pieces"
             )
     return said

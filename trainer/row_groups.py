@@ -3,15 +3,18 @@
 What a row group holds is checked against the manifest on its first read in a process: number of
 tokens, SHA-256 over tokens and loss mask, ids within the vocabulary, lengths of its documents as
 planned with. Those come from the file beside the shard, its SHA-256 checked when it is first
-opened. A few files stay open; what is held does not grow with the corpus beyond the manifest's
-entries.
+opened. A shard that is written to or replaced later, as its inode and times tell, is checked again.
+A few files stay open; what is held does not grow with the corpus beyond the manifest's entries.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -20,13 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_FILE, DataFile
-from schemas.shard_hash import shards_content_hash
+from schemas.manifest import DataFile
 from trainer.data import Shards, open_checked
 from trainer.packing import Int32s, UInt8s
 
 OPEN_FILES = 32
 T = TypeVar("T")
+_State = tuple[int, int, int, int, int]
 PROVENANCE = ("id", "url", "file_path", "record_offset")
 
 
@@ -39,20 +42,16 @@ class RowGroups:
         self.files = [file for file in self.manifest.files if file.extra["split"] == split]
         self.vocab_size = shards.tokenizer.padded_vocab_size
         self.check_files = check_files
-        self._refuse_what_does_not_belong()
-        try:
-            groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
-            counts = [(i, g["tokens"], g["documents"]) for i, g in groups]
-            numbers = np.array(counts, dtype=np.int64).reshape(-1, 3)
-            self.masked = self.manifest.extra["kind"] == "conversations"  # they have a loss mask
-            self.lengths_hashes = [str(f.extra["lengths"]["sha256"]) for f in self.files]
-        except (KeyError, TypeError, ValueError) as error:
-            path = self.folder / MANIFEST_FILE
-            raise UserError(f"{path}: not a manifest of shards: {error!r}") from None
+        groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
+        counts = [(i, g["tokens"], g["documents"]) for i, g in groups]
+        numbers = np.array(counts, dtype=np.int64).reshape(-1, 3)
+        self.masked = self.manifest.extra["kind"] == "conversations"  # they have a loss mask
+        self.lengths_hashes = [str(f.extra["lengths"]["sha256"]) for f in self.files]
         self._file_of, self.tokens, self.documents = np.ascontiguousarray(numbers.T)
         self._first = np.searchsorted(self._file_of, np.arange(len(self.files)))
         self._checked = np.zeros(len(numbers), dtype=np.bool_)
         self._checked_files: set[int] = set()
+        self._states: dict[int, _State] = {}  # of each shard, before its checks
         self._open_parquet: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._open_lengths: OrderedDict[int, Int32s] = OrderedDict()
 
@@ -66,11 +65,13 @@ class RowGroups:
         index = int(self._file_of[group])
         before = int(self.documents[self._first[index] : group].sum())
         found = self._lengths(index)[before : before + int(self.documents[group])]
+        path = self._lengths_path(index)
+        if len(found) and found.min() < 0:
+            raise UserError(f"{path}: a document of {found.min()} tokens")
         if int(found.sum(dtype=np.int64)) != self.tokens[group]:
             raise UserError(
-                f"{self.folder / self.files[index].extra['lengths']['name']}: row group "
-                f"{group - self._first[index]} adds up to {found.sum()} tokens, the manifest says "
-                f"{self.tokens[group]}"
+                f"{path}: row group {group - self._first[index]} adds up to {found.sum()} tokens, "
+                f"the manifest says {self.tokens[group]}"
             )
         return found
 
@@ -84,6 +85,9 @@ class RowGroups:
             self._check(group, tokens, mask)
             self._check_lengths(group, rows)
             self._checked[group] = True
+        path = self.folder / self.place(group)[0].name
+        if _state(path) != self._states[int(self._file_of[group])]:
+            raise UserError(f"{path}: changed while it was read")
 
     def mask(self, group: int) -> UInt8s:
         """A row group's loss mask, uint8 (tokens,)."""
@@ -138,7 +142,7 @@ class RowGroups:
         if not np.array_equal(found, self.lengths(group)):
             file, inside = self.place(group)
             raise UserError(
-                f"{self.folder / file.extra['lengths']['name']}: not the documents of row group "
+                f"{self._lengths_path(int(self._file_of[group]))}: not the documents of row group "
                 f"{inside} of {file.name}: of another shard, or altered"
             )
 
@@ -163,10 +167,20 @@ class RowGroups:
             )
 
     def _parquet(self, index: int) -> pq.ParquetFile:
+        """A shard, opened where it is not; one that has changed since its checks is unchecked."""
+        old, new = self._states.get(index), _state(self.folder / self.files[index].name)
+        if old not in (None, new):
+            self._open_parquet.pop(index, None)
+            self._checked_files.discard(index)
+            self._checked[self._file_of == index] = False
+        self._states[index] = new
         return _held(self._open_parquet, index, self._open)
 
     def _lengths(self, index: int) -> Int32s:
-        return _held(self._open_lengths, index, self._map_lengths)
+        return _held(self._open_lengths, index, self._read_lengths)
+
+    def _lengths_path(self, index: int) -> Path:
+        return self.folder / str(self.files[index].extra["lengths"]["name"])
 
     def _open(self, index: int) -> pq.ParquetFile:
         file = self.files[index]
@@ -184,17 +198,24 @@ class RowGroups:
             )
         return parquet
 
-    def _map_lengths(self, index: int) -> Int32s:
-        file = self.files[index]
-        path, expected = self.folder / file.extra["lengths"]["name"], file.extra["lengths"]
-        if not path.is_file():
-            raise UserError(f"{path}: missing, the manifest lists it")
-        found, listed = hashlib.sha256(path.read_bytes()).hexdigest(), expected["sha256"]
+    def _read_lengths(self, index: int) -> Int32s:
+        file, path = self.files[index], self._lengths_path(index)
+        listed = file.extra["lengths"]["sha256"]
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing, the manifest lists it") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        found = hashlib.sha256(data).hexdigest()
         if found != listed:
             raise UserError(
                 f"{path}: SHA-256 {found[:12]}, the manifest says {listed[:12]}: altered"
             )
-        lengths = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            lengths = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        except Exception as error:  # the parser of its header raises many kinds
+            raise UserError(f"{path}: not an array of lengths: {error}") from None
         if lengths.dtype != np.int32 or lengths.shape != (file.rows,):
             raise UserError(
                 f"{path}: {lengths.dtype} {lengths.shape}, expected int32 ({file.rows},)"
@@ -203,22 +224,6 @@ class RowGroups:
 
     def _unreadable(self, file: DataFile, inside: int, error: Exception) -> UserError:
         return UserError(f"{self.folder / file.name}: row group {inside} cannot be read: {error}")
-
-    def _refuse_what_does_not_belong(self) -> None:
-        path, files = self.folder / MANIFEST_FILE, self.manifest.files
-        written, tokenizer = (self.manifest.extra[k] for k in ("content_hash", "tokenizer"))
-        found = shards_content_hash(files, tokenizer["hash"], tokenizer["vocab_size"])
-        if written != found:
-            raise UserError(
-                f"{path}: content hash {written[:12]}, its shards make {found[:12]}: altered"
-            )
-        listed = {file.name for file in files}
-        extra = sorted(p.name for p in self.folder.glob("[!.]*.parquet") if p.name not in listed)
-        if extra:
-            raise UserError(
-                f"{self.folder / extra[0]}: not listed in {path.name}: a shard of another corpus, "
-                "or of a run that did not end; remove it, or make the shards again"
-            )
 
 
 def array_of(flat: pa.Array[Any]) -> npt.NDArray[Any]:
@@ -235,6 +240,15 @@ def arrow_of(values: npt.NDArray[Any]) -> pa.Array[Any]:
     """NumPy's array as Arrow's, likewise: int32 or uint8, one after the other."""
     type_ = pa.int32() if values.dtype == np.int32 else pa.uint8()
     return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(values)])
+
+
+def _state(path: Path) -> _State:
+    """What tells a file from what it was; `UserError` where it is gone."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        raise UserError(f"{path}: missing, the manifest lists it") from None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _held(held: OrderedDict[int, T], key: int, make: Callable[[int], T]) -> T:

@@ -24,7 +24,7 @@ from trainer.loader import Loader
 from trainer.loop import Run, dtype_name
 from trainer.model import LanguageModel
 from trainer.progress import say
-from trainer.request import Request, cut_conversations, folders, identity, open_data
+from trainer.request import Request, folders, identity, open_data, warnings_of_data
 from trainer.settings import SampleSettings
 from trainer.step import Training, prepare
 from trainer.weights import Weights, first_weights, latest_weights
@@ -51,7 +51,7 @@ def start(request: Request, group: Ranks, console: Console) -> Run | None:
     state = {"kind": request.kind, "identity": wanted, "environment": now}
     for change in differences(weights.state.get("environment", {}), now):
         say(console, f"warning: {change}: the last bits may differ from an unbroken run")
-    for warning in cut_conversations(request):
+    for warning in warnings_of_data(request, loader):
         say(console, f"warning: {warning}")
     if group.is_first:
         description = {

@@ -19,7 +19,7 @@ from trainer.loop import dtype_name, epochs, tokens_a_step, utilization
 from trainer.memory import estimate
 from trainer.optimizer import muon_warning
 from trainer.progress import say, show_plan, show_report
-from trainer.request import Request, cut_conversations, open_data
+from trainer.request import Request, open_data, warnings_of_data
 from trainer.start import prepare_training, start
 from trainer.step import Training, gradients
 from trainer.weights import first_weights
@@ -59,7 +59,7 @@ def plan(request: Request, console: Console) -> None:
             show_plan(console, _planned(training, loss, speed))
             fast = training.dtype == torch.bfloat16 or group.device.type == "cuda"
             warning = muon_warning(request.recipe.optimizer, tokens_a_step(training), fast)
-            for text in [*cut_conversations(request), *([warning] if warning else [])]:
+            for text in [*warnings_of_data(request, loader), *([warning] if warning else [])]:
                 say(console, f"warning: {text}")
 
 

@@ -320,6 +320,21 @@ def test_conversations_with_nothing_to_learn_are_refused(
     assert not (tmp_path / "sft").exists()
 
 
+def test_files_beside_the_shards_are_named_in_one_warning(
+    arguments: list[str], own_shards: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for i in range(7):
+        (own_shards / f"train-{i:05d}-0123456789abcdef.parquet").write_bytes(b"of a killed run")
+    assert main([*arguments, "--shards", str(own_shards)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1
+    assert (
+        f"warning: {own_shards}: not listed in manifest.json and not read: "
+        "train-00000-0123456789abcdef.parquet, " in said
+    )
+    assert "train-00004-0123456789abcdef.parquet and 2 more; left by a gristmill shard" in said
+
+
 def test_documents_are_no_conversations(
     arguments: list[str], recipe_file: Path, shards_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

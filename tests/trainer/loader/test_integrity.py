@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,11 @@ import pytest
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
+from schemas.tokenizer import Tokenizer
+from trainer.data import open_shards
 from trainer.loader import Batch, Loader
+
+from ..conftest import random_documents, write
 
 Write = Callable[..., Path]
 
@@ -208,10 +213,30 @@ def test_a_manifest_that_lacks_something_is_refused(corpus: Path, key: str) -> N
     assert f"manifest.json: not a manifest of shards: KeyError('{key}')" in refusal(corpus)
 
 
-def test_an_extra_shard_is_refused(corpus: Path) -> None:
-    shutil.copy(min(corpus.glob("train-*.parquet")), corpus / "train-00009.parquet")
-    message = refusal(corpus)
-    assert "train-00009.parquet: not listed in manifest.json" in message
+def same(found: list[Batch], right: list[Batch]) -> bool:
+    """Whether two lists of batches are equal token by token."""
+    pairs = list(zip(found, right, strict=True))
+    return all(
+        np.array_equal(a.inputs, b.inputs) and np.array_equal(a.targets, b.targets)
+        for a, b in pairs
+    )
+
+
+def test_files_that_the_manifest_does_not_list_are_not_read(
+    corpus: Path, tmp_path: Path, write_corpus: Write
+) -> None:
+    """What a killed `gristmill shard` leaves beside whole shards, and a shard copied by mistake."""
+    right = batches(corpus)
+    other = write_corpus(tmp_path / "other", 90, 5)
+    for path in other.iterdir():
+        if path.name != "manifest.json":
+            shutil.copy(path, corpus / path.name)
+    copied = corpus / "train-00009.parquet"
+    shutil.copy(min(corpus.glob("train-*.parquet")), copied)
+    assert same(batches(corpus), right)
+    unlisted = open_shards(corpus).unlisted
+    assert copied.name in unlisted
+    assert {path.name for path in other.glob("*.parquet")} < set(unlisted)
 
 
 def test_an_unfinished_temporary_file_is_no_extra_shard(corpus: Path) -> None:
@@ -262,3 +287,167 @@ def test_a_row_group_is_checked_once(corpus: Path, monkeypatch: pytest.MonkeyPat
     for step in range(3 * loader.sources[0].plan(0).num_rows // 8):
         loader.batch(step)
     assert sorted(checked) == list(range(len(groups.tokens)))
+
+
+# Files exchanged, between runs and while one reads.
+
+Change = Callable[[Path, Path], object]  # of a file, and another of the same kind
+
+
+def exchange(path: Path, other: Path) -> None:
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+def rename_over(path: Path, other: Path) -> None:
+    shutil.copy(other, path.with_name(".new"))
+    path.with_name(".new").replace(path)
+
+
+def flip_in_place(path: Path, other: Path) -> None:
+    """Flip the lowest bit of every 97th byte of the data, the first 4 and the footer left."""
+    with open(path, "r+b") as file:
+        for at in range(40, path.stat().st_size * 2 // 3, 97):
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
+
+
+CHANGES: dict[str, Change] = {
+    "exchanged": exchange,
+    "replaced by another": rename_over,
+    "overwritten": lambda path, other: path.write_bytes(other.read_bytes()),
+    "flipped in place": flip_in_place,
+    "truncated": lambda path, other: path.write_bytes(path.read_bytes()[:-9]),
+    "emptied": lambda path, other: path.write_bytes(b""),
+    "appended to": lambda path, other: path.write_bytes(path.read_bytes() + b"\0"),
+    "of zeros": lambda path, other: path.write_bytes(bytes(path.stat().st_size)),
+    "gone": lambda path, other: path.unlink(),
+    "a folder": lambda path, other: (path.unlink(), path.mkdir()),
+    "a symbolic link": lambda path, other: (path.unlink(), path.symlink_to(other)),
+}
+
+
+@pytest.mark.parametrize("of", ["train", "validation", "another root"])
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_became_another_is_refused_by_name(
+    corpus: Path, tmp_path: Path, write_corpus: Write, change: str, suffix: str, of: str
+) -> None:
+    root = write_corpus(tmp_path / "other", 60, 1) if of == "another root" else corpus
+    path, split = min(corpus.glob(f"train-*.{suffix}")), "train" if of == "train" else "validation"
+    CHANGES[change](path, max(root.glob(f"{split}-*.{suffix}")))
+    assert path.name in refusal(corpus, check_files=True)
+
+
+def other_of_equal_size(folder: Path, path: Path, tokenizer: Tokenizer) -> Path:
+    """A whole shard of other documents with the size of `path`, in a root of its own."""
+    documents = random_documents(60, 0, tokenizer)
+    for seed in range(1000):
+        draw = random.Random(seed)
+        changed = [([t[0], *(draw.randrange(256) for _ in t[1:])], m) for t, m in documents]
+        write(folder / str(seed), changed, tokenizer)
+        found = min((folder / str(seed)).glob("train-*.parquet"))
+        if found.stat().st_size == path.stat().st_size:
+            return found
+        shutil.rmtree(folder / str(seed))
+    raise AssertionError("no shard of this size was drawn")
+
+
+@pytest.mark.parametrize("corpus", ["documents"], indirect=True)
+def test_another_roots_shard_of_equal_size_is_refused(
+    corpus: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = min(corpus.glob("train-*.parquet"))
+    other = other_of_equal_size(tmp_path / "other", path, tokenizer)
+    assert other.read_bytes() != path.read_bytes()
+    shutil.copy(other, path)
+    shutil.copy(other.with_suffix(".lengths.npy"), path.with_suffix(".lengths.npy"))
+    for settings in ({}, {"check_files": True}):
+        assert re.search(rf"{path.stem}.* SHA-256 \w+, the manifest", refusal(corpus, **settings))
+
+
+def altered_while_reading(
+    folder: Path, kept: Path, change: Change, seed: int, **settings: Any
+) -> bool:
+    """Change a file at a step of three epochs; the batches are right, or it is refused by name."""
+    draw = random.Random(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept, folder)
+    cache = folder.parent / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    plain = {"seq_len": 32, "rows": 8, "packing": "best_fit", "window_tokens": 300, "cache": cache}
+    loader, right = Loader([folder], **plain, **settings), Loader([kept], **plain)
+    steps = 3 * right.sources[0].plan(0).num_rows // 8
+    at, files = draw.randrange(steps), shard_files(folder)  # lengths are in memory most times
+    (path,) = draw.choices(files, [5 if file.suffix == ".parquet" else 1 for file in files])
+    other = draw.choice([p for p in shard_files(folder) if p.suffix == path.suffix and p != path])
+    try:
+        for step in range(steps):
+            if step == at:
+                change(path, other)
+            found, expected = loader.batch(step), right.batch(step)
+            assert np.array_equal(found.inputs, expected.inputs), (seed, step)
+            assert np.array_equal(found.targets, expected.targets), (seed, step)
+    except UserError as error:
+        named = [name for name in (path.name, other.name) if name in str(error)]
+    else:
+        return False
+    assert named, seed
+    return True
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_while_training_reads_gives_right_batches_or_a_refusal(
+    corpus: Path, change: str
+) -> None:
+    kept = corpus.rename(corpus.with_name("kept"))
+    for seed in range(3):
+        altered_while_reading(corpus, kept, CHANGES[change], seed)
+
+
+@pytest.mark.parametrize("corpus", ["documents"], indirect=True)
+@pytest.mark.parametrize("change", ["overwritten", "flipped in place", "replaced by another"])
+def test_a_shard_that_changes_after_its_first_epoch_is_refused(corpus: Path, change: str) -> None:
+    """Every row group was checked by then; what is read of it in the next epoch is not the same."""
+    cache = corpus.parent / "cache"
+    loader = Loader([corpus], seq_len=32, rows=8, packing="best_fit", cache=cache)
+    for step in range(loader.sources[0].plan(0).num_rows // 8):
+        loader.batch(step)
+    path, other = sorted(corpus.glob("train-*.parquet"))[:2]
+    CHANGES[change](path, other)
+    steps = range(2 * loader.sources[0].plan(1).num_rows // 8)
+    with pytest.raises(UserError, match=path.name):
+        list(map(loader.batch, steps))
+
+
+def test_a_shard_that_is_only_touched_or_copied_is_read_on(corpus: Path) -> None:
+    cache = corpus.parent / "cache"
+    right = batches(corpus)
+    loader = Loader([corpus], seq_len=32, rows=8, packing="best_fit", cache=cache)
+    found = []
+    for step in range(len(right)):
+        if step == len(right) // 2:
+            for path in shard_files(corpus):
+                rename_over(path, path)
+        found.append(loader.batch(step))
+    assert same(found, right)
+
+
+@pytest.mark.soak
+def test_165_files_that_change_while_training_reads(
+    corpus: Path, figures: Callable[[str, str], None]
+) -> None:
+    kept = corpus.rename(corpus.with_name("kept"))
+    refused = sum(
+        altered_while_reading(corpus, kept, change, seed, check_files=bool(seed % 2))
+        for change in CHANGES.values()
+        for seed in range(15)
+    )
+    figures(
+        "no silently different batch",
+        f"165 files changed in {len(CHANGES)} ways while a run reads: {refused} refused by name, "
+        f"{165 - refused} read to the end with equal batches, 0 different",
+    )
