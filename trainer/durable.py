@@ -11,6 +11,7 @@ from typing import Any
 from schemas import json_text
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
+from schemas.names import plain_component
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,20 +28,19 @@ def read_json(path: Path) -> dict[str, Any]:
 def beside(folder: Path, name: Any, source: Path) -> Path:
     """`folder / name`, where `source` gave the name of a file that it lies with.
 
-    `UserError` unless the name is one plain component of printable characters and no symbolic link:
-    nothing that a file says leads out of its folder.
+    `UserError` unless the name is one plain component and no symbolic link: nothing that a file
+    says leads out of its folder.
     """
-    plain = isinstance(name, str) and name.isprintable() and not set(name) & {"/", "\\"}
-    if not plain or name in ("", ".", "..") or len(name.encode()) > 255:
+    try:
+        path = folder / plain_component(name)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+    if path.is_symlink():
         raise UserError(
-            f"{source}: names the file {name!r:.200}: must be a plain name in its folder"
-        )
-    if (folder / name).is_symlink():
-        raise UserError(
-            f"{folder / name}: a symbolic link, not followed: put the file itself there ({source} "
+            f"{path}: a symbolic link, not followed: put the file itself there ({source} "
             "names it)"
         )
-    return folder / str(name)
+    return path
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
