@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 import tarfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ import tldextract
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corpus import url_rules
+from corpus import url_lists, url_rules
 from corpus.hashed_set import HashedSet
 from corpus.url_rules import CompiledRules, UrlFault, UrlRules, host_of, registered_domain
 from schemas.errors import UserError
@@ -319,3 +320,81 @@ def test_an_array_of_another_kind_is_no_set(tmp_path: Path) -> None:
     np.save(tmp_path / "floats.npy", np.zeros(3))
     with pytest.raises(UserError, match="1-d array of float64"):
         HashedSet.open(tmp_path / "floats.npy")
+
+
+def _refused(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        for _ in url_lists.entries(str(path), "domains"):
+            pass
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["one.txt", "one.gz", "one.tar.gz"])
+def test_a_list_with_an_endless_line_is_refused_before_it_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    """300 MB in a line were 306 KB as an archive, and 710 MB of memory."""
+    line, path = "a" * (64 << 20), tmp_path / name
+    if name.endswith(".tar.gz"):
+        tar_of(path, {"c/domains": line})
+    else:
+        open_ = gzip.open if name.endswith(".gz") else open
+        with open_(path, "wt") as file:
+            file.write(line)
+    del line
+    tracemalloc.start()
+    try:
+        message = _refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert message.startswith(f"url.domains = {str(path)!r}: not a readable list: it has a line")
+
+
+@pytest.mark.parametrize("name", ["one.gz", "one.tar.gz"])
+def test_a_list_may_not_unpack_without_end(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_lists, "MAX_LIST_BYTES", 1 << 20)
+    text, path = "a.org\n" * 200_000, tmp_path / name
+    if name.endswith(".tar.gz"):
+        tar_of(path, {"skipped/urls": text, "c/domains": "a.org"})
+    else:
+        path.write_bytes(gzip.compress(text.encode()))
+    assert "it unpacks to over 1048576 bytes" in _refused(path)
+
+
+def test_an_archive_with_a_huge_header_is_refused(tmp_path: Path) -> None:
+    """tarfile reads the headers that may precede a member whole."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("c/domains"))
+        archive.addfile(_with_comment("d/domains", 8 << 20))
+    assert "it has a header of" in _refused(path)
+
+
+def _with_comment(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.pax_headers = {"comment": "x" * size}
+    return info
+
+
+def test_an_archive_whose_member_has_a_negative_size_ends(tmp_path: Path) -> None:
+    """tarfile of Python 3.11 goes back to the first member for ever (CVE-2025-8194)."""
+    info = tarfile.TarInfo("c/urls")
+    info.size = -512
+    path = tmp_path / "x.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    assert "not a readable list" in _refused(path)
+
+
+@given(st.text(alphabet="ab#. \r\n\x0b\x85\u2028", max_size=60), st.integers(1, 7))
+def test_lines_do_not_depend_on_where_a_text_is_cut(text: str, size: int) -> None:
+    raw = io.StringIO(text, newline=None).read().split("\n")
+    lines = [line.strip() for line in raw]
+    expected = [line for line in lines if line and not line.startswith("#")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(url_lists, "MAX_LINE_CHARS", size)
+        file = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
+        if max(map(len, raw)) <= size:
+            assert list(url_lists._entries_of(file)) == expected
