@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,57 @@ def test_readability_is_heard_where_it_finds_more(shared: Path) -> None:
         if tree is not None:
             heard += quick(page, False) != quick(page, True)
     assert heard > 5
+
+
+def _controls() -> list[str]:
+    """References to every C0 and C1 control, surrogates, non-characters and what is no character,
+    as HTML reads them: in decimal and hexadecimal, with zeros before them, with and without ";".
+    """
+    numbers = [*range(32), *range(127, 160), 0xD800, 0xDFFF, 0xFDD0, 0xFFFE, 0xFFFF, 0x1FFFF]
+    forms = ("&#{:d};", "&#{:06d};", "&#x{:x};", "&#X{:05X};", "&#{:d} ", "&#x{:x}. ")
+    return [form.format(n) for n in (*numbers, 0x110000, 1 << 32, 10**40) for form in forms]
+
+
+_PARAGRAPHS = [
+    f"This is paragraph {number} of a page which has enough of them to be read as a whole, one"
+    f"{{}} after the other, until {number} sentences have been said about it."
+    for number in range(8)
+]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_reference_to_a_control_costs_itself_alone(fast: bool) -> None:
+    """trafilatura gives no text at all for a page with "&#1;" in it."""
+    for reference_ in _controls():
+        html = "".join(f"<p>{text.format(reference_)}</p>" for text in _PARAGRAPHS)
+        html += f'<p><a href="/{reference_}" title="{reference_}">Paragraphs have links.</a></p>'
+        found = quick(f"<html><body><article>{html}</article></body></html>", fast)
+        printable = "".join(c for c in found if c.isprintable() or c == "\n")
+        for number, text in enumerate(_PARAGRAPHS):
+            first, last = text.split("{}")
+            assert first in printable, (reference_, number)
+            assert last.strip() in printable, (reference_, number)
+
+
+def test_what_a_reference_stood_between_makes_no_other_one() -> None:
+    replace = functools.partial(quick_trafilatura._CONTROL_REFERENCE.sub, "[]")
+    assert replace("&&#1;#1; &#x1F; &#1 &#27a &#x1A;") == "&[]#1; &#x1F; [] []a []"
+    others = "&#9; &#10; &#11; &#12; &#13; &#0; &#128; &#x80; &#28; &#x1e; &#100; &#x1000; &#1234;"
+    assert replace(others) == others
+
+
+@pytest.mark.soak
+def test_pages_of_the_crawl_that_name_a_control_are_read(
+    shared: Path, figures: Callable[[str, str], None]
+) -> None:
+    """Of all its other pages the source, and so the text, is what it was."""
+    found = {}
+    for path in sorted((shared / "crawl").glob("REALWEB-public-*.warc.gz")):
+        for page in pages(path):
+            if quick_trafilatura._CONTROL_REFERENCE.search(page):
+                found[page] = quick(page, fast=False)
+    without = reference(list(found), fast=False)
+    assert len(found) == 3
+    assert [bool(text) for text in found.values()] == [True] * 3
+    lost = sum(not text for text in without)
+    figures("control references", f"{len(found)} of 4,917 pages; trafilatura alone loses {lost}")
