@@ -36,6 +36,10 @@ from corpus.warc import Record, read_records
 from schemas.config import check_range
 from schemas.datasets import DOCUMENTS
 
+# What every later stage can be given, and so what it can cost. FineWeb and DCLM keep 100,000 words
+# at most, of no more than 10 characters on average.
+MAX_TEXT_CHARS = 1_000_000
+
 _DUMP = re.compile(r"CC-MAIN-\d{4}-\d{2}")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';,]+)", re.IGNORECASE)
 _CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32)])
@@ -319,6 +323,9 @@ def _set_text(row: dict[str, Any], text: str, settings: Extract) -> None:
     text = hygiene.clean(text.encode("utf-8", "replace").decode("utf-8"))
     if not text.strip():
         raise RejectedError("no_text", "the extractor found no main text")
+    if len(text) > MAX_TEXT_CHARS:
+        detail = f"{len(text)} characters, at most {MAX_TEXT_CHARS} are taken"
+        raise RejectedError("text_too_long", detail)
     row["text"] = text
     row["language"], row["language_score"] = lid.identify(
         text[: settings.language_chars or None], settings.language_model, settings.language_newline

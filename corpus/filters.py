@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corpus.c4 import C4
 from corpus.classifier import QualityClassifier
@@ -19,6 +20,7 @@ from corpus.document import Document, Rule, Signals
 from corpus.fineweb import FineWebQuality
 from corpus.gopher import GopherQuality, GopherRepetition
 from corpus.language_rule import LanguageRule
+from corpus.limits import CpuTimeError, cpu_limit
 from corpus.refinedweb import RefinedWebLines
 from schemas.datasets import DOCUMENTS, column, judged_schema
 
@@ -47,6 +49,11 @@ FILTERS: dict[str, type[Filter]] = {
     "refinedweb_lines": RefinedWebLines,
     "quality_classifier": QualityClassifier,
 }
+# The backstop for one document: `extract.MAX_TEXT_CHARS` comes first, and of that length any text
+# takes a few seconds.
+MAX_CPU_SECONDS = 30.0
+TOO_COSTLY = "filter_cpu_time"
+
 FINEWEB_FILTERS = ("language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality")
 
 
@@ -93,16 +100,36 @@ def judge_batch(batch: pa.RecordBatch, filters: Mapping[str, Filter]) -> pa.Reco
     """`documents` rows -> `judged` rows, in the same order.
 
     Rows without a text were rejected by extract: they pass through, their signals null. `text` is
-    what the filters leave of it, null where they reject.
+    what the filters leave of it, null where they reject. A document that takes over
+    `MAX_CPU_SECONDS` becomes a row as extract rejects one, without language and signals.
     """
     inputs = (batch[name].to_pylist() for name in ("text", "language", "language_score"))
-    verdicts = [
-        None if text is None else judge(Document(text, language, score), filters)
-        for text, language, score in zip(*inputs, strict=True)
-    ]
+    verdicts: list[Verdict | None] = []
+    for i, (text, language, score) in enumerate(zip(*inputs, strict=True)):
+        try:
+            with cpu_limit(MAX_CPU_SECONDS):
+                doc = None if text is None else Document(text, language, score)
+                verdict = judge(doc, filters) if doc else None
+        except CpuTimeError:
+            verdict, batch = None, _with_too_costly(batch, i)
+        verdicts.append(verdict)
     schema = judged_schema(signals_schema(filters))
     columns = [_judged_column(field.name, field.type, batch, verdicts) for field in schema]
     return pa.record_batch(columns, schema=schema)
+
+
+def _with_too_costly(batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
+    """`batch` with one row rejected for its cost."""
+    is_row = pa.array([i == row for i in range(batch.num_rows)])
+    detail = f"over {MAX_CPU_SECONDS:g} CPU seconds"
+    new = {"rejected_by": TOO_COSTLY, "detail": detail, "language": None, "language_score": None}
+    columns = [
+        pc.if_else(is_row, pa.scalar(new[field.name], field.type), batch[field.name])
+        if field.name in new
+        else batch[field.name]
+        for field in batch.schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def _judged_column(

@@ -129,11 +129,11 @@ _GATES: tuple[_Gate, ...] = (
     ),
     _Gate(
         "extraction",
-        ("too_many_nodes", "too_deep", "extraction_"),
+        ("too_many_nodes", "too_many_attributes", "too_deep", "extraction_"),
         ("extract.max_nodes", "extract.max_depth", "extract.max_cpu_seconds"),
         _shown("extractor"),
     ),
-    _Gate("text", ("no_text",), (), _text),
+    _Gate("text", ("no_text", "text_too_long"), (), _text),
 )
 
 

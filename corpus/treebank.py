@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from itertools import chain
 
-_CONTRACTION = (
+_CONTRACTION = re.compile(
     r"(?i)\b(can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)"
     r"|more(?='n\b)|wan(?=na\s))(not|'ye|me|na|ta|'n)"
 )
@@ -36,9 +36,12 @@ _STEPS = [
         (r"\s+|$", " "),
         (r"(?<=[^' ])'[sSmMdD]?(?= )", r" \g<0>"),
         (r"(?<=[^' ])(?=(?:'(?:ll|LL|re|RE|ve|VE)|n't|N'T) )", " "),
-        (_CONTRACTION, r" \1 \2 "),
+        (_CONTRACTION.pattern, r" \1 \2 "),
     )
 ]
+
+# Of letters, digits and white space alone, only contractions and a last full stop are set apart.
+_PLAIN = re.compile(r"([\w\s]*+)(\.?)")
 
 _MARK = re.compile(r"[.?!][\"'”’»)\]}]*+\s++(?=(.))")
 _LETTERS = re.compile(r"(?:[A-Z]\.)+")  # an initial, or an abbreviation such as U.S.
@@ -61,22 +64,33 @@ def count_sentences(line: str) -> int:
 
 def split_sentences(line: str) -> list[str]:
     """The sentences of a line, without white space around them."""
-    ends = [m.end() for m in _MARK.finditer(line) if _is_end(line, m)]
-    bounds = zip([0, *ends], [*ends, len(line)], strict=True)
-    return [s for s in (line[start:end].strip() for start, end in bounds) if s]
+    sentences, start, before = [], 0, 0
+    for mark in _MARK.finditer(line):
+        # A match ends with white space, so the next one's word begins behind it.
+        if _is_end(line[before : mark.start() + 1], mark):
+            sentences.append(line[start : mark.end()].strip())
+            start = mark.end()
+        before = mark.end()
+    return [s for s in (*sentences, line[start:].strip()) if s]
 
 
-def _is_end(line: str, mark: re.Match[str]) -> bool:
-    """Whether a sentence ends at this mark: always at ? and !, at a full stop mostly."""
+def _is_end(words: str, mark: re.Match[str]) -> bool:
+    """Whether a sentence ends at this mark: always at ? and !, at a full stop mostly.
+
+    `words` is what stands before the mark, and its first character: at least the last word.
+    """
     if mark[0][0] != ".":
         return True
-    word = line[: mark.start() + 1].rsplit(maxsplit=1)[-1].lstrip("\"'“‘«([{")
+    word = words.rsplit(maxsplit=1)[-1].lstrip("\"'“‘«([{")
     if word.endswith(".."):
         return mark[1].isupper()
     return not (word.lower() in _NO_ENDS or _LETTERS.fullmatch(word))
 
 
 def _split_sentence(sentence: str) -> list[str]:
+    if plain := _PLAIN.fullmatch(sentence):
+        words, stop = plain.groups()
+        return [*_CONTRACTION.sub(r" \1 \2 ", f"{words} ").split(), *([stop] if stop else ())]
     for pattern, replacement in _STEPS:
         sentence = pattern.sub(replacement, sentence)
     return sentence.split()

@@ -104,6 +104,7 @@ def _spellings(host: str, endings: list[str]) -> Iterator[tuple[str, ...]]:
 
 _KNOWN = {"".join(parts): parts for parts in _known_forms()}
 _LONGEST_KNOWN = max(map(len, _KNOWN))
+_KNOWN_STARTS = frozenset(form[:end] for form in _KNOWN for end in range(1, len(form) + 1))
 _MOST_PARTS = 5  # tokens into which the affix rules cut a known form, at most
 
 _QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
@@ -237,12 +238,12 @@ def _rejoin(tokens: tuple[str, ...]) -> tuple[str, ...]:
     joined: list[str] = []
     i = 0
     while i < len(tokens):
-        for size in range(min(_MOST_PARTS, len(tokens) - i), 1, -1):
-            form = _KNOWN.get("".join(tokens[i : i + size]))
-            if form:
-                break
-        else:
-            size, form = 1, tokens[i : i + 1]
+        size, form = 1, tokens[i : i + 1]
+        if "".join(tokens[i : i + 2]) in _KNOWN_STARTS:
+            for longer in range(min(_MOST_PARTS, len(tokens) - i), 1, -1):
+                if known := _KNOWN.get("".join(tokens[i : i + longer])):
+                    size, form = longer, known
+                    break
         joined.extend(form)
         i += size
     return tuple(joined)

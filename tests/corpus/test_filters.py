@@ -18,6 +18,7 @@ from fastwarc.warc import ArchiveIterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus import filters
 from corpus.document import Document
 from corpus.filters import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
 from corpus.fineweb import FineWebQuality
@@ -207,6 +208,32 @@ def test_a_batch_keeps_its_rows_and_gains_signals() -> None:
     ]
     assert rows[1]["gopher_quality"]["num_words"] == 31
     assert rows[2]["gopher_quality"] is None
+
+
+def test_a_document_that_takes_too_long_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [PROSE, "<" * 300_000, None, PROSE]
+    rows = pa.RecordBatch.from_pylist(
+        [
+            {"text": text, "language": text and "en", "language_score": text and 0.9,
+             "rejected_by": None if text else "no_text"}
+            for text in texts
+        ],
+        schema=DOCUMENTS,
+    )  # fmt: skip
+    expected = judge_batch(rows, DEFAULTS).to_pylist()
+    monkeypatch.setattr(filters, "MAX_CPU_SECONDS", 0.1)
+    found = judge_batch(rows, DEFAULTS)
+    found.validate(full=True)
+    found = found.to_pylist()
+    assert [row["rejected_by"] for row in found] == [None, "filter_cpu_time", "no_text", None]
+    assert found[1]["detail"] == "over 0.1 CPU seconds"
+    assert [name for name, value in found[1].items() if value is not None] == [
+        "rejected_by",
+        "detail",
+    ]
+    assert [found[i] for i in (0, 2, 3)] == [expected[i] for i in (0, 2, 3)]
 
 
 def test_a_batch_may_be_empty_or_judged_by_nothing() -> None:

@@ -80,6 +80,31 @@ def test_size_and_depth_are_bounded(engine: Engine, html: str, reason: str) -> N
     assert rejection.value.reason == reason
 
 
+@pytest.mark.parametrize("engine", ["trafilatura", "trafilatura-fast", "resiliparse"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<p " + " ".join(f"a{i}=x" for i in range(20_000)) + ">text</p>",  # 3 s before
+        "<p " + " ".join(f"a{i}='>'" for i in range(20_000)) + ">text",
+        "<p/" + "/".join(f"a{i}" for i in range(20_000)) + ">text",
+        "<p " + "".join(f'a{i}="\'"' for i in range(20_000)) + ">text",
+        "".join(f"<p{' x' * 300} a{i}>text" for i in range(60)),
+        "<p " + "\n".join(f"<p{i}" for i in range(20_000)),
+    ],
+)
+def test_attributes_are_bounded_before_they_are_parsed(engine: Engine, page: str) -> None:
+    start = time.process_time()
+    with pytest.raises(RejectedError, match="too_many_attributes"):
+        main_text(f"<html><body>{page}</body></html>", engine, Bounds(50_000, 250))
+    assert time.process_time() - start < 1
+
+
+def test_pages_with_many_attributes_in_all_are_read() -> None:
+    paragraph = f"<p {' '.join(f'a{i}=x' for i in range(90))}>A paragraph of text.</p>"
+    bounds = Bounds(50_000, 250)
+    assert main_text(f"<html><body>{paragraph * 300}</body></html>", "resiliparse", bounds)
+
+
 def run(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import treebank
-from corpus.treebank import count_sentences, split_sentences, split_words
+from corpus.treebank import (
+    _LETTERS,
+    _MARK,
+    _NO_ENDS,
+    _STEPS,
+    count_sentences,
+    split_sentences,
+    split_words,
+)
 
 NLTK_WORDS = [
     ("Don't you can't, we'll, it's, they're.", "Do n't you ca n't , we 'll , it 's , they 're ."),
@@ -79,4 +88,57 @@ def test_time_is_linear_in_a_hostile_text(piece: str) -> None:
     text = piece * (200_000 // len(piece))
     start = time.process_time()
     split_words(text)
+    assert time.process_time() - start < 5
+
+
+def slow_sentences(line: str) -> list[str]:
+    """The rule as it reads: of each mark the whole line before it is split again."""
+    ends = []
+    for mark in _MARK.finditer(line):
+        word = line[: mark.start() + 1].rsplit(maxsplit=1)[-1].lstrip("\"'“‘«([{")
+        is_known = word.lower() in _NO_ENDS or _LETTERS.fullmatch(word)
+        is_end = mark[1].isupper() if word.endswith("..") else not is_known
+        if mark[0][0] != "." or is_end:
+            ends.append(mark.end())
+    bounds = zip([0, *ends], [*ends, len(line)], strict=True)
+    return [s for s in (line[start:end].strip() for start, end in bounds) if s]
+
+
+def slow_words(line: str) -> list[str]:
+    """All steps on every sentence."""
+    words = []
+    for sentence in slow_sentences(line):
+        for pattern, replacement in _STEPS:
+            sentence = pattern.sub(replacement, sentence)
+        words += sentence.split()
+    return words
+
+
+_PIECES = st.sampled_from(
+    [
+        *("Dr.", "U.S.", "(", ".", "...", '"', "'", "”", "cannot", "wanna", "gimme", "a", "B"),
+        *" " * 5,
+    ]
+)
+
+
+@given(st.one_of(st.text(), st.lists(_PIECES).map("".join), st.text(alphabet="aB.?\"' \n\x1c_1")))
+def test_sentences_and_words_are_those_of_the_slow_way(line: str) -> None:
+    assert split_sentences(line) == slow_sentences(line)
+    assert split_words(line) == slow_words(line)
+
+
+def test_sentences_and_words_of_real_texts_are_those_of_the_slow_way(shared: Path) -> None:
+    lines = (shared / "corpora" / "wikitext2-valid.txt").read_text().splitlines()
+    lines += (shared / "corpora" / "lambada_openai.jsonl").read_text().splitlines()[:500]
+    assert [split_sentences(line) for line in lines] == [slow_sentences(line) for line in lines]
+    assert [split_words(line) for line in lines] == [slow_words(line) for line in lines]
+
+
+@pytest.mark.parametrize("piece", ["a. ", "Dr. ", "... ", ". ", "x.) ", "B? "])
+def test_sentences_are_counted_in_linear_time(piece: str) -> None:
+    """A megabyte took 12 seconds, one of ". " took 50."""
+    text = piece * (1_000_000 // len(piece))
+    start = time.process_time()
+    count_sentences(text)
     assert time.process_time() - start < 5

@@ -195,8 +195,8 @@ def test_every_gate_of_extract_has_its_place(root: Path) -> None:
     reasons = (
         "damaged_record torn_record not_http bad_status not_html too_large empty_body "
         "undecodable_body url.domain url.substring undecodable reserved_rights "
-        "look.unwanted_language too_many_nodes too_deep extraction_failed extraction_crashed "
-        "extraction_cpu_time extraction_memory no_text"
+        "look.unwanted_language too_many_nodes too_many_attributes too_deep extraction_failed "
+        "extraction_crashed extraction_cpu_time extraction_memory no_text text_too_long"
     )
     settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
     for reason in reasons.split():
