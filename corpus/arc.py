@@ -11,6 +11,7 @@ WARC, so that nothing behind the reader knows two formats. Source: Burner and Ka
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from corpus.members import text_of
@@ -34,7 +35,8 @@ class Arc:
     """How the records of an ARC file are told apart; see `corpus.members.Framing`."""
 
     length_name = "Archive-length"
-    boundary = re.compile(rb"\n(" + _LINE + rb")")
+    separator = b"\n"
+    boundary = re.compile(rb"[\n\0](" + _LINE + rb")")
     reach = MAX_LINE_BYTES + 128
     _version = b"filedesc://"
     _line = re.compile(_LINE)
@@ -50,6 +52,11 @@ class Arc:
         line, end, _ = head.partition(b"\n")
         return bool(_fields(text_of(line)) if end else _PREFIX.match(head))
 
+    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
+        """Such a line behind a line end or a NUL."""
+        found = self.boundary.finditer(block, max(0, at - 1), end)
+        return (match.start(1) for match in found)
+
     def header_end(self, block: bytes) -> int | None:
         """Behind the first line end."""
         return block.find(b"\n") + 1 or None
@@ -62,6 +69,11 @@ class Arc:
     def ends(self, tail: bytes) -> bool:
         """A line end, the end, or the next record at once (lengths that count the line end)."""
         return tail[:1] in (b"", b"\r", b"\n") or self._line.match(tail) is not None
+
+    def ends_well(self, tail: bytes) -> bool:
+        """A line end, and then the next record or nothing."""
+        rest = tail.lstrip(b"\r\n")
+        return rest != tail and (rest == b"" or self._line.match(rest) is not None)
 
 
 def _fields(line: str) -> tuple[str, str, str, str, str] | None:

@@ -15,16 +15,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corpus.arc import Arc
-from corpus.compression import Plain, Source, codec_of, next_member
+from corpus.compression import MIN_MEMBER_BYTES, Plain, Source, codec_of, possible_members
 from corpus.members import Archive, Stream, text_of
 from schemas.errors import UserError
 
 MAX_HEADER_BYTES = 64 << 10
+_MAX_SWALLOWED_BYTES = 64 << 20
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_BLANK_LINE = re.compile(rb"\n\r{0,2}\n")
+_NAMES = ("warc-type", "warc-record-id", "warc-target-uri")
 _CUT = "the record's header is cut short"
+_NESTED = "another record begins inside the record's header"
 _NO_RECORD = "bytes that belong to no record"
 
 
@@ -67,9 +72,13 @@ class Warc:
     """WARC: a version line, header lines, a blank line, the block, two line ends."""
 
     length_name = "Content-Length"
-    boundary = re.compile(rb"\n([Ww][Aa][Rr][Cc]/[01]\.\d)")
-    reach = 16
+    separator = b"\r\n\r\n"
+    reach = 128
     _start = b"WARC/"
+    # With the name of a field after it: a version line alone begins no record that could be read.
+    _version_and_field = re.compile(
+        rb"[Ww][Aa][Rr][Cc]/[01]\.\d{1,2}[ \t]{0,8}\r{0,2}\n[^\s:]{1,64}[ \t]{0,8}:"
+    )
 
     def is_start(self, head: bytes) -> bool:
         """As a record does."""
@@ -80,9 +89,13 @@ class Warc:
         head = head[: len(self._start)].upper()
         return self._start.startswith(head)
 
+    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
+        """A version line with a field after it, which may follow anything."""
+        return (match.start() for match in self._version_and_field.finditer(block, at, end))
+
     def header_end(self, block: bytes) -> int | None:
         """Behind the first blank line."""
-        end = re.search(rb"\n\r{0,2}\n", block)
+        end = _BLANK_LINE.search(block)
         return end.end() if end else None
 
     def parse(self, header: bytes) -> list[tuple[str, str]]:
@@ -91,7 +104,11 @@ class Warc:
 
     def ends(self, tail: bytes) -> bool:
         """Two line ends, or the file's end, or the next record."""
-        return tail.startswith(b"\r\n\r\n") or self.opens(tail.lstrip(b"\r\n"))
+        return tail.startswith(self.separator) or self.opens(tail.lstrip(b"\r\n"))
+
+    def ends_well(self, tail: bytes) -> bool:
+        """Two line ends, and then the next record or nothing."""
+        return tail.startswith(self.separator) and self.opens(tail[4:].lstrip(b"\r\n"))
 
 
 def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) -> Iterator[Record]:
@@ -101,15 +118,59 @@ def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) ->
     front and the records before it are passed over, so that any record can be resumed at.
     Raises `UserError` where the file is missing, or neither WARC nor ARC.
     """
-    with Source(path) as source:
+    with Source(path, 4 * max_record_bytes) as source:
         archive = _archive_of(source)
         offset = start if archive.codec is Plain or archive.opens(start) else 0
-        while offset < source.size:
-            stream = Stream(archive, offset, 4 * max_record_bytes)
-            for record in _records_of(stream, max_record_bytes):
-                if record.offset >= start:
-                    yield record
-            offset = stream.end
+        records = _all_records(archive, offset, max_record_bytes)
+        yield from _joined(record for record in records if record.offset >= start)
+
+
+def _all_records(archive: Archive, offset: int, max_record_bytes: int) -> Iterator[Record]:
+    effort = archive.source.effort
+    while offset < archive.source.size:
+        stream = Stream(archive, offset, 4 * max_record_bytes)
+        yield from _records_of(stream, max_record_bytes)
+        least, offset = offset + MIN_MEMBER_BYTES, stream.end
+        if offset < least and archive.codec is not Plain and effort.exhausted(offset):
+            resumed = archive.next_readable(least)
+            detail = f"members of less than {MIN_MEMBER_BYTES} bytes"
+            yield Record(offset, resumed, resumed - offset, damage="damaged_record", detail=detail)
+            offset = resumed
+
+
+def _joined(records: Iterator[Record]) -> Iterator[Record]:
+    """`records` with neighbouring damage as one: what has no name joins the stretch before it."""
+    first = last = None
+    num_more = 0
+    for record in records:
+        if first and _joins(first, record):
+            last, num_more = record, num_more + 1
+            continue
+        if first and last:
+            yield _stretch_up_to(first, last, num_more)
+        first = last = record if record.damage else None
+        num_more = 0
+        if first is None:
+            yield record
+    if first and last:
+        yield _stretch_up_to(first, last, num_more)
+
+
+def _joins(first: Record, record: Record) -> bool:
+    names_itself = any(record.headers.get(name) for name in _NAMES)
+    return first.damage == record.damage == "damaged_record" and not names_itself
+
+
+def _stretch_up_to(first: Record, last: Record, num_more: int) -> Record:
+    """Damaged stretches as one: the place and header of the first, and how many there are."""
+    if num_more == 0:
+        return first
+    num_bytes = last.next_offset - first.offset
+    known = first.length is not None and last.length is not None
+    size = f", {num_bytes} bytes in all" if known else ""
+    detail = f"{first.detail}; {num_more} more damaged stretches follow{size}"
+    length = num_bytes if known else None
+    return replace(first, next_offset=last.next_offset, length=length, detail=detail)
 
 
 def first_record_at(path: str, offset: int) -> int:
@@ -124,8 +185,8 @@ def first_record_at(path: str, offset: int) -> int:
         archive = _archive_of(source)
         if archive.codec is not Plain:
             return archive.next_opening(offset)
-        stream = Stream(archive, offset - 1, 0)
-        return stream.offset + stream.consumed if stream.find_boundary() else source.size
+        stream = Stream(archive, offset - 1)
+        return stream.offset + stream.consumed if stream.find_start(1) else source.size
 
 
 def check_format(path: str) -> None:
@@ -140,7 +201,7 @@ def _archive_of(source: Source) -> Archive:
     head = Stream(archives[0], 0, 1 << 16).peek(1 << 16, inside=True).lstrip(b"\r\n")
     fitting = [archive for archive in archives if archive.framing.is_start(head)]
     # Damage in front makes no other file of it where a record follows.
-    fitting += [archive for archive in archives if archive.framing.boundary.search(head)]
+    fitting += [archive for archive in archives if any(archive.framing.starts(head, 0, len(head)))]
     if not fitting and archives[0].codec is not Plain:
         fitting += _by_later_member(archives)
     if not fitting and head:
@@ -150,11 +211,9 @@ def _archive_of(source: Source) -> Archive:
 
 def _by_later_member(archives: list[Archive]) -> list[Archive]:
     """Those of `archives` that the first member which opens with any record belongs to."""
-    source, codec, offset = archives[0].source, archives[0].codec, 1
-    while (offset := next_member(source, codec, offset, b"")) < source.size:
+    for offset in possible_members(archives[0].source, archives[0].codec, 1):
         if fitting := [archive for archive in archives if archive.opens(offset)]:
             return fitting
-        offset += 1
     return []
 
 
@@ -162,54 +221,96 @@ def _records_of(stream: Stream, max_record_bytes: int) -> Iterator[Record]:
     """The records of one member; it ends where the member does, or cannot be read any more."""
     stream.begin_record()
     stream.skip_blank_lines()
-    if not stream.need(1) and stream.fault is not None:
-        yield _stretch(stream, stream.offset, Headers([]), stream.fault.detail)
     while stream.need(1):
         yield _next_record(stream, max_record_bytes)
         stream.index += 1
         stream.begin_record()
+    if stream.fault is not None and (stream.index == 0 or stream.gave_up):
+        yield _stretch(stream, stream.record_offset(), Headers([]), stream.fault.detail)
 
 
 def _next_record(stream: Stream, max_record_bytes: int) -> Record:
     """The record at the cursor; leaves the cursor at the start of the one after it."""
     offset = stream.record_offset()
     if not stream.framing.opens(stream.peek(16)):
-        stream.find_boundary()
+        stream.find_start()
         return _stretch(stream, offset, Headers([]), _NO_RECORD)
     headers, size, fault = _read_header(stream)
     if fault:
-        found = stream.find_boundary(1)
+        stream.take(size)
+        found = fault == _NESTED or stream.find_start(1)
         return _stretch(stream, offset, headers, fault, cut=fault == _CUT and not found)
     stream.take(size)
     length = int(headers.get("content-length") or 0)
-    fits = length <= max_record_bytes
-    if not (stream.need(length, inside=True) if fits else _passable(stream, length)):
+    if length <= max_record_bytes:
+        return _record_that_fits(stream, offset, headers, length)
+    return _oversize_record(stream, offset, headers, length)
+
+
+def _record_that_fits(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
+    """The record whose block begins at the cursor."""
+    # The block may have swallowed the next record, so it is not passed over before this is known.
+    if not stream.need(length, inside=True):
         return _short_record(stream, offset, headers, length)
-    # Where it does not end there, the block may have swallowed the start of the next record, so it
-    # is not passed over before this is known.
-    rest = stream.peek(stream.framing.reach, at=length if fits else 0)
-    if not stream.framing.ends(rest):
-        stream.find_boundary()
-        detail = f"{stream.framing.length_name} is {length}, but the record does not end there"
-        return _stretch(stream, offset, headers, detail)
-    content = stream.take(length) if fits else b""
-    stream.skip_blank_lines()
-    if stream.fault is not None and not stream.need(1):
-        return _stretch(stream, offset, headers, stream.fault.detail)
-    return _whole(stream, offset, headers, content, not fits)
+    tail = stream.peek(stream.framing.reach, at=length)
+    if not stream.framing.ends(tail) or _has_swallowed(stream, length, tail):
+        return _overlong_record(stream, offset, headers, length)
+    return _whole(stream, offset, headers, stream.take(length), oversize=False)
 
 
-def _passable(stream: Stream, length: int) -> bool:
-    """Move past a block too large to keep, where the file can hold it at all."""
-    if stream.codec is Plain and stream.offset + stream.consumed + length > stream.source.size:
+def _oversize_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
+    """The same where the block is not kept; reading goes back where it does not end well."""
+    back = stream.bookmark()
+    passed = not stream.source.effort.exhausted(stream.source.size) and stream.skip(length)
+    tail = stream.peek(stream.framing.reach) if passed else b""
+    back()
+    if not passed:
+        return _short_record(stream, offset, headers, length)
+    if not stream.framing.ends(tail) or _has_swallowed(stream, length, tail):
+        return _overlong_record(stream, offset, headers, length)
+    stream.skip(length)
+    return _whole(stream, offset, headers, b"", oversize=True)
+
+
+def _has_swallowed(stream: Stream, length: int, tail: bytes) -> bool:
+    """Whether the block at the cursor ends inside another record, whose own end is right.
+
+    Only asked where no record follows on the block and its separator. A block may hold records that
+    are not of this file (an archive that was crawled), but those end inside it.
+    """
+    framing, effort = stream.framing, stream.source.effort
+    if framing.ends_well(tail) or effort.exhausted(stream.source.size):
         return False
-    return stream.skip(length)
+    back = stream.bookmark()
+    inner = stream.last_start(length - len(framing.separator))
+    swallowed = inner is not None and _ends_well(stream, *inner)
+    back()
+    return swallowed
+
+
+def _ends_well(stream: Stream, num_passed: int, head: bytes) -> bool:
+    """Whether the record with this head, so many bytes before the cursor, ends well after it."""
+    size = stream.framing.header_end(head)
+    length = dict(stream.framing.parse(head[:size])).get("content-length", "") if size else ""
+    if not size or not _LENGTH.fullmatch(length):
+        return False
+    left = size + int(length) - num_passed
+    if not 0 < left < _MAX_SWALLOWED_BYTES or not stream.need(left, inside=True):
+        return False
+    return stream.framing.ends_well(stream.peek(stream.framing.reach, at=left))
+
+
+def _overlong_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
+    """The block does not end where it should; the next record may begin before or behind that."""
+    stream.find_start()
+    detail = f"{stream.framing.length_name} is {length}, but the record does not end there"
+    return _stretch(stream, offset, headers, detail)
 
 
 def _short_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
     """The block ends before Content-Length: a record may still begin inside what was claimed."""
     before = stream.consumed
-    stream.find_boundary()
+    stream.find_start()
     name = stream.framing.length_name
     detail = f"{name} is {length}, but only {stream.consumed - before} bytes follow"
     if stream.fault is not None:
@@ -218,20 +319,30 @@ def _short_record(stream: Stream, offset: int, headers: Headers, length: int) ->
 
 
 def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
-    """The header at the cursor, its size, and what is wrong with it; does not move."""
+    """The header at the cursor, its size, and what is wrong with it; does not move.
+
+    The size is 0 where something is wrong, but for another record inside: then it is where the
+    last one begins, so that what begins many times over is looked at once.
+    """
     framing = stream.framing
     block = stream.peek(size := 1 << 10)
     while (end := framing.header_end(block)) is None and size <= MAX_HEADER_BYTES:
-        block = stream.peek(size := 4 * size, inside=True)
+        more = stream.peek(size := 4 * size, inside=True)
+        if len(more) == len(block):
+            break
+        block = more
+    starts = [
+        at for at in framing.starts(block, 1, end or len(block)) if block[at - 1] not in b" /"
+    ]
+    if starts:
+        return Headers(framing.parse(block[: min(starts[0], 1 << 13)])), starts[-1], _NESTED
     if end is None:
         cut = len(block) <= MAX_HEADER_BYTES
         fault = _CUT if cut else f"header of over {MAX_HEADER_BYTES} bytes"
         return Headers(framing.parse(block[: 1 << 13])), 0, fault
     headers = Headers(framing.parse(block[:end]))
-    if framing.boundary.search(block, 1, end - 1):
-        return headers, 0, "another record begins inside the record's header"
     length = headers.get("content-length")
-    if length is None or not re.fullmatch(r"[0-9]{1,18}", length):
+    if length is None or not _LENGTH.fullmatch(length):
         return headers, 0, f"{framing.length_name} is {length!r}" if headers.lines else _NO_RECORD
     return headers, end, None
 
@@ -253,6 +364,10 @@ def parse_headers(block: bytes) -> Headers:
 
 
 def _whole(stream: Stream, offset: int, headers: Headers, content: bytes, oversize: bool) -> Record:
+    """The record whose block was passed, unless its member turns out to be damaged."""
+    stream.skip_blank_lines()
+    if stream.fault is not None and not stream.need(1):
+        return _stretch(stream, offset, headers, stream.fault.detail)
     following, length = _following(stream, offset)
     return Record(offset, following, length, headers, content, oversize)
 
