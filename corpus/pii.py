@@ -31,8 +31,10 @@ SSN_REPLACEMENT = "000-00-0000"  # no part of a number is ever all zeros (SSA, P
 API_KEY_REPLACEMENT = "AKIAIOSFODNN7EXAMPLE"  # the access key of AWS's documentation
 PRIVATE_KEY_REPLACEMENT = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
 
-# How often a text is gone over at most: each time more is hidden text built to outlast it.
+# How often a text is gone over at most, and how many characters of it: a third time and more is
+# for hidden text built to outlast it.
 _MAX_ROUNDS = 16
+_MAX_CHARS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ _FINDERS: tuple[tuple[str, Callable[[str], Iterator[Span]], str], ...] = (
 def scrub(text: str, settings: Pii) -> Scrubbed:
     """Take personal data out of `text` as `settings` say; a placeholder isn't counted again."""
     counts = dict.fromkeys(PII_KINDS, 0)
-    for _ in range(_MAX_ROUNDS):
+    for number in range(_MAX_ROUNDS):
+        if number > 2 and number * len(text) > _MAX_CHARS:
+            break
         pieces = find(text, settings)
         if not pieces:
             break
