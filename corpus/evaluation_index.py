@@ -108,7 +108,17 @@ _ARRAYS = tuple(field.name for field in fields(Index)[:6])
 
 @functools.lru_cache(maxsize=2)
 def load(folder: Path) -> Index:
-    """The index that `save` wrote, its arrays mapped; the same object a second time."""
+    """The index that `save` wrote, its arrays mapped; the same object a second time.
+
+    Raises `UserError` where it is missing or damaged.
+    """
+    try:
+        return _opened(folder)
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder}: not a readable index: {error}; delete the folder") from None
+
+
+def _opened(folder: Path) -> Index:
     described = json_text.load(folder / _DESCRIPTION)
     arrays: dict[str, Any] = {
         # Without the class of memmap, whose every slice costs microseconds.

@@ -235,7 +235,11 @@ def _follow(run: Path, name: str) -> tuple[Path, str]:
     """The folder that a pointer names, and the hash of its state."""
     pointer = read_json(run / name)
     folder, digest = pointer.get("folder"), pointer.get("state_sha256")
-    if not isinstance(folder, str) or not isinstance(digest, str) or Path(folder).name != folder:
+    if (
+        not isinstance(folder, str)
+        or not isinstance(digest, str)
+        or not _STEP_FOLDER.fullmatch(folder)
+    ):
         raise UserError(f"{run / name}: not a pointer to a checkpoint: {pointer}")
     return run / folder, digest
 

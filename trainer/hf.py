@@ -29,6 +29,7 @@ from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.hf_chat_template import CHAT_TEMPLATE
+from schemas.names import plain_component
 from schemas.tokenizer import Tokenizer
 from trainer.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, config_to_json
 from trainer.durable import flush, read_json
@@ -224,8 +225,11 @@ def _weights(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{folder}: neither {MODEL_FILE} nor {INDEX_FILE} is here")
         return _read(folder / MODEL_FILE)
     places = read_json(folder / INDEX_FILE).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else set()
-    if not names or not all(isinstance(n, str) and Path(n).name == n for n in names):
+    try:
+        names = set(map(plain_component, places.values())) if isinstance(places, dict) else set()
+    except ValueError:
+        names = set()
+    if not names:
         raise UserError(f"{folder / INDEX_FILE}: weight_map must name files beside it")
     found: dict[str, Tensor] = {}
     for name in sorted(names):

@@ -37,6 +37,7 @@ import numpy.typing as npt
 from schemas import json_text
 from schemas.config import json_hash
 from schemas.errors import UserError
+from schemas.names import plain_component
 from trainer.data_spec import FORMAT, DataSpec
 from trainer.packing import Int32s, Int64s, Rows, UInt8s, best_fit, concat, permutation
 from trainer.row_groups import RowGroups
@@ -229,8 +230,9 @@ def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> N
             counts = tokens, rows.dropped, rows.padding
             windows.append([*row_end.tolist(), *counts, _crc(parts)])
             order.append(groups)
-    np.save(folder / "windows.npy", np.array(windows, dtype=np.int64).reshape(-1, 7))
-    np.save(folder / "groups.npy", np.concatenate(order) if order else np.empty(0, np.int64))
+    ordered = np.concatenate(order) if order else np.empty(0, np.int64)
+    np.save(folder / "windows.npy", np.array(windows, np.int64).reshape(-1, 7), allow_pickle=False)
+    np.save(folder / "groups.npy", ordered, allow_pickle=False)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     hashes = {name: _sha256(folder / name) for name in _SMALL}
     made_for = {"seq_len": spec.seq_len, "packing": spec.packing, "seed": spec.seed}
@@ -246,6 +248,8 @@ def _load(folder: Path) -> Plan | None:
     try:
         told = json_text.load(folder / PLAN_FILE)
         sizes, hashes = told["bytes"].items(), told["sha256"].items()
+        for name in (*told["bytes"], *told["sha256"]):
+            plain_component(name)
         if any((folder / name).stat().st_size != size for name, size in sizes):
             return None
         if any(_sha256(folder / name) != hash_ for name, hash_ in hashes):
