@@ -1,7 +1,7 @@
 """E-mail addresses and public IP addresses in a text; where they are, not what becomes of them.
 
 Where FineWeb's expressions find an address, so does this, but for versions, sections of a manual,
-paths and image names; and it finds those with letters of any script: local parts by RFC 6531,
+paths and file names; and it finds those with letters of any script: local parts by RFC 6531,
 domains by RFC 5890. Local parts in quotes and domains in brackets are not looked for.
 
 The time is linear: an e-mail address is found from its @, and no character is looked at for more
@@ -41,21 +41,24 @@ _DOMAIN = regex.compile(
 _TOP_LEVEL = re.compile("[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _MAX_TOP_LEVEL = 63  # characters of a label (RFC 1035)
 _UNSPACED_START = regex.compile(rf"{_UNSPACED}")
-# Not domains, though each ends like one: a package's version, an image for a fine screen.
-_NOT_DOMAIN = re.compile(
-    r"v?[0-9]+\.[0-9]+\.[0-9]|[0-9](?:\.[0-9])?x\.(?:png|jpe?g|gif|webp|avif|svg|heic|tiff?)\b",
-    re.IGNORECASE,
-)
+# Not domains, though they end like one: a package's version; a file's name (icon@2x.png).
+_PACKAGE = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]", re.IGNORECASE)
+_FILE_END = re.compile("avif|bmp|css|gif|heic|html?|jpe?g|js|json|pdf|png|svg|tiff?|txt|webp|xml")
 _PATH = re.compile(r"[:/][\w~/.]")  # what follows git@host
 
 # Not in a longer dotted number, a word (v1.2.3.4), a product's version (Chrome/1.2.3.4) or a
 # file's (package-1.2.3.4.zip).
-_IPV4 = regex.compile(r"(?<![\w.])(?<![A-Za-z][/-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
-# What says that a version or a price follows. (After == stand addresses too: ip.addr == 8.8.8.8.)
+_IPV4 = regex.compile(
+    r"(?<![\w.])(?<![A-Za-z][/-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9]|-[A-Za-z])"
+)
+# What says that a version or a price follows, and names of what has versions of four numbers.
+# (After == stand addresses too: ip.addr == 8.8.8.8.)
 _VERSION = regex.compile(
     r"(?r)(?:(?:(?<![^\W\d_])(?:versions?|ver|versión|versiones|versione|versioni|versão|versões|versie"
     r"|versjon|verzi[aeó]|verze|wersj[aię]|sürüm|верс[иі][яіюйїе]|έκδοση|v|rev|revision|release"
-    r"|build|firmware)|バージョン|版本|버전)\.?[\"'>]?\s?[:=]?\s?[\"']?|[<>~]=\s?|~>\s?|[€$£¥]\s?)",
+    r"|build|firmware|driver|kernel|bios|patch|hotfix|update|upgraded|plugin|player|chrome|chromium"
+    r"|firefox|opera|itunes|java|openssl|wordpress)|バージョン|版本|버전)"
+    r"\.?(?:\s(?:is|to|number|no\.|from))?[\"'>]?\s?[:=–]?\s?[\"'(]?|[<>~]=\s?|~>\s?|\^|[€$£¥]\s?)",
     regex.IGNORECASE,
 )
 # A section, a figure or a class, which four small numbers are far more often than an address: as a
@@ -120,7 +123,7 @@ def _domain_length(text: str, start: int) -> int:
     letters than English ones must end with one that is given out.
     """
     match = _DOMAIN.match(text, start)
-    if not match or _NOT_DOMAIN.match(match[0]):
+    if not match or _PACKAGE.match(match[0]):
         return 0
     labels = match[0].replace("\uff0e", ".").split(".")
     first = next((n for n, label in enumerate(labels) if not label.isascii()), len(labels))
@@ -137,6 +140,8 @@ def _top_level_length(label: str, international: bool) -> int:
     english = _TOP_LEVEL.match(label)
     if english:
         name = english[0].lower()
+        if _FILE_END.fullmatch(name):
+            return 0
         known = not international or name.startswith("xn--") or name in _top_level_domains()
         return english.end() if known else 0
     if label.isascii():

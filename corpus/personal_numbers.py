@@ -39,7 +39,7 @@ _COMPLETE = 11  # digits in one group: what comes next is another number
 _NXX = "[2-9](?!11)[0-9]{2}"
 _DASH = "[-.\u2010\u2011\u2013]"
 _NORTH_AMERICAN = re.compile(
-    rf"(?<![\w+#])(?<!\w[-./])(?:1{_SPACE}?{_DASH}?{_SPACE}?)?"
+    rf"(?<![\w+#$€£])(?<!\w[-./])(?:1{_SPACE}?{_DASH}?{_SPACE}?)?"
     rf"(?:\({_NXX}\){_SPACE}?{_DASH}?{_SPACE}?{_NXX}{_DASH}"
     rf"|{_NXX}(?P<mark>{_DASH}){_NXX}(?P=mark)"
     rf"|{_NXX}[ /]{_NXX}-)[0-9]{{4}}(?!\w|[-./][\w])"
@@ -69,7 +69,7 @@ _CARD = re.compile(
 # What says that a number of another kind follows: an order's, a part's, a score. Read from the
 # number backwards (?r), as most have no such word before them.
 _OTHER_LABEL = regex.compile(
-    r"(?r)(?:(?<![^\W\d_])(?:scores?|scored|results?|isbn|issn|ean|gtin|upc|sku|imei|meid|doi|patent"
+    r"(?r)(?:(?<![^\W\d_])(?:scores?|scored|results?|final|won|lost|beat|points|prices?|isbn|issn|ean|gtin|upc|sku|imei|meid|doi|patent"
     r"|parts?|items?|models?|serial|invoice|docket|tracking|versions?|build|lot|vin|uuid"
     r"|(?:order|case|ticket|account|policy|member|membership|reference|ref|product|claim|booking"
     r"|confirmation|catalog|catalogue|permit|licen[cs]e|reservation|shipment|file|record|job)"

@@ -85,7 +85,7 @@ def found(finder: Callable[[str], Iterator[Span]], text: str) -> list[str]:
         ("user@máquina.domínio.extern, я@дом.Потом", []),
         ("a@b.comé", ["a@b.com"]),
         ("npm i lodash@4.17.21 pkg@1.0.0-beta.alpha and @scope/name", []),
-        ("icon@2x.png logo@1.5x.jpg", []),
+        ("icon@2x.png logo@1.5x.jpg photo@b.HTML, a@b.com.html", ["a@b.com"]),
         ("git@github.com:a/b.git ssh://git@gitlab.com/a, git@lists.org", ["git@lists.org"]),
         ("medium.com/@jane.doe", []),
         ("@handle, a@b, me at home.com, @@, x@.com", []),
@@ -107,6 +107,10 @@ def test_emails_are_found(text: str, expected: list[str]) -> None:
         ("1.2.3.4.5, v1.2.3.4, Chrome/119.0.0.0, 15.4.1.3.8. git", []),
         ("8.8.8 and 256.1.1.1 and 08.8.8.8", []),
         ("version 1.2.3.4, Version: 1.2.3.4, версия 1.2.3.4, build=1.2.3.4, x >= 1.2.3.4", []),
+        (
+            "upgraded to 4.5.6.7, Version number 1.2.3.4, Firefox 3.6.0.1, 1.2.3.4-beta, ^1.2.3.4",
+            [],
+        ),
         ("foo-1.2.3.4.zip, € 1.200.150.100, EC 3.4.21.4, Figure 1.2.3.4, 第 6.1.2.3 節", []),
         ("nameserver 8.8.8.8, ip.addr == 8.8.4.4", ["8.8.8.8", "8.8.4.4"]),
         ("8.8.8.1-8.8.8.9", ["8.8.8.1", "8.8.8.9"]),
@@ -187,6 +191,7 @@ def test_phone_numbers_are_found(text: str, expected: list[str]) -> None:
         "4111 1111 1111 1111, 123-45-6789",
         "score 212-208-2190, order no. 402-883-1177, #402-883-1177, Artikelnr. 402-883-1177",
         "part 402.883.1177, заказ № 402-883-1177, 订单号：402-883-1177, +7 357 046 093",
+        "they won 212-208-2190, prices: 212.555.1234, $212-555-0123",
     ],
 )
 def test_other_numbers_are_not_phone_numbers(text: str) -> None:
