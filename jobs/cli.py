@@ -14,6 +14,7 @@ from jobs import (
     conversations,
     decontaminate,
     dedup,
+    disk_faults,
     explain,
     forget,
     html_report,
@@ -68,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from here", 130)
-    except Exception:
+    except Exception as error:
+        root = getattr(arguments, "root", None)
+        if about_disk := disk_faults.explain(error, Path(root) if root else None):
+            return _fail(about_disk, 2)
         traceback.print_exc()
         return _fail(
             "this is a fault of gristmill or of the engine; the same command tries again", 1

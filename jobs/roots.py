@@ -7,6 +7,7 @@ folders directly in it, and neither they nor their files are symbolic links.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -73,8 +74,16 @@ def locked(root: Path, shards: str | None = None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"--root {root}: another run is using it") from None
-        shutil.rmtree(root / ".progress", ignore_errors=True)  # of a killed run
-        yield
+        for name in _WORKING:  # of a killed run
+            shutil.rmtree(root / name, ignore_errors=True)
+        for path in root.glob(f".{MARKER}.*.tmp"):
+            path.unlink()
+        try:
+            yield
+        finally:
+            for name in _WORKING:
+                with contextlib.suppress(OSError):  # it holds files, or is not there
+                    (root / name).rmdir()
 
 
 def _mark(root: Path, shards: str | None) -> None:

@@ -1,0 +1,258 @@
+"""A run that dies or finds the disk full at each of its writes, fsyncs, renames and receipts.
+
+The runs are in this process, so that hundreds of them are affordable: from the n-th change of a
+file on, every further change is refused (a process that is gone changes nothing, also not in a
+`finally`). What a kill by the operating system leaves is tried in test_kills.py.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import os
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from corpus import child, recipe
+from corpus.warc import read_records
+from jobs import datasets, disk_faults, pipeline, roots
+from jobs.session import Engine, open_engine
+from jobs.stage import Job
+from schemas import manifest
+from schemas.errors import UserError
+
+PROJECT = Path(__file__).parents[2]
+
+
+NEED_SPACE = ("open", "__init__", "write_table", "close", "fsync", "replace", "mkdir")
+
+
+class DeadError(RuntimeError):
+    """The process would be gone by now."""
+
+
+class Disk:
+    """Counts the changes of files below `root`; the one of number `at` fails.
+
+    `fault` "death": it does not happen, and none after it. "full": it raises ENOSPC, once.
+    """
+
+    def __init__(self, root: Path, at: int | None = None, fault: str = "death") -> None:
+        self.root, self.at, self.fault = root, at, fault
+        self.changes: list[str] = []
+        self.dead = False
+        self._lock = threading.Lock()
+
+    def change(self, kind: str, path: object) -> None:
+        """Count one change; raises where it must not happen."""
+        if not isinstance(path, (str, Path)) or not Path(path).is_relative_to(self.root):
+            return
+        with self._lock:
+            if self.dead:
+                raise DeadError
+            self.changes.append(f"{kind} {Path(path).relative_to(self.root)}")
+            if len(self.changes) != self.at:
+                return
+            if self.fault == "death":
+                self.dead = True
+                raise DeadError
+            if kind not in NEED_SPACE:
+                return
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir"):
+                patch.setattr(os, name, self._before(getattr(os, name), name))
+            patch.setattr(shutil, "rmtree", self._before(shutil.rmtree, "rmtree"))
+            patch.setattr(datasets, "receipt", self._receipt(datasets.receipt))
+            patch.setattr(os, "fsync", self._fsync(os.fsync))
+            for module in (builtins, io):
+                patch.setattr(module, "open", self._open(open))
+            writer = pq.ParquetWriter
+            for name in ("__init__", "write_table", "close"):
+                patch.setattr(writer, name, self._write(getattr(writer, name), name))
+            yield
+
+    def _before(self, real: Callable, kind: str) -> Callable:
+        def act(path: Any, *arguments: Any, **named: Any) -> Any:
+            if named.get("dir_fd") is None:
+                self.change(kind, path)
+            return real(path, *arguments, **named)
+
+        return act
+
+    def _fsync(self, real: Callable) -> Callable:
+        def act(descriptor: int) -> None:
+            self.change("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+            real(descriptor)
+
+        return act
+
+    def _open(self, real: Callable) -> Callable:
+        def act(path: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            if set(mode) & set("wax+"):
+                self.change("open", path)
+            return real(path, mode, *arguments, **named)
+
+        return act
+
+    def _receipt(self, real: Callable) -> Callable:
+        def act(file: Any) -> Any:
+            self.change("receipt", self.root / file.name)
+            return real(file)
+
+        return act
+
+    def _write(self, real: Callable, kind: str) -> Callable:
+        def act(writer: Any, *arguments: Any, **named: Any) -> Any:
+            if kind == "__init__":
+                writer.is_open, writer.place = False, arguments[0]
+            if kind == "close" and self.dead:
+                writer.is_open = False
+                return None
+            if kind != "close" or writer.is_open:
+                self.change(kind, writer.place)
+            return real(writer, *arguments, **named)
+
+        return act
+
+
+class Small:
+    """A run over two files of twenty pages, and what it gives undisturbed."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self.engine = engine
+        self.inputs = tuple(self._cut(folder, f"SAMPLE-0000{i}.warc.gz") for i in range(2))
+        chosen = recipe.load(PROJECT / "recipes" / "sample.toml")
+        tokenizer = dataclasses.replace(chosen.tokenizer, vocab_size=320)
+        shard = dataclasses.replace(chosen.shard, validation_fraction=0.3)
+        self.recipe = dataclasses.replace(chosen, tokenizer=tokenizer, shard=shard)
+        disk = Disk(folder / "whole")
+        with disk.patched():
+            self.run(disk.root)
+        self.changes, self.shards = disk.changes, shards(disk.root)
+        assert len(self.shards) >= 3
+
+    @staticmethod
+    def _cut(folder: Path, name: str) -> str:
+        whole = PROJECT / "samples" / name
+        records = list(read_records(str(whole), 0, 1 << 20))
+        (folder / name).write_bytes(whole.read_bytes()[: records[60].offset])
+        return str(folder / name)
+
+    def run(self, root: Path, **changed: Any) -> None:
+        with roots.locked(root):
+            chosen = dataclasses.replace(self.recipe, **changed)
+            pipeline.run(Job(chosen, root, self.engine, self.inputs, overwrite=bool(changed)))
+
+
+def shards(root: Path) -> dict[str, str]:
+    """Name -> SHA-256 of all that counts in the folder of shards but the manifest's times."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (root / "shards").glob("[!m.]*")
+    }
+
+
+def committed(root: Path) -> dict[Path, int]:
+    """Files that count, and when they were written; every one of a manifest is there, whole."""
+    found = dict[Path, int]()
+    for listed in root.glob("*/manifest.json"):
+        read = manifest.read(listed.parent)
+        assert read is not None
+        found[listed] = listed.stat().st_mtime_ns
+        for file in read.files:
+            path = listed.parent / file.name
+            assert path.stat().st_size == file.bytes
+            assert pq.read_metadata(path).num_rows == file.rows
+            found[path] = path.stat().st_mtime_ns
+    for path in root.glob("documents/*.parquet"):  # each WARC file is committed by itself
+        assert pq.read_metadata(path).num_rows > 0
+        found[path] = path.stat().st_mtime_ns
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+    with open_engine(None, None, False) as engine:
+        yield Small(tmp_path_factory.mktemp("small"), engine)
+    child.stop_idle()
+
+
+def check_failure(small: Small, root: Path, at: int, fault: str) -> None:
+    disk = Disk(root, at, fault)
+    error: BaseException | None = None
+    with disk.patched():
+        try:
+            small.run(root)
+        except Exception as raised:
+            error = raised
+    where = f"{fault} at change {at}: {disk.changes[at - 1 : at]}"
+    if fault == "full" and error is not None:
+        told = str(error) if isinstance(error, UserError) else disk_faults.explain(error, root)
+        assert told is not None, where
+        assert "No space left on device" in told, where
+        assert str(root) in told, where
+    before = committed(root) if root.exists() else {}
+    small.run(root)
+    after = committed(root)
+    assert {path: after[path] for path in before} == before, where
+    assert shards(root) == small.shards, where
+    left = {path.name for path in root.iterdir()} - {"gristmill.json", ".lock"}
+    assert left == {"documents", "judged", "bands", "clusters", "canonical", "shards"}, where
+    assert not list(root.rglob("*.tmp")), where
+    shutil.rmtree(root)
+
+
+def test_the_changes_of_a_run_are_all_seen(small: Small) -> None:
+    kinds = Counter(change.split()[0] for change in small.changes)
+    for kind in (
+        "open",
+        "__init__",
+        "write_table",
+        "close",
+        "fsync",
+        "replace",
+        "receipt",
+        "mkdir",
+    ):
+        assert kinds[kind] >= 6, kinds
+    assert sum("manifest.json" in change for change in small.changes) >= 3 * 6
+    assert len(small.changes) < 1000, "too many for the soak"
+
+
+def _sample(small: Small, number: int, seed: int) -> list[int]:
+    last = len(small.changes) - 8  # two runs differ by a few progress files
+    return sorted(random.Random(seed).sample(range(1, last), number))
+
+
+@pytest.mark.parametrize("fault", ["death", "full"])
+def test_a_run_that_fails_at_some_change_of_a_file_is_repeated_alike(
+    small: Small, tmp_path: Path, fault: str
+) -> None:
+    for at in _sample(small, 6, seed=12):
+        check_failure(small, tmp_path / "root", at, fault)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["death", "full"])
+def test_a_run_that_fails_at_any_change_of_a_file_is_repeated_alike(
+    small: Small, tmp_path: Path, fault: str, figures: Callable[[str, str], None]
+) -> None:
+    for at in range(1, len(small.changes) + 1):
+        check_failure(small, tmp_path / "root", at, fault)
+    figures(f"{fault} at every change of a file", f"{len(small.changes)} places, equal shards")
