@@ -31,15 +31,21 @@ from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.durable import flush, read_json, sha256, to_text, write_json
+from trainer.durable import beside, fault, flush, read_json, sha256, to_text, write_json
 from trainer.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 LATEST, BEST = "latest", "best"
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 CONFIG_FILE, STATE_FILE = "config.json", "state.json"
+FILES = (MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE, STATE_FILE)
 FORMAT = 2
 _STEP_FOLDER = re.compile(r"step-(\d{6,})((?:-again)*)")
+# What a killed process leaves: a step folder being filled or removed, a file being written.
+_LEFTOVER = re.compile(
+    r"\.(step-\d{6,}|run\.json|log\.jsonl|loss\.png|report\.json|latest|best)\.[0-9a-f]+\.tmp"
+    r"|\.removed-step-\d{6,}(-again)*"
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ def save(
         point(run, LATEST, folder)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{run}: checkpoint of step {step} could not be written ({error}); what was saved "
-            "before is untouched: make room and go on with --resume"
+            f"{run}: checkpoint of step {step} could not be written ({fault(run, error)}); "
+            "what was saved before is untouched: make room and go on with --resume"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -103,17 +109,19 @@ def keep(run: Path, count: int) -> None:
     """Remove all step folders but the `count` newest (0: none of them), `latest` and `best`.
 
     A folder first gets another name, so that none is ever there in part. What a killed process left
-    unfinished goes too.
+    unfinished goes too. Nothing that this trainer did not write is removed: a step folder with
+    another file in it stays, and so does a symbolic link.
     """
-    for path in [*run.glob(".*.tmp"), *run.glob(".removed-*")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for path in list(run.iterdir()):
+        if _LEFTOVER.fullmatch(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     folders = sorted(filter(_STEP_FOLDER.fullmatch, (p.name for p in run.iterdir())), key=_age)
     kept = {_follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
     for name in folders[:-count] if count else []:
-        if name not in kept:
+        if name not in kept and _is_ours_alone(run / name):
             trash = run / f".removed-{name}"
             (run / name).rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
@@ -231,30 +239,37 @@ def _age(name: str) -> tuple[int, int]:
     return int(found[1]), len(found[2])
 
 
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether a step folder is a folder, and holds the files of a checkpoint and nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(p.name in FILES and p.is_file() and not p.is_symlink() for p in folder.iterdir())
+
+
 def _follow(run: Path, name: str) -> tuple[Path, str]:
     """The folder that a pointer names, and the hash of its state."""
     pointer = read_json(run / name)
     folder, digest = pointer.get("folder"), pointer.get("state_sha256")
-    if (
-        not isinstance(folder, str)
-        or not isinstance(digest, str)
-        or not _STEP_FOLDER.fullmatch(folder)
-    ):
-        raise UserError(f"{run / name}: not a pointer to a checkpoint: {pointer}")
-    return run / folder, digest
+    named = isinstance(folder, str) and _STEP_FOLDER.fullmatch(folder)
+    if not named or not isinstance(digest, str):
+        raise UserError(f"{run / name}: not a pointer to a checkpoint: {str(pointer)[:200]}")
+    return beside(run, folder, run / name), digest
 
 
 def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:
     state = read_json(folder / STATE_FILE)
     if state_sha256 is not None and sha256(folder / STATE_FILE) != state_sha256:
         raise UserError(f"{folder / STATE_FILE}: altered: the run's pointer says another SHA-256")
-    if state.get("format") != FORMAT or not isinstance(state.get("files"), dict):
+    files, step = state.get("files"), state.get("step")
+    if state.get("format") != FORMAT or not isinstance(files, dict):
         raise UserError(
             f"{folder / STATE_FILE}: checkpoint of format {state.get('format')!r}, this version "
             f"reads format {FORMAT}"
         )
+    if type(step) is not int or step < 0 or not all(isinstance(f, dict) for f in files.values()):
+        raise UserError(f"{folder / STATE_FILE}: not a checkpoint's: step = {step!r:.80}")
     for name in (MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE):
-        _check_file(folder / name, state["files"].get(name, {}))
+        _check_file(folder / name, files.get(name, {}))
     return state
 
 

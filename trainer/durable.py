@@ -37,8 +37,7 @@ def beside(folder: Path, name: Any, source: Path) -> Path:
         raise UserError(f"{source}: {error}") from None
     if path.is_symlink():
         raise UserError(
-            f"{path}: a symbolic link, not followed: put the file itself there ({source} "
-            "names it)"
+            f"{path}: a symbolic link, not followed: put the file itself there ({source} names it)"
         )
     return path
 
@@ -52,6 +51,21 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 def to_text(values: dict[str, Any]) -> str:
     """The JSON text of a run's files: sorted, so that equal values have equal bytes."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def fault(folder: Path, error: Exception) -> str:
+    """Why something could not be written to `folder`: what, which file, how full which disk is."""
+    disk = next((p for p in [folder.absolute(), *folder.absolute().parents] if p.is_mount()), None)
+    if not isinstance(error, OSError):  # safetensors puts the system's words into its own
+        said = str(error)
+    elif error.filename is None:
+        said = error.strerror or str(error)
+    else:
+        said = f"{error.filename}: {error.strerror}"
+    if disk is None:
+        return said
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    return f"{said}; the disk at {disk} has {free:,} bytes free"
 
 
 def sha256(path: Path) -> str:

@@ -32,7 +32,7 @@ from schemas.hf_chat_template import CHAT_TEMPLATE
 from schemas.names import plain_component
 from schemas.tokenizer import Tokenizer
 from trainer.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, config_to_json
-from trainer.durable import flush, read_json
+from trainer.durable import fault, flush, read_json
 from trainer.model import INIT_STD, LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
@@ -88,6 +88,8 @@ def export(loaded: Checkpoint, folder: Path, dtype: str = "float32") -> None:
             flush(path)
         temporary.rename(folder)
         flush(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: not written: {fault(folder.parent, error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -173,7 +175,7 @@ def config_of(values: dict[str, Any], tokenizer: Tokenizer, source: str) -> Mode
         if values.get(key, choices[0]) not in choices:
             raise _refused(source, key, values[key], choices[0])
     layers = values.get("layer_types") or []
-    for kind in layers:
+    for kind in layers if isinstance(layers, list) else [layers]:
         if kind != "full_attention":
             raise _refused(source, "layer_types", kind, "full_attention")
     known = {**DEFAULTS, **values, "rope_theta": _rope_theta(values, source)}
@@ -219,18 +221,23 @@ def _refused(source: str, key: str, value: Any, right: Any) -> UserError:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of one file, or of the files that an index names."""
+    """All tensors of one file, or of the files beside it that an index names.
+
+    They may be symbolic links: the cache of Hugging Face's hub is made of such.
+    """
     if not (folder / INDEX_FILE).exists():
         if not (folder / MODEL_FILE).exists():
             raise UserError(f"{folder}: neither {MODEL_FILE} nor {INDEX_FILE} is here")
         return _read(folder / MODEL_FILE)
     places = read_json(folder / INDEX_FILE).get("weight_map")
     try:
-        names = set(map(plain_component, places.values())) if isinstance(places, dict) else set()
-    except ValueError:
-        names = set()
-    if not names:
-        raise UserError(f"{folder / INDEX_FILE}: weight_map must name files beside it")
+        if not isinstance(places, dict) or not places:
+            raise ValueError(f"{places!r:.80}: must be an object")
+        names = {plain_component(name) for name in places.values()}
+    except ValueError as error:
+        raise UserError(
+            f"{folder / INDEX_FILE}: weight_map must name files beside it: {error}"
+        ) from None
     found: dict[str, Tensor] = {}
     for name in sorted(names):
         found |= _read(folder / name)

@@ -37,7 +37,6 @@ import numpy.typing as npt
 from schemas import json_text
 from schemas.config import json_hash
 from schemas.errors import UserError
-from schemas.names import plain_component
 from trainer.data_spec import FORMAT, DataSpec
 from trainer.packing import Int32s, Int64s, Rows, UInt8s, best_fit, concat, permutation
 from trainer.row_groups import RowGroups
@@ -47,6 +46,7 @@ PLAN_FORMAT = 2  # of the files, whatever batches they make
 _SMALL = ("groups.npy", "windows.npy")
 _HEADER_BYTES = 128
 _SEGMENTS: dict[str, str] = {"starts": "<i4", "lengths": "<i4", "kinds": "|u1", "row_ends": "<i8"}
+_FILES = ("groups.npy", "windows.npy", *(f"{name}.npy" for name in _SEGMENTS))
 
 
 class Window(NamedTuple):
@@ -204,13 +204,21 @@ def _build_folder(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: in
         temporary.mkdir(parents=True)
         _build(temporary, row_groups, spec, epoch)
         if _load(folder) is None:  # else another process was quicker
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             with contextlib.suppress(OSError):
                 temporary.rename(folder)
     except OSError as error:
         raise UserError(f"{folder.parent}: plans cannot be kept here: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a plan that is not whole; a folder with anything else in it stays."""
+    with contextlib.suppress(OSError):
+        if folder.is_symlink() or {p.name for p in folder.iterdir()} - {*_FILES, PLAN_FILE}:
+            return
+        shutil.rmtree(folder)
 
 
 def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> None:
@@ -247,17 +255,32 @@ def _load(folder: Path) -> Plan | None:
     """The plan in `folder`; None where there is none, or not all of it."""
     try:
         told = json_text.load(folder / PLAN_FILE)
-        sizes, hashes = told["bytes"].items(), told["sha256"].items()
-        for name in (*told["bytes"], *told["sha256"]):
-            plain_component(name)
-        if any((folder / name).stat().st_size != size for name, size in sizes):
+        if any((folder / name).stat().st_size != told["bytes"][name] for name in _FILES):
             return None
-        if any(_sha256(folder / name) != hash_ for name, hash_ in hashes):
+        if any(_sha256(folder / name) != told["sha256"][name] for name in _SMALL):
             return None
-        names = ("groups", "windows", *_SEGMENTS)
-        return Plan(folder, *(_mapped(folder / f"{name}.npy") for name in names))
+        plan = Plan(folder, *(_mapped(folder / name) for name in _FILES))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return plan if _fits(plan) else None
+
+
+def _fits(plan: Plan) -> bool:
+    """Whether the arrays have their types, and the windows' ends rise to the ends of the others."""
+    arrays: list[npt.NDArray[Any]] = [plan.groups, plan.windows]
+    arrays += [plan.starts, plan.lengths, plan.kinds, plan.row_ends]
+    types = ["<i8", "<i8", *_SEGMENTS.values()]
+    if any(a.dtype != type_ for a, type_ in zip(arrays, types, strict=True)):
+        return False
+    if [a.ndim for a in arrays] != [1, 2, 1, 1, 1, 1] or plan.windows.shape[1] != 7:
+        return False
+    if not np.array_equal(np.sort(plan.groups), np.arange(len(plan.groups))):
+        return False
+    ends = plan.windows[:, :3]
+    rising = bool((np.diff(ends, axis=0, prepend=0) >= 0).all())
+    last = ends[-1].tolist() if len(ends) else [0, 0, 0]
+    counts = [len(plan.starts), len(plan.lengths), len(plan.kinds)]
+    return rising and last[:2] == [len(plan.groups), plan.num_rows] and counts == [last[2]] * 3
 
 
 def _crc(parts: list[npt.NDArray[Any]]) -> int:

@@ -10,7 +10,11 @@ Checkpoints lie beside them, see `trainer.checkpoint`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +22,38 @@ from schemas import json_text
 from schemas.errors import UserError
 from schemas.manifest import atomic_path
 from trainer.checkpoint import LATEST
-from trainer.durable import read_json, write_json
+from trainer.durable import fault, read_json, write_json
 
 RUN_FILE, LOG_FILE, PLOT_FILE, REPORT_FILE = "run.json", "log.jsonl", "loss.png", "report.json"
+NAMED_CHANGES = 3  # of settings
 Found = Literal["nothing", "unfinished", "finished"]
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Make the folder and keep other trainers out of it; `UserError` where one is at work.
+
+    The lock is the folder's own, and goes with the process. A file system without locks has none.
+    A folder that was made here and is left empty is removed again.
+    """
+    try:
+        there = run.exists()
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"--out {run}: cannot be used: {fault(run, error)}") from None
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--out {run}: another trainer is writing to it") from None
+        yield
+    finally:
+        os.close(descriptor)
+        if not there:
+            with contextlib.suppress(OSError):
+                run.rmdir()
 
 
 def inspect(run: Path, identity: dict[str, Any]) -> Found:
@@ -34,16 +66,25 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
     if not (run / RUN_FILE).exists():
         raise UserError(f"{run}: not empty and no run of this trainer; choose another --out")
     finished = (run / REPORT_FILE).exists()
-    old = read_json(run / RUN_FILE).get("identity", {})
+    old = read_json(run / RUN_FILE).get("identity")
+    if not isinstance(old, dict):
+        raise UserError(f"{run / RUN_FILE}: not written by this trainer; choose another --out")
     if old != identity and not finished and not (run / LATEST).exists():
         return "nothing"
     if old != identity:
         state = "a finished" if finished else "an unfinished"
-        changes = "; ".join(_differences(old, identity)[:3])
         raise UserError(
-            f"{run}: holds {state} run of other settings ({changes}); choose another --out"
+            f"{run}: holds {state} run of other settings ({changes(old, identity)}); "
+            "choose another --out"
         )
     return "finished" if finished else "unfinished"
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """`section.key = old, now new` of the first values that differ between two identities."""
+    found = _differences(old, new)
+    more = f"; and {len(found) - NAMED_CHANGES} more" if len(found) > NAMED_CHANGES else ""
+    return "; ".join(found[:NAMED_CHANGES]) + more
 
 
 def begin(run: Path, description: dict[str, Any], step: int) -> None:
@@ -62,17 +103,19 @@ def log(run: Path, record: dict[str, Any]) -> None:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The log's records; a line that a kill tore is left out."""
+    """The log's records; a line that a kill or a full disk tore is left out."""
     if not (run / LOG_FILE).exists():
         return []
-    text = (run / LOG_FILE).read_text(encoding="utf-8", errors="replace")
-    found = []
+    found, text = [], (run / LOG_FILE).read_text(encoding="utf-8", errors="replace")
     # No splitlines(): a sample may hold other line ends, such as U+2028, which JSON leaves alone.
     for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
-            found.append(json_text.loads(line))
+            record = json_text.loads(line)
         except ValueError as error:
             raise UserError(f"{run / LOG_FILE}:{number}: not JSON: {error}") from None
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
+            raise UserError(f"{run / LOG_FILE}:{number}: not a line of a run's log: no step")
+        found.append(record)
     return found
 
 

@@ -9,6 +9,7 @@ change the last bits: that is its environment, written in each checkpoint, and a
 from __future__ import annotations
 
 import platform
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,20 @@ from trainer.weights import Weights, first_weights, latest_weights
 FRAME = 4  # control tokens around a prompt, at most
 
 
-def start(request: Request, group: Ranks, console: Console) -> Run | None:
-    """The run, ready for its next step; None where it is finished already."""
+def start(request: Request, group: Ranks, console: Console, until_end: ExitStack) -> Run | None:
+    """The run, ready for its next step; None where it is finished already.
+
+    The run's folder is locked until `until_end` is left.
+    """
     loader, validation = open_data(request)
     weights = first_weights(request, loader, group)
     wanted = identity(request, loader, weights.origin)
-    found = _look(request, wanted, group)
+    found = _look(request, wanted, group, until_end)
     if found == "finished":
         say(console, f"{request.out}: this run is finished; nothing to do")
         return None
     if found == "unfinished":
-        weights = latest_weights(request.out, weights, group) or weights
+        weights = latest_weights(request.out, weights, wanted, group) or weights
         step = f" after step {weights.step}" if weights.step else " from its beginning"
         say(console, f"{request.out}: an unfinished run of the same settings; it goes on{step}")
     require_short_prompt(request.recipe.sample, weights.model, loader)
@@ -107,12 +111,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k} was {old[k]}, is {new[k]}" for k in sorted(old) if new.get(k) != old[k]]
 
 
-def _look(request: Request, wanted: dict[str, Any], group: Ranks) -> run_folder.Found:
-    """The first rank looks at the run's folder; all ranks learn what it found."""
+def _look(
+    request: Request, wanted: dict[str, Any], group: Ranks, until_end: ExitStack
+) -> run_folder.Found:
+    """The first rank locks the run's folder and looks at it; all ranks learn what it found."""
     states: list[run_folder.Found] = ["nothing", "unfinished", "finished"]
     found, refusal = -1, UserError(f"{request.out}: refused, see the first process")
     if group.is_first:
         try:
+            until_end.enter_context(run_folder.locked(request.out))
             found = states.index(run_folder.inspect(request.out, wanted))
             begun = checkpoint.pointed(request.out, checkpoint.LATEST) if found == 1 else None
             if begun is not None and not request.resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from rich.console import Console
 
 from schemas.console import PlainConsole
+from schemas.errors import UserError
 from trainer import run_folder
 from trainer.depth import suggested_tokens
 from trainer.distributed import ranks
-from trainer.durable import read_json
+from trainer.durable import fault, read_json
 from trainer.flops import peak_flops
 from trainer.loop import dtype_name, epochs, tokens_a_step, utilization
 from trainer.memory import estimate
@@ -30,15 +32,21 @@ def train(request: Request, console: Console | None = None) -> dict[str, Any]:
 
     A finished run of the same identity is left as it is; `UserError` on any other.
     """
-    with ranks(request.device) as group:
+    with ranks(request.device) as group, ExitStack() as until_end:
         console = (console or PlainConsole()) if group.is_first else PlainConsole(quiet=True)
-        run = start(request, group, console)
-        if run is None:
-            report = read_json(request.out / run_folder.REPORT_FILE)
-        else:
-            report = run.train()
-            if group.is_first:
-                run_folder.finish(request.out, report)
+        try:
+            run = start(request, group, console, until_end)
+            if run is None:
+                report = read_json(request.out / run_folder.REPORT_FILE)
+            else:
+                report = run.train()
+                if group.is_first:
+                    run_folder.finish(request.out, report)
+        except OSError as error:
+            raise UserError(
+                f"{request.out}: {fault(request.out, error)}; checkpoints that were saved are "
+                "untouched: put it right and go on with --resume"
+            ) from None
         if group.is_first:
             show_report(console, report)
         return report

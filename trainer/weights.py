@@ -11,7 +11,7 @@ from torch import Tensor
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, data_spec, hf
+from trainer import checkpoint, data_spec, hf, run_folder
 from trainer.checkpoint import Checkpoint
 from trainer.distributed import Ranks
 from trainer.durable import sha256
@@ -56,11 +56,19 @@ def first_weights(request: Request, loader: Loader, group: Ranks) -> Weights:
     return Weights(model, origin, int(loaded.state["step"]), optimizer, loaded.state)
 
 
-def latest_weights(out: Path, first: Weights, group: Ranks) -> Weights | None:
-    """The newest checkpoint of the run; None where it got to none."""
+def latest_weights(
+    out: Path, first: Weights, identity: dict[str, Any], group: Ranks
+) -> Weights | None:
+    """The newest checkpoint of the run; None where it got to none.
+
+    `UserError` where the checkpoint is of a run of another `identity`.
+    """
     if checkpoint.pointed(out, checkpoint.LATEST) is None:
         return None
     loaded = checkpoint.load(out, group.device)
+    if loaded.state.get("identity") != identity:
+        changes = run_folder.changes(loaded.state.get("identity") or {}, identity)
+        raise UserError(f"{loaded.folder}: of a run of other settings ({changes})")
     optimizer = checkpoint.load_optimizer(loaded.folder, loaded.state)
     return Weights(loaded.model, first.origin, int(loaded.state["step"]), optimizer, loaded.state)
 

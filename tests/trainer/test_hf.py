@@ -203,7 +203,7 @@ def test_an_export_that_breaks_off_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(hf, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="hf: not written: No space left on device; the disk at"):
         hf.export(a_checkpoint(tokenizer), tmp_path / "hf")
     assert not list(tmp_path.iterdir())
 

@@ -129,7 +129,9 @@ def test_an_attempt_that_diverged_can_be_made_again_with_other_settings(
     arguments: list[str], recipe_file: Path, capsys: Capture
 ) -> None:
     text = recipe_file.read_text()
-    recipe_file.write_text(text.replace("learning_rate = 1e-2", "learning_rate = 1e30"))
+    recipe_file.write_text(
+        text.replace("learning_rate = 1e-2", "learning_rate = 1e3\nweight_decay = 1e3")
+    )
     assert main(arguments) == 2
     assert "training diverged; lower optimizer.learning_rate" in capsys.readouterr().err
     recipe_file.write_text(text)
