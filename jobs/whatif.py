@@ -117,9 +117,9 @@ def _check_stored(root: Path, rows: pa.RecordBatch, found: Outcomes) -> None:
     for i in (found.stored != found.before).nonzero()[0][:1]:
         place = printable(f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}")
         raise BooksDontBalanceError(
-            f"{root / 'judged'}: {place}: stored as {found.stored[i]}, but its stored signals and "
-            f"settings give {found.before[i]}; another version of gristmill wrote it: "
-            "gristmill filter --overwrite judges again"
+            f"{root / 'judged'}: {place}: stored as {printable(found.stored[i])}, but its stored "
+            f"signals and settings give {printable(found.before[i])}; another version of gristmill "
+            "wrote it: gristmill filter --overwrite judges again"
         )
 
 

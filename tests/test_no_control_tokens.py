@@ -7,6 +7,7 @@ boundary in front and nothing else; in chats exactly the control tokens of the g
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import json
@@ -303,3 +304,79 @@ def test_an_id_beyond_all_vocabularies_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(changed(lambda c: c["model"]["vocab"].update(zz=2**31))))
     with pytest.raises(UserError, match=r"tokenizer\.json: .*id 2,147,483,648: must be below"):
         tokenizer.load(path)
+
+
+BYTES = [base64.b64encode(bytes([byte])).decode() for byte in range(256)]
+HOSTILE_SPECS: dict[str, tuple[dict[str, Any], str]] = {
+    "a byte is missing": ({"tokens": BYTES[:100]}, "byte 0x64 has none"),
+    "a token twice": ({"tokens": [*BYTES, BYTES[0]]}, "each must be there once"),
+    "an empty token": ({"tokens": [*BYTES, ""]}, "each must be there once"),
+    "no token": ({"tokens": []}, "byte 0x00 has none"),
+    "numbers": ({"tokens": [5]}, "not a tokenizer saved by gristmill"),
+    "a pattern that finds nothing": ({"pattern": "zzz"}, "it loses text"),
+    "a pattern that backtracks": ({"pattern": r"(?=(a+)+$)\w+"}, "it loses text"),
+    "an empty pattern": ({"pattern": ""}, "it fails on a plain text"),
+    "a pattern that does not end": ({"pattern": "(" * 100_000}, "not a tokenizer saved by"),
+    "a pattern of 10^9 letters": ({"pattern": "((a{1000}){1000}){1000}"}, "not a tokenizer saved"),
+    "no name": ({"name": None, "kind": "tiktoken"}, "tiktoken knows"),
+    "another kind": ({"kind": "pickle"}, "kind = 'pickle': must be"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_SPECS)
+def test_a_saved_tokenizer_that_loses_text_is_refused(
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """tiktoken took some of these, and panicked at the first page."""
+    more, said = HOSTILE_SPECS[kind]
+    spec = {"kind": "bpe", "name": "x", "pattern": tokenizer.GPT4_SPLIT_PATTERN, "tokens": BYTES}
+    path = tmp_path / "tokenizer.gristmill.json"
+    path.write_text(json.dumps({**spec, **more}))
+    with pytest.raises(UserError) as caught:
+        tokenizer.load(path)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_tokenizer_is_read_or_refused(seed: int, tmp_path: Path) -> None:
+    """Values of a tokenizer.json replaced at random: a `UserError`, or ids out of text's reach."""
+    draw, path = random.Random(seed), tmp_path / "tokenizer.json"
+    values: tuple[Any, ...] = (
+        None,
+        [],
+        {},
+        -1,
+        2**31,
+        1e300,
+        "",
+        "ByteLevel",
+        "\ud83d",
+        [[]],
+        True,
+    )
+    whole = hugging_face(normalizers.NFC() if seed % 2 else None, seed < 2)
+    for _ in range(60):
+        content = json.loads(json.dumps(whole))
+        for _ in range(draw.randint(1, 3)):
+            _change_one(content, draw, values)
+        path.write_text(json.dumps(content))
+        try:
+            known = tokenizer.load(path)
+        except UserError:
+            continue
+        assert not kept_ids(known) & {i for f in fragments()[::40] for i in known.encode(f)}
+
+
+def _change_one(content: Any, draw: random.Random, values: tuple[Any, ...]) -> None:
+    """Replace or drop one value, however deep."""
+    while True:
+        keys = list(content) if isinstance(content, dict) else range(len(content))
+        key = draw.choice(list(keys))
+        inner = content[key]
+        if not isinstance(inner, dict | list) or not inner or draw.random() < 0.2:
+            break
+        content = inner
+    if isinstance(content, dict) and draw.random() < 0.2:
+        del content[key]
+    else:
+        content[key] = draw.choice(values)
