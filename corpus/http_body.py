@@ -23,6 +23,7 @@ _STATUS_LINE = re.compile(rb"(?:HTTP|ICY)\S*\s+(\d{3})\b", re.IGNORECASE)
 _HEADER_END = re.compile(rb"\n\r{0,2}\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r?\n")
 MAX_HTTP_HEADER_BYTES = 256 << 10
+_MAX_ENCODINGS = 8  # of one body; servers send one or two
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def decode_body(response: Response, limit: int) -> Body:
     if "chunked" in (response.headers.joined("transfer-encoding") or "").lower():
         content, broken = _unchunk(content, limit)
     names = (response.headers.joined("content-encoding") or "").lower().split(",")
-    for name in reversed([name.strip() for name in names]):
+    for name in [name.strip() for name in names[: -_MAX_ENCODINGS - 1 : -1]]:
         if name in _DECODERS and not broken:
             content, broken = _undo(name, content, limit)
     if content.startswith(_GZIP) and not broken:
@@ -109,17 +110,16 @@ def _looks_like_text(body: bytes) -> bool:
 
 def _inflate(body: bytes, limit: int, out: bytearray, wbits: int) -> bool:
     """zlib streams one after the other (gzip may have several members) into `out`."""
-    while body:
+    at = 0
+    while at < len(body):
         inflate = zlib.decompressobj(wbits)
-        tail = body
-        while tail and not inflate.eof and len(out) <= limit:
-            piece, tail = tail[:4096], tail[4096:]
+        while at < len(body) and not inflate.eof and len(out) <= limit:
+            piece = body[at : at + 4096]
             out += inflate.decompress(piece, limit + 1 - len(out))
-            tail = inflate.unconsumed_tail + tail
+            at += len(piece) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
         if not inflate.eof:
             return False
-        body = inflate.unused_data + tail
-        if wbits != 31 or not body.startswith(_GZIP):
+        if wbits != 31 or not body.startswith(_GZIP, at):
             return True
     return False
 
