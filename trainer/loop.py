@@ -122,11 +122,11 @@ class Run:
         )
 
     def rows_of(self, batch: Batch) -> str:
-        """Row, shard and document of what made a step's loss not finite."""
+        """Row, shard and document of what made a step's loss or gradient not finite."""
         bad = rows_not_finite(self.training, batch)
         if not bad:
             last = self.training.recipe.data.batch_size - 1
-            return f"each row's own loss is finite, rows 0 to {last} together are not"
+            return f"each row's loss and gradient are finite, those of rows 0 to {last} are not"
         origins = [(row, where(self.training.loader, batch.step, row)) for row in bad[:NAMED_ROWS]]
         named = [f"row {row} ({o.shard}, document {o.id})" for row, o in origins if o is not None]
         return ", ".join(named) + (f" and {len(bad) - len(named)} more" if bad[NAMED_ROWS:] else "")

@@ -157,13 +157,19 @@ def train_step(training: Training, batch: Batch, step: int) -> Step:
     return Step(loss, targets, norm, learning_rate, seconds, skipped=not finite)
 
 
-@torch.no_grad()
 def rows_not_finite(training: Training, batch: Batch) -> list[int]:
-    """Rows of the global batch whose own loss is not finite; all ranks must call it."""
+    """Rows of the global batch whose own loss or gradient is not finite; all ranks must call it.
+
+    Cost: one row at a time forward, backward and a second set of gradients.
+    """
     found = torch.zeros(training.recipe.data.batch_size, device=training.ranks.device)
+    weights = list(training.model.parameters())
     for i, piece in enumerate(pieces(training, batch, size=1)):
-        loss = row_losses(training, training.losses, piece)
-        found[training.rows.start + i] = float(not torch.isfinite(loss))
+        loss = row_losses(training, training.losses, piece).sum()
+        # autograd.grad leaves the weights' own gradients, and DDP's hooks on them, alone
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        values = [loss, *(gradient for gradient in gradients if gradient is not None)]
+        found[training.rows.start + i] = float(not all(v.isfinite().all() for v in values))
     return torch.nonzero(training.ranks.sum(found)).flatten().tolist()
 
 

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
 from trainer import checkpoint, plan, run_folder
 from trainer.cli import main
+from trainer.data import open_shards
 from trainer.loader import Loader
 from trainer.model import LanguageModel
+
+from .conftest import write_shards
 
 Capture = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -299,3 +303,90 @@ def test_a_plan_names_no_files_of_its_own(
     (told,) = cache.glob("*/plan.json")
     told.write_text(json.dumps({"bytes": {name: 1}, "sha256": {name: "x"}}))
     assert plan._load(told.parent) is None
+
+
+# Resuming with other settings.
+
+CHANGES = {
+    "settings.model.head_dim": ("head_dim = 8", "head_dim = 16", 8, 16),
+    "settings.model.rope_theta": ("[model]", "[model]\nrope_theta = 5e3", 10000.0, 5000.0),
+    "settings.model.document_mask": ("[model]", "[model]\ndocument_mask = false", True, False),
+    "settings.optimizer.learning_rate": ("= 1e-2", "= 2e-2", 0.01, 0.02),
+    "settings.optimizer.kind": ("[optimizer]", '[optimizer]\nkind = "muon"', "adamw", "muon"),
+    "settings.optimizer.max_grad_norm": ("[optimizer]", "[optimizer]\nmax_grad_norm = 2", 1.0, 2.0),
+    "settings.schedule.kind": ("[schedule]", '[schedule]\nkind = "wsd"', "cosine", "wsd"),
+    "settings.schedule.warmup_steps": ("warmup_steps = 2", "warmup_steps = 3", 2, 3),
+    "settings.run.num_steps": ("num_steps = 8", "num_steps = 9", 8, 9),
+    "settings.run.seed": ("[run]", "[run]\nseed = 1", 0, 1),
+    "data.seq_len": ("seq_len = 32", "seq_len = 16", 32, 16),
+    "data.rows": ("batch_size = 4", "batch_size = 8", 4, 8),
+    "data.seed": ("[data]", "[data]\nseed = 1", 0, 1),
+    "data.packing": ("[data]", '[data]\npacking = "best_fit"', "concat", "best_fit"),
+}
+
+
+@pytest.fixture
+def unfinished(arguments: list[str], tmp_path: Path, recipe_file: Path) -> list[str]:
+    """Arguments of a run that has its checkpoints of steps 2 to 8 and no report."""
+    text = recipe_file.read_text()
+    recipe_file.write_text(text.replace("keep_checkpoints = 1", "keep_checkpoints = 0"))
+    assert main(arguments) == 0
+    (tmp_path / "run" / "report.json").unlink()
+    checkpoint.point(tmp_path / "run", "latest", tmp_path / "run" / "step-000004")
+    return [*arguments, "--resume"]
+
+
+def test_a_resumed_run_names_the_setting_that_differs_with_both_values(
+    unfinished: list[str], recipe_file: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    text, before = recipe_file.read_text(), contents(tmp_path / "run")
+    capsys.readouterr()
+    for name, (old, new, was, now) in CHANGES.items():
+        assert text.count(old) == 1
+        recipe_file.write_text(text.replace(old, new))
+        assert main(unfinished) == 2, name
+        error = capsys.readouterr().err
+        assert (
+            f"run: holds an unfinished run of other settings ({name} = {was}, now {now})" in error
+        )
+    assert contents(tmp_path / "run") == before
+    recipe_file.write_text(text)
+    assert main(unfinished) == 0
+
+
+def test_a_resumed_run_names_other_shards_and_another_tokenizer(
+    unfinished: list[str],
+    shards_folder: Path,
+    tmp_path: Path,
+    write_corpus: Callable[..., Path],
+    capsys: Capture,
+) -> None:
+    before = contents(tmp_path / "run")
+    here = open_shards(shards_folder)
+    other = open_shards(write_corpus(tmp_path / "other", 60, 9))
+    tokens = [bytes([b]) for b in range(256)] + [b"zz"]
+    texts = ["zz top"] * 60
+    strange = open_shards(
+        write_shards(tmp_path / "strange", texts, tokenizers.from_tokens("other", tokens))
+    )
+    capsys.readouterr()
+    for shards in (other, strange):
+        assert main([*unfinished, "--shards", str(shards.folder)]) == 2
+        error = capsys.readouterr().err
+        assert f"content_hash = {here.content_hash}, now {shards.content_hash}" in error
+    assert f"tokenizer = {here.tokenizer.hash}, now {strange.tokenizer.hash}" in error
+    assert contents(tmp_path / "run") == before
+
+
+def test_what_decides_no_number_may_change_when_a_run_is_resumed(
+    unfinished: list[str], recipe_file: Path, shards_folder: Path, tmp_path: Path
+) -> None:
+    whole = contents(tmp_path / "run" / "step-000008")["model.safetensors"]
+    text = recipe_file.read_text()
+    settings = "[run]\nlog_every = 1\neval_every = 1\neval_rows = 2\nmax_skipped_steps = 0\n"
+    text = text.replace("[run]", settings).replace("max_tokens = 12", "max_tokens = 3")
+    recipe_file.write_text(text.replace("checkpoint_every = 2", "checkpoint_every = 3"))
+    copy = shutil.copytree(shards_folder, tmp_path / "moved")
+    assert main([*unfinished, "--shards", str(copy)]) == 0
+    folder, _ = checkpoint.find(tmp_path / "run")
+    assert contents(folder)["model.safetensors"] == whole
