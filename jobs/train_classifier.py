@@ -6,10 +6,10 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from rich import print as show
 from rich.table import Table
 
 from corpus.train_classifier import Trained, Training, train
+from schemas.console import PlainConsole
 from schemas.errors import UserError
 
 _HELP = {
@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"train-classifier: {error}") from None
     trained = train(arguments.positive, arguments.negative, arguments.output, settings)
-    show(_table(trained))
+    PlainConsole().print(_table(trained))
     kept = trained.min_score_for(0.1)
     print(f"{arguments.output}: min_score = {kept:.6f} keeps a tenth of texts like the others")
     return 0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pyspark.sql import functions as F
-from rich import print as show
 from rich.table import Table
 
 from corpus import bpe, recipe
@@ -25,6 +24,7 @@ from jobs.roots import locked, refuse_unfinished
 from jobs.session import open_engine
 from jobs.stage import Job
 from schemas import hf_export
+from schemas.console import PlainConsole
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.hf_tokenizer import NUM_BYTES
@@ -144,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
         trained = train(Job(loaded, root, engine))
     with atomic_path(arguments.output) as path:
         trained.tokenizer.save(path)
-    show(_table(trained))
+    PlainConsole().print(_table(trained))
     print(f'{arguments.output}: to use it, set name = "{arguments.output}" under [tokenizer]')
     if arguments.export_hf:
         exported = hf_export.export(trained.tokenizer, arguments.export_hf)

@@ -455,10 +455,19 @@ def models() -> list[Attack]:
         (at / "model.safetensors").unlink()
         (at / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
         found.append((f"index: {name}", lambda p=at: hf.load(p, CPU)))
-    huge = {"hidden_size": 10**20}, {"vocab_size": 10**12}, {"num_hidden_layers": 10**6}
+    huge: list[dict[str, Any]] = [
+        {"hidden_size": 10**20},
+        {"vocab_size": 10**12},
+        {"num_hidden_layers": 10**6},
+        {"hidden_size": 2**20, "intermediate_size": 2**20, "num_hidden_layers": 10**4},
+        {"max_position_embeddings": 2**40},
+    ]
     for number, change in enumerate(huge):
         at = hugging_face_folder(f"huge-{number}", parts, **change)
         found.append((f"config: {change}", lambda p=at: hf.load(p, CPU)))
+        config = (at / "config.json").read_bytes()
+        run = altered_run(f"huge-run-{number}", {"config.json": config})
+        found.append((f"checkpoint: {change}", lambda p=run: checkpoint.load(p, CPU)))
     return found
 
 

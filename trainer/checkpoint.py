@@ -32,7 +32,7 @@ from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.durable import beside, fault, flush, read_json, sha256, to_text, write_json
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model import LanguageModel, ModelConfig, require_room
 from trainer.settings import ModelSettings
 
 LATEST, BEST = "latest", "best"
@@ -142,6 +142,7 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
             f"{folder / CONFIG_FILE}: vocab_size {config.vocab_size}, the tokenizer pads to "
             f"{tokenizer.padded_vocab_size}"
         )
+    require_room(config, (folder / MODEL_FILE).stat().st_size, str(folder / CONFIG_FILE))
     model = LanguageModel(config)
     _load_weights(model, folder / MODEL_FILE)
     return Checkpoint(folder, model.to(device), tokenizer, state)

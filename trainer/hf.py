@@ -33,7 +33,7 @@ from schemas.names import plain_component
 from schemas.tokenizer import Tokenizer
 from trainer.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, config_to_json
 from trainer.durable import fault, flush, read_json
-from trainer.model import INIT_STD, LanguageModel, ModelConfig
+from trainer.model import INIT_STD, LanguageModel, ModelConfig, require_room
 from trainer.settings import ModelSettings
 
 GENERATION_FILE, INDEX_FILE = "generation_config.json", "model.safetensors.index.json"
@@ -148,8 +148,9 @@ def load(folder: str | Path, device: torch.device) -> Imported:
     values = read_json(folder / CONFIG_FILE)
     tokenizer = tokenizers.load(folder / hf_export.MODEL_FILE)
     config = config_of(values, tokenizer, source)
-    model = LanguageModel(config)
     weights = _weights(folder)
+    require_room(config, sum(weight.nbytes for weight in weights.values()), source)
+    model = LanguageModel(config)
     if config.settings.tie_word_embeddings:
         weights.pop(HEAD, None)
     for name in (EMBEDDING, HEAD):

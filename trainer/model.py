@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from schemas.errors import UserError
 from trainer.kv_cache import KeyValueCache, cached_positions
 from trainer.settings import ModelSettings
 
 INIT_STD = 0.02  # GPT-2 and transformers' `initializer_range`
+MAX_PADDING_ROWS = 128  # of the vocabulary, control tokens included
+MAX_ROTATIONS = 1 << 28  # numbers in RoPE's tables: 2 million positions of 128
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,30 @@ class ModelConfig:
     vocab_size: int
     boundary: int
     max_position_embeddings: int
+
+
+def require_room(config: ModelConfig, num_bytes: int, source: str) -> None:
+    """`UserError` where weights of `num_bytes` cannot be those that `config` (`source`) describes.
+
+    It is asked before memory is taken: a config.json of a few words may describe any number of
+    weights. A weight has two bytes at least; rows of padding need not be in a file.
+    """
+    s = config.settings
+    attention = 2 * (s.num_attention_heads + s.num_key_value_heads) * s.head_dim
+    rows = max(0, config.vocab_size - MAX_PADDING_ROWS)
+    layers = s.num_hidden_layers * (attention + 3 * s.intermediate_size)
+    count = s.hidden_size * (layers + rows)
+    if 2 * count > num_bytes:
+        raise UserError(
+            f"{source}: describes {count:,} weights or more, the files beside it hold "
+            f"{num_bytes:,} bytes"
+        )
+    context = config.max_position_embeddings
+    if not 0 < context <= MAX_ROTATIONS // s.head_dim:
+        raise UserError(
+            f"{source}: max_position_embeddings = {context}: must be at least 1 and at most "
+            f"{MAX_ROTATIONS // s.head_dim} with head_dim = {s.head_dim}"
+        )
 
 
 class RMSNorm(nn.Module):
