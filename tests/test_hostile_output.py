@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -57,6 +58,7 @@ URL = f"https://evil.example/{EVIL}"
 SAFE = re.compile(
     r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9]*"
 )
+BAR = re.compile(r"(?m)^(?:\x1b\[(?:\?25[lh]|2K|1A)|\r)+")  # and for a bar, at lines' beginnings
 STYLES = re.compile(r"\x1b\[[0-9;]*m")  # what rich writes for colours
 
 
@@ -183,8 +185,7 @@ def test_no_command_lets_a_control_character_through(
     said = capsys.readouterr()
     assert code in (0, 2), said.err[-1500:]
     assert said.out or said.err
-    bar = "\x1b[?25l\x1b[?25h"  # rich's own, around a bar that was never drawn
-    for text in (said.out, said.err.replace(bar, "")):
+    for text in (said.out, BAR.sub("", said.err)):
         assert not unsafe(text), repr(unsafe(text)[:50])
         _obeys_nothing(text)
     if code == 0 and "JSON" not in name and not terminal:
@@ -373,3 +374,36 @@ def test_a_log_is_read_though_a_sample_holds_other_line_ends(tmp_path: Path) -> 
     run_folder.log(tmp_path, record)
     run_folder.log(tmp_path, {"step": 2})
     assert run_folder.read_log(tmp_path) == [record, {"step": 2}]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_conversations_are_shown_and_counted_as_text(
+    terminal: bool, shards: tuple[Path, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    call = {"function": {"name": EVIL, "arguments": {EVIL: EVIL}}}
+    messages = [
+        {"role": "system", "content": EVIL},
+        {"role": "user", "content": EVIL},
+        {"role": "assistant", "content": EVIL, "tool_calls": [call]},
+        {"role": "tool", "content": EVIL},
+        {"role": "assistant", "content": EVIL},
+    ]
+    rows: list[Any] = [{"id": f"{i}{EVIL}", "messages": messages} for i in range(20)]
+    rows += [{EVIL: EVIL}, {"messages": [{"role": EVIL}]}]
+    chats, known = tmp_path / "chats\u202e[red].jsonl", tmp_path / "tiny.json"
+    chats.write_text("\n".join(map(json.dumps, rows)))
+    shards[1].save(known)
+    arguments = ["--input", str(chats), "--tokenizer", str(known), "--context", "100000"]
+    arguments += ["--validation-fraction", "0.5"]
+    for more in (["--show", "2"], []):
+        root = tmp_path / "root"
+        assert cli.main(["conversations", *arguments, "--root", str(root), *more]) == 0
+        said = capsys.readouterr()
+        assert said.out or said.err
+        for text in (said.out, BAR.sub("", said.err)):
+            assert not unsafe(text), repr(unsafe(text)[:50])
+            _obeys_nothing(text)
