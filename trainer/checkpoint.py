@@ -33,7 +33,7 @@ from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.durable import beside, fault, flush, read_json, sha256, to_text, write_json
 from trainer.model import LanguageModel, ModelConfig, require_room
-from trainer.settings import ModelSettings
+from trainer.settings import MAX_SEQ_LEN, MAX_VOCAB_SIZE, ModelSettings
 
 LATEST, BEST = "latest", "best"
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
@@ -188,13 +188,18 @@ def config_from_json(values: dict[str, Any], source: str) -> ModelConfig:
     names = asdict(ModelSettings())
     try:
         settings = from_dict({name: values[name] for name in names}, ModelSettings, source)
-        return ModelConfig(
-            settings,
-            int(values["vocab_size"]),
-            int(values["bos_token_id"]),
-            int(values["max_position_embeddings"]),
-        )
-    except (KeyError, TypeError) as error:
+        limits = {
+            "vocab_size": MAX_VOCAB_SIZE,
+            "bos_token_id": MAX_VOCAB_SIZE,
+            "max_position_embeddings": MAX_SEQ_LEN,
+        }
+        for name, most in limits.items():
+            if type(values[name]) is not int or not 1 <= values[name] <= most:
+                raise UserError(
+                    f"{source}: {name} = {values[name]!r:.80}: must be from 1 to {most}"
+                )
+        return ModelConfig(settings, *(values[name] for name in limits))
+    except KeyError as error:
         raise UserError(f"{source}: not a config of this trainer: {error} is missing") from None
 
 

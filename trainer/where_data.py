@@ -63,7 +63,10 @@ def _of_run(path: Path, given: list[Path]) -> Loader:
     if not isinstance(written.get("data"), dict):
         raise UserError(f"{path}: has no data specification: not a run of this version")
     spec = data_spec.from_json(written["data"], f"{path}: data")
-    listed = [Path(folder) for folder in written.get("folders", [])]
+    listed = written.get("folders", [])
+    if not isinstance(listed, list) or not all(isinstance(folder, str) for folder in listed):
+        raise UserError(f"{path}: folders = {listed!r:.80}: must be a list of folders")
+    listed = list(map(Path, listed))
     mixed = [
         Mixed(folder, source.weight, source.max_epochs)
         for folder, source in zip(_folders(spec, given, listed, path), spec.sources, strict=True)
