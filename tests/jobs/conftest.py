@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import socket
 import stat
@@ -19,6 +20,7 @@ import pyspark
 import pytest
 
 from corpus import recipe
+from corpus.warc import read_records
 from jobs import datasets, session
 from jobs.roots import locked
 from jobs.session import Engine
@@ -167,6 +169,57 @@ def sample_roots(
             pipeline.run(Job(sample_recipe, root, engines(name), sample_inputs))
         roots[name] = root
     return roots
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallCrawl:
+    """Two files of twenty pages, and a recipe that makes a tiny tokenizer of them."""
+
+    inputs: tuple[str, ...]
+    recipe: Path
+
+    def command(self, root: Path, *more: str) -> list[str]:
+        """The command line of a run over it."""
+        words = [sys.executable, "-m", "jobs.cli", "run", "--recipe", str(self.recipe)]
+        return [*words, "--root", str(root), "--input", *self.inputs, *more]
+
+    def cut(self, folder: Path, number_of_files: int) -> tuple[str, ...]:
+        """The same records in so many files of other names."""
+        records = [
+            Path(path).read_bytes()[record.offset : record.offset + (record.length or 0)]
+            for path in self.inputs
+            for record in read_records(path, 0, 1 << 20)
+        ]
+        paths = [folder / f"part-{i}.warc.gz" for i in range(number_of_files)]
+        for i, path in enumerate(paths):
+            path.write_bytes(b"".join(records[i::number_of_files]))
+        return tuple(map(str, paths))
+
+
+@pytest.fixture(scope="session")
+def small_crawl(tmp_path_factory: pytest.TempPathFactory) -> SmallCrawl:
+    folder = tmp_path_factory.mktemp("small-crawl")
+    inputs = []
+    for name in ("SAMPLE-00000.warc.gz", "SAMPLE-00001.warc.gz"):
+        records = list(read_records(str(SAMPLES / name), 0, 1 << 20))
+        (folder / name).write_bytes((SAMPLES / name).read_bytes()[: records[60].offset])
+        inputs.append(str(folder / name))
+    text = (PROJECT / "recipes" / "sample.toml").read_text(encoding="utf-8")
+    text = text.replace("vocab_size = 4096", "vocab_size = 320")
+    text = text.replace("validation_fraction = 0.1", "validation_fraction = 0.3")
+    (folder / "small.toml").write_text(text, encoding="utf-8")
+    return SmallCrawl(tuple(inputs), folder / "small.toml")
+
+
+@pytest.fixture(scope="session")
+def shard_hashes() -> Callable[[Path], dict[str, str]]:
+    """Of a root: name -> SHA-256 of all that counts in the folder of shards but the manifest."""
+
+    def hash_all(root: Path) -> dict[str, str]:
+        paths = [p for p in (root / "shards").iterdir() if p.name != manifest.MANIFEST_FILE]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+    return hash_all
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,13 @@ import builtins
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import io
+import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,15 +28,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus import child, recipe
-from corpus.warc import read_records
-from jobs import datasets, disk_faults, pipeline, roots
+from corpus.forget import Request
+from jobs import datasets, disk_faults, forget, pipeline, roots
 from jobs.session import Engine, open_engine
 from jobs.stage import Job
 from schemas import manifest
 from schemas.errors import UserError
-
-PROJECT = Path(__file__).parents[2]
-
 
 NEED_SPACE = ("open", "__init__", "write_table", "close", "fsync", "replace", "mkdir")
 
@@ -132,40 +131,21 @@ class Disk:
 
 
 class Small:
-    """A run over two files of twenty pages, and what it gives undisturbed."""
+    """A run over the small crawl in this process, and what it gives undisturbed."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
-        self.engine = engine
-        self.inputs = tuple(self._cut(folder, f"SAMPLE-0000{i}.warc.gz") for i in range(2))
-        chosen = recipe.load(PROJECT / "recipes" / "sample.toml")
-        tokenizer = dataclasses.replace(chosen.tokenizer, vocab_size=320)
-        shard = dataclasses.replace(chosen.shard, validation_fraction=0.3)
-        self.recipe = dataclasses.replace(chosen, tokenizer=tokenizer, shard=shard)
+    def __init__(self, folder: Path, engine: Engine, crawl: Any, hashes: Callable) -> None:
+        self.engine, self.inputs, self.hashes = engine, crawl.inputs, hashes
+        self.recipe = recipe.load(crawl.recipe)
         disk = Disk(folder / "whole")
         with disk.patched():
             self.run(disk.root)
-        self.changes, self.shards = disk.changes, shards(disk.root)
-        assert len(self.shards) >= 3
-
-    @staticmethod
-    def _cut(folder: Path, name: str) -> str:
-        whole = PROJECT / "samples" / name
-        records = list(read_records(str(whole), 0, 1 << 20))
-        (folder / name).write_bytes(whole.read_bytes()[: records[60].offset])
-        return str(folder / name)
+        self.changes, self.shards = disk.changes, hashes(disk.root)
+        assert len(self.shards) >= 5  # rows and lengths of both splits, and the tokenizer
 
     def run(self, root: Path, **changed: Any) -> None:
         with roots.locked(root):
             chosen = dataclasses.replace(self.recipe, **changed)
             pipeline.run(Job(chosen, root, self.engine, self.inputs, overwrite=bool(changed)))
-
-
-def shards(root: Path) -> dict[str, str]:
-    """Name -> SHA-256 of all that counts in the folder of shards but the manifest's times."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (root / "shards").glob("[!m.]*")
-    }
 
 
 def committed(root: Path) -> dict[Path, int]:
@@ -187,9 +167,11 @@ def committed(root: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
+def small(
+    tmp_path_factory: pytest.TempPathFactory, small_crawl: Any, shard_hashes: Callable
+) -> Iterator[Small]:
     with open_engine(None, None, False) as engine:
-        yield Small(tmp_path_factory.mktemp("small"), engine)
+        yield Small(tmp_path_factory.mktemp("small"), engine, small_crawl, shard_hashes)
     child.stop_idle()
 
 
@@ -211,7 +193,7 @@ def check_failure(small: Small, root: Path, at: int, fault: str) -> None:
     small.run(root)
     after = committed(root)
     assert {path: after[path] for path in before} == before, where
-    assert shards(root) == small.shards, where
+    assert small.hashes(root) == small.shards, where
     left = {path.name for path in root.iterdir()} - {"gristmill.json", ".lock"}
     assert left == {"documents", "judged", "bands", "clusters", "canonical", "shards"}, where
     assert not list(root.rglob("*.tmp")), where
@@ -244,7 +226,7 @@ def _sample(small: Small, number: int, seed: int) -> list[int]:
 def test_a_run_that_fails_at_some_change_of_a_file_is_repeated_alike(
     small: Small, tmp_path: Path, fault: str
 ) -> None:
-    for at in _sample(small, 6, seed=12):
+    for at in _sample(small, 2, seed=12):
         check_failure(small, tmp_path / "root", at, fault)
 
 
@@ -256,3 +238,103 @@ def test_a_run_that_fails_at_any_change_of_a_file_is_repeated_alike(
     for at in range(1, len(small.changes) + 1):
         check_failure(small, tmp_path / "root", at, fault)
     figures(f"{fault} at every change of a file", f"{len(small.changes)} places, equal shards")
+
+
+READER = """
+import hashlib, json, sys, time
+from pathlib import Path
+import pyarrow.parquet as pq
+
+root, counts = Path(sys.argv[1]), {"reads": 0, "renewed": 0, "faults": []}
+
+def listed(folder):
+    try:
+        return (folder / "manifest.json").read_bytes()
+    except FileNotFoundError:
+        return None
+
+def fault_of(folder, text):
+    stated, outcomes = json.loads(text), {}
+    for file in stated["files"]:
+        path = folder / file["name"]
+        data = path.read_bytes()
+        if len(data) != file["bytes"]:
+            return f"{path}: {len(data)} bytes"
+        if file["sha256"] and hashlib.sha256(data).hexdigest() != file["sha256"]:
+            return f"{path}: other content"
+        rows = pq.read_table(path)
+        if rows.num_rows != file["rows"]:
+            return f"{path}: {rows.num_rows} rows"
+        if stated["dataset"] in ("documents", "judged"):
+            for value in rows["rejected_by"].to_pylist():
+                outcomes[value] = outcomes.get(value, 0) + 1
+    kept = "extracted" if stated["dataset"] == "documents" else "kept"
+    for value, number in outcomes.items():
+        if stated["counts"].get(value or kept) != number:
+            return f"{folder}: {number} rows of {value}, the manifest counts {stated['counts']}"
+
+print("reading", flush=True)
+while not (root.parent / "stop").exists():
+    for folder in sorted(path for path in root.glob("[!.]*") if path.is_dir()):
+        text = listed(folder)
+        if text is None:
+            continue
+        try:
+            fault = fault_of(folder, text)
+            counts["reads"] += 1
+        except FileNotFoundError as error:  # read the manifest again: it is another by now
+            fault = None if listed(folder) != text else f"{error} is missing and still listed"
+            counts["renewed"] += 1
+        if fault:
+            counts["faults"].append(fault)
+print(json.dumps(counts))
+"""
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """A process that reads the datasets of tmp_path/root all the time; stops it for its counts."""
+    command = [sys.executable, "-c", READER, str(tmp_path / "root")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+
+        def stop() -> dict[str, Any]:
+            (tmp_path / "stop").touch()
+            counts: dict[str, Any] = json.loads(process.communicate(timeout=60)[0])
+            return counts
+
+        yield stop
+        (tmp_path / "stop").touch()
+
+
+def check_reader(small: Small, root: Path, stop: Callable[[], dict[str, Any]], rounds: int) -> str:
+    small.run(root)
+    changed = dataclasses.replace(small.recipe.gopher_quality, min_words=20)
+    (canonical,) = root.glob("canonical/*.parquet")
+    urls = pq.read_table(canonical, columns=["url"])["url"].to_pylist()
+    for i in range(rounds):
+        small.run(root, gopher_quality=changed)
+        with roots.locked(root):
+            forget.run(root, small.engine, [Request("url", urls[i])])
+        small.run(root, gopher_quality=small.recipe.gopher_quality)
+    counts = stop()
+    assert counts["faults"] == []
+    assert counts["reads"] > 20
+    return (
+        f"{counts['reads']} reads, {counts['renewed']} of a manifest replaced meanwhile, 0 faults"
+    )
+
+
+def test_a_concurrent_reader_sees_whole_datasets_alone(
+    small: Small, tmp_path: Path, reader: Callable[[], dict[str, Any]]
+) -> None:
+    check_reader(small, tmp_path / "root", reader, 1)
+
+
+@pytest.mark.soak
+def test_a_concurrent_reader_sees_whole_datasets_alone_for_long(
+    small: Small, tmp_path: Path, reader: Callable[[], dict[str, Any]],
+    figures: Callable[[str, str], None],
+) -> None:  # fmt: skip
+    figures("a concurrent reader", check_reader(small, tmp_path / "root", reader, 10))
