@@ -17,12 +17,17 @@ from datetime import UTC, datetime
 from corpus.members import text_of
 
 MAX_LINE_BYTES = 64 << 10
-# At least three letters: a line that was cut within "http" must not pass for one of "p://".
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]{2,31}:"
+# A line that was cut within "http" must not pass for one of "ttp://" or "p://".
+_SCHEME = r"(?!t?tps?:)[A-Za-z][A-Za-z0-9+.\-]{2,31}:"
 # Length first: it is what most lines lack, and where it is there, the date is sought only once.
 _LINE = (
     _SCHEME.encode() + rb"(?=[^\r\n]{0,%d} [0-9]{1,18} *\r?\n)"
     rb"[^\r\n]*? [^ \r\n]+ [0-9]{12,18} [^\r\n]" % MAX_LINE_BYTES
+)
+# Where other bytes run into a line: a URL without spaces or marks of HTML, and an IPv4 address.
+_LINE_INSIDE = (
+    rb"(?:https?|ftp|dns|filedesc):[^ \r\n\0\"<>]{1,500}+ [0-9]{1,3}(?:\.[0-9]{1,3}){3} [0-9]{14} "
+    rb"[^\r\n]{0,200}?[0-9]{1,18} *\r?\n"
 )
 _PREFIX = re.compile(_SCHEME.encode() + rb"|[A-Za-z][A-Za-z0-9+.\-]{0,31}\Z")
 _URL = re.compile(_SCHEME)
@@ -38,6 +43,7 @@ class Arc:
     separator = b"\n"
     boundary = re.compile(rb"[\n\0](" + _LINE + rb")")
     reach = MAX_LINE_BYTES + 128
+    _start = re.compile(boundary.pattern + rb"|(" + _LINE_INSIDE + rb")")
     _version = b"filedesc://"
     _line = re.compile(_LINE)
 
@@ -53,9 +59,10 @@ class Arc:
         return bool(_fields(text_of(line)) if end else _PREFIX.match(head))
 
     def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
-        """Such a line behind a line end or a NUL."""
-        found = self.boundary.finditer(block, max(0, at - 1), end)
-        return (match.start(1) for match in found)
+        """Such a line behind a line end or a NUL; inside a line, only what cannot be much else."""
+        found = self._start.finditer(block, max(0, at - 1), end)
+        starts = (match.start(match.lastindex or 0) for match in found)
+        return (start for start in starts if start >= at)
 
     def header_end(self, block: bytes) -> int | None:
         """Behind the first line end."""

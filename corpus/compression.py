@@ -27,7 +27,7 @@ from schemas.errors import UserError
 
 MIN_MEMBER_BYTES = 128  # between members, once the file's effort is exhausted
 MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
-_FREE_STEPS, _BYTES_PER_STEP, _STEPS_PER_BLOCK = 4096, 64, 1 / 16
+_FREE_STEPS, _BYTES_PER_STEP, _STEPS_PER_BLOCK = 2048, 64, 1 / 16
 STEP = 1 << 16  # how far a reader may be ahead in the file of what it gave
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"
 _OTHERS = {b"BZh": "bzip2", b"PK\x03\x04": "a zip, as WACZ is", b"\xfd7zXZ": "xz"}
@@ -46,7 +46,7 @@ class Effort:
 
     Two sums, which grow with the position reached in the file: decompressed bytes (`slack`, and
     200 for each byte of the file; a byte that is searched or read again counts more) and steps,
-    each a member, record or possible member looked at (4,096, and one for 64 bytes). Archives
+    each a member, record or possible member looked at (2,048, and one for 64 bytes). Archives
     decompress to 3 to 20 times their size, and a record takes 100 bytes and more, so only files
     made for it run out; what happens then is told where `exhausted` is asked.
     """
@@ -193,8 +193,7 @@ class Frame:
     @property
     def end(self) -> int:
         """The offset after the frame; the file's size where the frame is broken off."""
-        while self._section.walk_on():
-            pass
+        self._section.walk_to_end()
         return self._source.size if self._section.fault else self._section.known
 
     def walk(self, source: Source, offset: int) -> Iterator[int]:
@@ -214,8 +213,10 @@ class Frame:
             data = bytes(self._reader.read(size)) if self._reader else b""
         except (zstandard.ZstdError, OSError, ValueError) as error:
             raise self._section.fault or DamageError(f"frame: {error}") from None
-        if not data and self.end and self._section.fault:
-            raise self._section.fault
+        if not data:
+            self._section.walk_to_end()
+            if self._section.fault:
+                raise self._section.fault
         self._num_read += len(data)
         return data
 
@@ -285,11 +286,14 @@ class Lz4(Frame):
 
     def walk(self, source: Source, offset: int) -> Iterator[int]:
         """Over block sizes: four bytes each, the high bit 'not compressed', 0 the end mark."""
-        head = source.read_at(offset, 6)
-        if head[:4] != self.magic:
-            raise DamageError("no lz4 frame here", torn=len(head) < 6)
+        head = source.read_at(offset, 19)
         flags = head[4] if len(head) > 4 else 0
-        at = offset + 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
+        size = 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
+        if head[:4] != self.magic or len(head) < size:
+            raise DamageError("no lz4 frame here", torn=len(head) < size)
+        if xxhash.xxh32_digest(head[4 : size - 1])[2] != head[size - 1]:
+            raise DamageError("lz4 frame: its header is damaged")
+        at = offset + size
         block_checksum, content_checksum = (4 if flags & 16 else 0), (4 if flags & 4 else 0)
         while size := int.from_bytes(word := source.read_at(at, 4), "little") & 0x7FFFFFFF:
             at += 4 + size + block_checksum
@@ -332,6 +336,11 @@ class _Section(io.RawIOBase):
         self.known = min(known, self._source.size)
         return self.fault is None
 
+    def walk_to_end(self) -> None:
+        """Know all that there is of the frame."""
+        while self.walk_on():
+            pass
+
     def readable(self) -> bool:
         return True
 
@@ -339,8 +348,8 @@ class _Section(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        while whence == io.SEEK_END and self.walk_on():
-            pass
+        if whence == io.SEEK_END:
+            self.walk_to_end()
         origin = (self._start, self.position, self.known)[whence]
         self.position = max(self._start, min(origin + offset, self._source.size))
         return self.position - self._start

@@ -5,10 +5,14 @@ stretch. Framing is done here and not by a library, because those known end sile
 damage, take a torn file for a clean end, and leave gzip's checksums to chance.
 
 What counts as one thing to lose is a *member*: a gzip member, zstd frame or lz4 frame that opens
-with a record, together with the members after it that do not (bgzip cuts anywhere). After damage,
-reading goes on at the next member that opens with a record; in an uncompressed file, at the next
-line that starts one. The two formats differ in little (`corpus.members.Framing`): `Warc` is ISO
-28500, section 4 and Annex D; `corpus.arc.Arc` gives the headers that WARC would have.
+with a record, together with the members after it that do not (bgzip cuts anywhere). After a damaged
+member, reading resumes at the next one that can be read; after a damaged record, at the next start
+of a record behind its header, whatever its length says. A length is believed where the block ends
+as one does, so that an archive that was crawled stays one record. What reading may cost grows with
+the size of the file (`corpus.compression.Effort`).
+
+The two formats differ in little (`corpus.members.Framing`): `Warc` is ISO 28500, section 4 and
+Annex D; `corpus.arc.Arc` gives the headers that WARC would have.
 """
 
 from __future__ import annotations
@@ -50,7 +54,10 @@ class Headers:
 
 @dataclass(frozen=True)
 class Record:
-    """One record, or one damaged stretch (`damage` says which reason, `detail` what was seen).
+    """One record, or damaged stretches (`damage` says which reason, `detail` what was seen).
+
+    Neighbouring stretches are one where the later ones have no type, id or URL: `detail` says how
+    many and, where it is known, how many bytes of the file.
 
     `offset` is unique in the file: where the record, or the member that it opens, begins. The
     n-th further record of a member that holds several (a file that is one gzip member) has the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import time
@@ -12,6 +13,7 @@ import pytest
 import zstandard
 
 from corpus.warc import Record, read_records
+from schemas.errors import UserError
 
 ONE_MEMBER: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
@@ -149,3 +151,115 @@ def test_damage_in_a_file_of_blocks_costs_the_records_in_its_block(tmp_path: Pat
     lost = [n for n in range(60) if n not in found]
     assert lost
     assert all(ends[n] > hit.start and ends[n] - len(record(n)) < hit.stop for n in lost)
+
+
+@pytest.mark.parametrize("form", ONE_MEMBER)
+@pytest.mark.parametrize("stripped", [0, 1, 2, 30, 300])
+def test_a_record_of_an_arc_file_does_not_take_the_next(
+    tmp_path: Path, form: str, stripped: int
+) -> None:
+    line = b"http://site.example/%d 10.0.0.1 20080430204825 text/html %d\n"
+    records = [line % (n, len(page(n))) + page(n) + b"\n" for n in range(4)]
+    for damaged in (records[1][: len(records[1]) - stripped], bytes(len(records[1]))):
+        data = b"".join([records[0], damaged, *records[2:]])
+        found = read(tmp_path, ONE_MEMBER[form](data))
+        assert numbers(found) in ([0, 1, 2, 3], [0, 2, 3])
+        assert len(numbers(found)) == 4 or found[1].damage == "damaged_record"
+
+
+KIB = 1 << 10
+WARC = record(0)
+# What costs most for its size, by the part of the reader that it is meant for; see `cpu_limit`.
+ATTACKS: dict[str, Callable[[int], bytes]] = {
+    "version lines": lambda n: b"WARC/1.0\n" * (n // 9),
+    "headers that nest": lambda n: b"WARC/1.0\na:b\n" * (n // 13),
+    "headers without a length": lambda n: b"WARC/1.0\na:b\n\n" * (n // 14),
+    "named headers without a length": lambda n: b"WARC/1.0\nWARC-Type:a\n\n" * (n // 22),
+    "empty records": lambda n: b"WARC/1.0\nContent-Length: 0\n\n" * (n // 28),
+    "wrong lengths": lambda n: b"WARC/1.0\nContent-Length: 99999\n\n" * (n // 32),
+    "wrong lengths over the limit": lambda n: b"WARC/1.0\nContent-Length: 99999999\n\n" * (n // 35),
+    "blocks that end inside another": lambda n: b"".join(
+        b"WARC/1.0\nContent-Length: %08d\n\n" % max(0, n - k - 20) for k in range(0, n, 35)
+    ),
+    "one long header line": lambda n: b"WARC/1.0\na:" + b"x" * n,
+    "many header lines": lambda n: b"WARC/1.0\n" + b"a:b\n" * (n // 4),
+    "continuation lines": lambda n: (b"WARC/1.0\na:b\n" + b" c\n" * 20_000 + b"\n") * (n // 60_000),
+    "empty lines": lambda n: WARC + b"\r\n" * (n // 2) + WARC,
+    "gzip: magic numbers": lambda n: gzip.compress(WARC) + b"\x1f\x8b\x08" * (n // 3),
+    "gzip: names without end": lambda n: gzip.compress(WARC) + b"\x1f\x8b\x08\x08" * (n // 4),
+    "gzip: empty members": lambda n: gzip.compress(WARC) + gzip.compress(b"") * (n // 20),
+    "gzip: members of a byte": lambda n: gzip.compress(WARC) + gzip.compress(b"x") * (n // 21),
+    "gzip: members that start": lambda n: gzip.compress(WARC) + gzip.compress(b"WARC/") * (n // 25),
+    "gzip: members in each other": lambda n: b"".join(
+        [b"\x1f\x8b\x08\0\0\0\0\0\0\3\0\xe8\xfd\x17\x02WARC/1.0\r\n"] * (n // 25)
+    ),
+    "gzip: bombs": lambda n: gzip.compress(WARC + bytes(900_000)) * (n // 1_500),
+    "gzip: many version lines": lambda n: gzip.compress(b"WARC/1.0\n\n" * 4_000) * (n // 126),
+    "gzip: many empty records": lambda n: gzip.compress(WARC * 4_000) * (n // 2_000),
+    "gzip: many lengths": lambda n: gzip.compress(
+        b"WARC/1.0\nContent-Length: 70000000\n\n" * (n // 35) + bytes(80_000_000)
+    ),
+    "zstd: magic numbers": lambda n: zstandard.compress(WARC) + b"\x28\xb5\x2f\xfd" * (n // 4),
+    "zstd: empty frames": lambda n: zstandard.compress(WARC) + zstandard.compress(b"") * (n // 9),
+    "zstd: frames of a line end": lambda n: (
+        zstandard.compress(WARC) + zstandard.compress(b"\n") * (n // 10)
+    ),
+    "zstd: skippable frames": lambda n: (
+        zstandard.compress(WARC) + b"\x50\x2a\x4d\x18\0\0\0\0" * (n // 8)
+    ),
+    "zstd: empty blocks": lambda n: zstandard.compress(WARC) + (
+        b"\x28\xb5\x2f\xfd\0\0" * (n // 12) + b"\0\0\0" * (n // 6)
+    ),
+    "zstd: bombs": lambda n: zstandard.compress(WARC) + (
+        b"\x28\xb5\x2f\xfd\0\x50" + b"\x02\0\x10\0" * 200
+    ) * (n // 806),
+    "lz4: magic numbers": lambda n: b"\x04\x22\x4d\x18" * (n // 4),
+    "lz4: empty frames": lambda n: b"\x04\x22\x4d\x18\x60\x40\x82\0\0\0\0" * (n // 11),
+    "arc: lines": lambda n: b"http://a/ 10.0.0.1 20080430204825 text/html 0\n" * (n // 46),
+    "arc: wrong lengths": lambda n: b"http://a/ 10.0.0.1 20080430204825 a 99999\n" * (n // 42),
+    "arc: schemes": lambda n: b"http://a/ 1.1.1.1 20080430204825 a 5\n" + b"http:" * (n // 5),
+    "arc: dates": lambda n: b"http://a/ 1.1.1.1 20080430204825 a 5\n" + (
+        b"http:" + b" 200804302048" * 4_500 + b" 1\n"
+    ) * (n // 58_000),
+    "arc: spaces": lambda n: b"http://a/ 1.1.1.1 20080430204825 a 5\n" + (
+        b"http:" + b" 5 5" * 14_000 + b" 5 \r\n"
+    ) * (n // 56_000),
+}  # fmt: skip
+
+
+def cpu_limit(num_bytes: int) -> float:
+    """CPU seconds: two for each MiB, of which every file has a half.
+
+    A file may be as small as it likes and still hold one record of 256 MiB, or 2,048 members.
+    """
+    return 2 * max(num_bytes, 512 * KIB) / (1 << 20)
+
+
+def attack(folder: Path, size: int, figures: Callable[[str, str], None]) -> None:
+    worst = (0.0, "")
+    for name, make in ATTACKS.items():
+        data = make(size)
+        before = time.process_time()
+        with contextlib.suppress(UserError):
+            read(folder, data)
+        spent = time.process_time() - before
+        assert spent <= cpu_limit(len(data)), f"{name}: {spent} CPU seconds, {len(data)} bytes"
+        worst = max(worst, (spent / cpu_limit(len(data)), name))
+    most = f"{worst[0]:.0%} of what is allowed ({worst[1]})"
+    figures(
+        "CPU seconds of an archive", f"{len(ATTACKS)} attacks of {size >> 10} KiB, at most {most}"
+    )
+
+
+def test_reading_costs_what_the_size_of_a_file_allows(
+    tmp_path: Path, figures: Callable[[str, str], None]
+) -> None:
+    attack(tmp_path, 48 * KIB, figures)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("size", [1 << 20, 4 << 20])
+def test_reading_costs_what_the_size_of_a_large_file_allows(
+    tmp_path: Path, size: int, figures: Callable[[str, str], None]
+) -> None:
+    attack(tmp_path, size, figures)
