@@ -254,9 +254,10 @@ class Stream:
         while left > 0 and self.need(1, inside=True):
             self.need(_CHUNK + reach, inside=True)
             step = min(left, max(1, len(self._buffer) - reach) if left > _CHUNK else left)
-            for start in self.framing.starts(self._buffer, 0, min(step + reach, len(self._buffer))):
-                if start < step:
-                    found = left - start, self.peek(_CHUNK, inside=True, at=start)
+            end = min(step + reach, len(self._buffer))
+            starts = [at for at in self.framing.starts(self._buffer, 0, end) if at < step]
+            if starts:
+                found = left - starts[-1], self.peek(_CHUNK, inside=True, at=starts[-1])
             self._drop(min(step, len(self._buffer)))
             left -= step
         return found

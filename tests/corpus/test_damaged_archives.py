@@ -115,6 +115,11 @@ def test_a_length_that_ends_at_a_blank_line_of_the_next_record_is_wrong(
         assert numbers(records) == [0, 2, 3]
 
 
+def test_a_swallowed_record_may_begin_where_no_more_was_read_yet(tmp_path: Path) -> None:
+    data = ATTACKS["wrong lengths"](1 << 20)
+    assert read(tmp_path, data)[-1].next_offset == len(data)
+
+
 def test_a_header_that_is_cut_gives_the_next_record_no_field(tmp_path: Path) -> None:
     cut = record(1)[:60]
     assert numbers(read(tmp_path, record(0) + cut + record(2))) == [0, 2]
