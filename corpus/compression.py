@@ -25,7 +25,6 @@ from fastwarc.stream_io import Lz4Reader
 
 from schemas.errors import UserError
 
-MIN_MEMBER_BYTES = 128  # between members, once the file's effort is exhausted
 MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
 _FREE_STEPS, _BYTES_PER_STEP, _STEPS_PER_BLOCK = 2048, 64, 1 / 16
 STEP = 1 << 16  # how far a reader may be ahead in the file of what it gave
@@ -103,7 +102,8 @@ class Plain:
     """No compression: the rest of the file is one member."""
 
     magic = b""
-    max_head_bytes = 0
+    max_head_bytes = 0  # how far what may be a member is read to see how it begins
+    min_bytes = 0  # between the starts of two members, once the file's effort is exhausted
 
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self.end = source, offset
@@ -130,6 +130,7 @@ class Gzip:
 
     magic = b"\x1f\x8b\x08"
     max_head_bytes = 4096
+    min_bytes = 128
 
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self.position, self._tail = source, offset, b""
@@ -179,6 +180,7 @@ class Frame:
 
     magic = b""
     max_head_bytes = 256 << 10  # of a block nothing is given before all was read
+    min_bytes = 128
 
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self._offset, self._num_read = source, offset, 0
@@ -271,10 +273,11 @@ class Lz4(Frame):
     """One lz4 frame, decompressed by FastWARC; its checksum of the content is verified here."""
 
     magic = b"\x04\x22\x4d\x18"
+    min_bytes = 1024  # FastWARC's reader takes a quarter of a millisecond to make
 
     def __init__(self, source: Source, offset: int) -> None:
         self._hash, self._expected = xxhash.xxh32(), b""
-        source.effort.steps += 4  # FastWARC's reader takes a quarter of a millisecond to make
+        source.effort.steps += 4
         super().__init__(source, offset)
 
     def read(self, size: int) -> bytes:
@@ -437,7 +440,7 @@ def possible_members(source: Source, codec: Codec, offset: int) -> Iterator[int]
         at = block.find(codec.magic)
         while at >= 0:
             if offset + at >= closest or not source.effort.exhausted(offset + at):
-                closest = offset + at + MIN_MEMBER_BYTES
+                closest = offset + at + codec.min_bytes
                 yield offset + at
             at = block.find(codec.magic, at + 1)
         offset += max(1, len(block) - overlap)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from corpus.arc import Arc
-from corpus.compression import MIN_MEMBER_BYTES, Plain, Source, codec_of, possible_members
+from corpus.compression import Plain, Source, codec_of, possible_members
 from corpus.members import Archive, Stream, text_of
 from schemas.errors import UserError
 
@@ -137,10 +137,10 @@ def _all_records(archive: Archive, offset: int, max_record_bytes: int) -> Iterat
     while offset < archive.source.size:
         stream = Stream(archive, offset, 4 * max_record_bytes)
         yield from _records_of(stream, max_record_bytes)
-        least, offset = offset + MIN_MEMBER_BYTES, stream.end
-        if offset < least and archive.codec is not Plain and effort.exhausted(offset):
+        least, offset = offset + archive.codec.min_bytes, stream.end
+        if offset < least and effort.exhausted(offset):
             resumed = archive.next_readable(least)
-            detail = f"members of less than {MIN_MEMBER_BYTES} bytes"
+            detail = f"members of less than {archive.codec.min_bytes} bytes"
             yield Record(offset, resumed, resumed - offset, damage="damaged_record", detail=detail)
             offset = resumed
 
