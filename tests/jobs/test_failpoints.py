@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class Disk:
 
     def _before(self, real: Callable, kind: str) -> Callable:
         def act(path: Any, *arguments: Any, **named: Any) -> Any:
-            if named.get("dir_fd") is None:
+            acts = kind in ("replace", "rename") or Path(path).exists() != (kind == "mkdir")
+            if named.get("dir_fd") is None and acts:
                 self.change(kind, path)
             return real(path, *arguments, **named)
 
@@ -235,9 +236,13 @@ def test_a_run_that_fails_at_some_change_of_a_file_is_repeated_alike(
 def test_a_run_that_fails_at_any_change_of_a_file_is_repeated_alike(
     small: Small, tmp_path: Path, fault: str, figures: Callable[[str, str], None]
 ) -> None:
-    for at in range(1, len(small.changes) + 1):
+    places: Sequence[int] = range(1, len(small.changes) + 1)
+    if fault == "full":
+        needy = [at for at in places if small.changes[at - 1].split()[0] in NEED_SPACE]
+        places = needy[::2]  # the others are as like them as can be; all would take too long
+    for at in places:
         check_failure(small, tmp_path / "root", at, fault)
-    figures(f"{fault} at every change of a file", f"{len(small.changes)} places, equal shards")
+    figures(f"{fault} at a change of a file", f"{len(places)} of {len(small.changes)} places")
 
 
 READER = """
