@@ -211,7 +211,7 @@ def _beyond_ascii(body: bytes) -> bytes:
     parts, size = [], 0
     for word in re.split(rb"[\s<>]+", body):
         if not word.isascii():
-            parts.append(word)
+            parts.append(word[:_SAMPLE_BYTES])
             size += len(word)
             if size > _SAMPLE_BYTES:
                 break

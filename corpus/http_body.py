@@ -24,6 +24,7 @@ _HEADER_END = re.compile(rb"\n\r{0,2}\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r?\n")
 MAX_HTTP_HEADER_BYTES = 256 << 10
 _MAX_ENCODINGS = 8  # of one body; servers send one or two
+_MAX_MEMBERS = 250_000  # of a gzip body, each of which costs microseconds, even an empty one
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _looks_like_text(body: bytes) -> bool:
 def _inflate(body: bytes, limit: int, out: bytearray, wbits: int) -> bool:
     """zlib streams one after the other (gzip may have several members) into `out`."""
     at = 0
-    while at < len(body):
+    for _ in range(_MAX_MEMBERS):
         inflate = zlib.decompressobj(wbits)
         while at < len(body) and not inflate.eof and len(out) <= limit:
             piece = body[at : at + 4096]

@@ -99,6 +99,50 @@ def test_attributes_are_bounded_before_they_are_parsed(engine: Engine, page: str
     assert time.process_time() - start < 1
 
 
+@pytest.mark.parametrize("engine", ["trafilatura", "resiliparse"])
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ("".join(f"<body a{i}=x>" for i in range(20_000)), "too_many_nodes"),  # 16 s at 1 MB
+        ("".join(f"<HTML a{i}=x>" for i in range(20_000)), "too_many_nodes"),  # 17 s
+        ("".join(f"<b a{i}><p>x" for i in range(20_000)), "too_many_nodes"),  # 20 GB
+        ("".join(f"<b a='>{i}'><p>x</i>" for i in range(20_000)), "too_many_nodes"),
+        ("<form><div>" * 40_000, "too_deep"),  # 7 s
+        ("<div></x>" * 40_000, "too_deep"),
+    ],
+)
+def test_what_parsers_multiply_is_bounded_before_they_see_it(
+    engine: Engine, page: str, reason: str
+) -> None:
+    start = time.process_time()
+    with pytest.raises(RejectedError, match=reason):
+        main_text(f"<html><body>{page}</body></html>", engine, Bounds(50_000, 250))
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "<td colspan=1000000 rowspan=1000000>x" * 10_000,  # 57 s
+        "<tr><td rowspan=99 colspan=99>x" * 800,  # over a minute
+        "<tr>" + "<td>x" * 100 + "<tr><td>x" * 2000,  # 2.5 s
+        "<tr>" + "<td>x" * 20_000,
+    ],
+)
+def test_cells_that_trafilatura_adds_to_tables_are_bounded(table: str) -> None:
+    start = time.process_time()
+    with pytest.raises(RejectedError, match=r"too_many_nodes: .* table rows"):
+        main_text(f"<html><body><table>{table}", "trafilatura", Bounds(50_000, 250))
+    assert time.process_time() - start < 2
+
+
+def test_formatting_that_is_closed_or_of_one_kind_is_read() -> None:
+    icons = "".join(
+        f"<p><i class=icon{i}></i><b>A</b> paragraph<font size=2>." for i in range(3000)
+    )
+    Bounds(50_000, 250).check_source(f"<html><body>{icons}")
+
+
 def test_pages_with_many_attributes_in_all_are_read() -> None:
     paragraph = f"<p {' '.join(f'a{i}=x' for i in range(90))}>A paragraph of text.</p>"
     bounds = Bounds(50_000, 250)

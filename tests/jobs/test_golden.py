@@ -92,6 +92,15 @@ def test_what_datatrove_keeps_is_kept(ours: Rows, golden: Rows) -> None:
     assert len(kept - set(golden)) <= 10  # pages that datatrove lost without a word
 
 
+# It names a control character (&#03;), for which trafilatura, and so datatrove, gives no text.
+CONTROL_REFERENCE = "<urn:uuid:7b9d821a-830b-5f61-bf26-71eb705bd2c4>"
+
+
+def test_the_page_that_datatrove_cannot_read_is_read(ours: Rows, golden: Rows) -> None:
+    assert CONTROL_REFERENCE not in golden
+    assert ours[CONTROL_REFERENCE]["rejected_by"] != "no_text"
+
+
 def test_texts_are_the_same_where_both_keep(ours: Rows, golden: Rows) -> None:
     both = [
         page
