@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEER := .venv-datatrove
 BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
 
-.PHONY: help demo demo-chat test check soak bench bench-datatrove bench-dedup bench-tokens \
+.PHONY: help demo demo-chat test test-jobs test-rest check soak bench bench-datatrove bench-dedup bench-tokens \
   bench-loader bench-trainer clean
 
 help:
@@ -52,11 +52,21 @@ demo: $(VENV)/.installed
 demo-chat: $(VENV)/.installed
 	@$(BIN)/python samples/demo_chat.py
 
+# Two halves side by side, since most of a test runs on one core.
+HALVES := --jobs 2 --keep-going --output-sync=line --no-print-directory
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests
+	@$(MAKE) $(HALVES) test-jobs test-rest
+
+test-jobs:
+	$(PYTEST) tests/jobs $(FLAGS)
+
+test-rest:
+	$(PYTEST) tests --ignore tests/jobs $(FLAGS)
 
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests --soak
+	@$(MAKE) $(HALVES) test-jobs test-rest FLAGS='--soak --durations 25'
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff check .
