@@ -31,8 +31,10 @@ from jobs.progress import console
 from jobs.roots import locked
 from jobs.session import open_engine
 from jobs.stage import BooksDontBalanceError, Job, Stage
+from schemas.console import PlainConsole
 from schemas.errors import UserError
 from schemas.manifest import Manifest
+from schemas.printable import printable
 
 _EXAMPLES = """\
 examples:
@@ -73,14 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = getattr(arguments, "root", None)
         if about_disk := disk_faults.explain(error, Path(root) if root else None):
             return _fail(about_disk, 2)
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return _fail(
             "this is a fault of gristmill or of the engine; the same command tries again", 1
         )
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"gristmill: error: {error}", file=sys.stderr)
+    print(printable(f"gristmill: error: {error}"), file=sys.stderr)
     return code
 
 
@@ -198,21 +200,17 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(found.to_json())
     else:
-        from rich import print as show
-
-        show(report.funnel_table(found))
+        PlainConsole().print(report.funnel_table(found))
     return 0
 
 
 def _report_conversations(arguments: argparse.Namespace, made: Manifest) -> int:
-    from rich.console import Console
-
     if arguments.html:
         raise UserError(f"--html: draws the funnel of documents; {arguments.shards} holds chats")
     if arguments.json:
         print(report.conversations_json(made))
         return 0
-    shown = Console()
+    shown = PlainConsole()
     shown.print(chat_view.table(made))
     shown.print(chat_view.ending(made, Path(arguments.root) / arguments.shards), soft_wrap=True)
     return 0

@@ -18,7 +18,6 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import print as show
 from rich.table import Table
 
 from corpus.forget import KINDS, Request, read_list
@@ -28,7 +27,9 @@ from jobs.forget_record import Record, answered, copies, record_matches
 from jobs.roots import check_path, locked
 from jobs.session import Engine, open_engine
 from schemas import manifest
+from schemas.console import PlainConsole
 from schemas.errors import UserError
+from schemas.printable import printable
 
 _EXAMPLES = """\
 examples:
@@ -123,9 +124,9 @@ def _forget(arguments: argparse.Namespace) -> int:
         removed = run(root, engine, asked)
     if arguments.copies:
         arguments.copies.write_text("".join(f"{i}\n" for i in removed.copies), encoding="utf-8")
-    show(_table(root, removed))
+    PlainConsole().print(_table(root, removed))
     for request in removed.unmatched:
-        print(f"matched nothing: {request.by} {request.value}")
+        print(printable(f"matched nothing: {request.by} {request.value}"))
     return 0
 
 

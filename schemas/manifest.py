@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas import config
+from schemas import config, json_text
 from schemas.errors import UserError
 from schemas.names import plain_component
 
@@ -104,10 +104,10 @@ def read(folder: str | Path) -> Manifest | None:
     """The manifest of the dataset in `folder`; None where none was committed."""
     path = Path(folder) / MANIFEST_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_text.load(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable manifest: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else values
