@@ -25,7 +25,9 @@ _TAG = re.compile("<[a-zA-Z]")
 # What an element's attributes cost grows with their square in both parsers. Of all that an element
 # has beyond the first hundred, a page may have this many; 4,917 real pages have 2,016 at most.
 _USUAL_ATTRIBUTES, _MAX_ATTRIBUTES = 100, 10_000
+_SHORT_CHARS = 64 << 10  # of a page whose attributes can cost a second at most
 _LONG_CHARS = 2 << 20  # of a page that can have attributes enough to fill memory
+_FEW_TABLE_TAGS = 20
 # HTML standard, 13.2.5.32 to 13.2.5.40.
 _ATTRIBUTE = (
     r"(?:[ \t\n\f\r/]*+[^ \t\n\f\r/>][^ \t\n\f\r/>=]*+"
@@ -79,7 +81,7 @@ class Bounds:
         most = 10 * self.max_nodes
         if html.count("<") > most and (tags := len(_TAG.findall(html))) > most:
             raise RejectedError("too_many_nodes", f"{tags} start tags")
-        if len(html) > 2 * _MAX_ATTRIBUTES:
+        if len(html) > _SHORT_CHARS:
             tails = filter(None, _UNUSUAL_ATTRIBUTES.findall(html))
             more = sum(len(_ATTRIBUTES.findall(tail)) for tail in tails)
             if more > _MAX_ATTRIBUTES:
@@ -206,7 +208,8 @@ def main_text(html: str, engine: Engine, bounds: Bounds) -> str:
     # A start tag gives at most three elements (td: tbody and tr, too), so few tags need no count.
     num_nodes = 0 if 3 * html.count("<") + 3 <= bounds.max_nodes else int(count(tree))
     bounds.check_tree(num_nodes, deep(tree))
-    bounds.check_tables(tree)
+    if html.count("<t") + html.count("<T") > _FEW_TABLE_TAGS:
+        bounds.check_tables(tree)
     return quick_trafilatura.extract(tree, fast=engine == "trafilatura-fast")
 
 

@@ -88,7 +88,7 @@ def test_size_and_depth_are_bounded(engine: Engine, html: str, reason: str) -> N
         "<p " + " ".join(f"a{i}='>'" for i in range(20_000)) + ">text",
         "<p/" + "/".join(f"a{i}" for i in range(20_000)) + ">text",
         "<p " + "".join(f'a{i}="\'"' for i in range(20_000)) + ">text",
-        "".join(f"<p{' x' * 300} a{i}>text" for i in range(60)),
+        "".join(f"<p{' x' * 300} a{i}>text" for i in range(120)),
         "<p " + "\n".join(f"<p{i}" for i in range(20_000)),
     ],
 )
