@@ -44,7 +44,7 @@ PROJECT = Path(__file__).parents[2]
 MAX_CPU_SECONDS, MAX_MEMORY_MB = 5.0, 512
 # Twice the size costs at most three times as much, but for what is too short to be measured.
 MAX_GROWTH, NOISE_SECONDS = 3, 0.15
-# trafilatura's "//p//text()" takes time with the square of the paragraphs: 3 s at the 50,000 elements
+# trafilatura's "//p//text()" takes the square of the paragraphs: 3 s at the 50,000 elements
 # that a page may have.
 SQUARE = ("ids",)
 SEED = 20261128
