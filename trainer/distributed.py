@@ -6,7 +6,9 @@ nothing is sent. Sums go over gloo on CPU and nccl on GPU.
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +63,12 @@ class Ranks:
 
 @contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
-    """Join the group that torchrun's environment describes, and leave it at the end."""
+    """Join the group that torchrun's environment describes, and leave it at the end.
+
+    What `Ranks.wrap` gave must not outlive the block, so it belongs in a function of its own. Its
+    reducer holds the group: freed last, it ends the group's threads while it has the interpreter's
+    lock, and waits for ever for one that wants the lock to free its last piece of work.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
@@ -70,7 +77,12 @@ def ranks(device: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(chosen, dist.get_rank(), world_size)
+    except BaseException as error:
+        for one in filter(None, (error, error.__context__)):
+            traceback.clear_frames(one.__traceback__)
+        raise
     finally:
+        gc.collect()
         dist.destroy_process_group()
 
 

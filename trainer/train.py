@@ -14,7 +14,7 @@ from schemas.console import PlainConsole
 from schemas.errors import UserError
 from trainer import run_folder
 from trainer.depth import suggested_tokens
-from trainer.distributed import ranks
+from trainer.distributed import Ranks, ranks
 from trainer.durable import fault, read_json
 from trainer.flops import peak_flops
 from trainer.loop import dtype_name, epochs, tokens_a_step, utilization
@@ -32,16 +32,10 @@ def train(request: Request, console: Console | None = None) -> dict[str, Any]:
 
     A finished run of the same identity is left as it is; `UserError` on any other.
     """
-    with ranks(request.device) as group, ExitStack() as until_end:
+    with ranks(request.device) as group:
         console = (console or PlainConsole()) if group.is_first else PlainConsole(quiet=True)
         try:
-            run = start(request, group, console, until_end)
-            if run is None:
-                report = read_json(request.out / run_folder.REPORT_FILE)
-            else:
-                report = run.train()
-                if group.is_first:
-                    run_folder.finish(request.out, report)
+            report = _train(request, group, console)
         except OSError as error:
             raise UserError(
                 f"{request.out}: {fault(request.out, error)}; checkpoints that were saved are "
@@ -52,23 +46,39 @@ def train(request: Request, console: Console | None = None) -> dict[str, Any]:
         return report
 
 
+def _train(request: Request, group: Ranks, console: Console) -> dict[str, Any]:
+    """The run's report; a finished run's is read."""
+    with ExitStack() as until_end:
+        run = start(request, group, console, until_end)
+        if run is None:
+            return read_json(request.out / run_folder.REPORT_FILE)
+        report = run.train()
+        if group.is_first:
+            run_folder.finish(request.out, report)
+        return report
+
+
 def plan(request: Request, console: Console) -> None:
     """The dry run: check everything, time one batch, say what the run would be; writes nothing."""
     with ranks(request.device) as group:
-        loader, _ = open_data(request)
-        weights = first_weights(request, loader, group)
-        training = prepare_training(request, loader, group, weights)
-        batch = loader.batch(weights.step, training.rows)
-        gradients(training, batch)  # warms up
-        start_time = time.perf_counter()
-        loss, _ = gradients(training, batch)
-        speed = tokens_a_step(training) / (time.perf_counter() - start_time)
-        if group.is_first:
-            show_plan(console, _planned(training, loss, speed))
-            fast = training.dtype == torch.bfloat16 or group.device.type == "cuda"
-            warning = muon_warning(request.recipe.optimizer, tokens_a_step(training), fast)
-            for text in [*warnings_of_data(request, loader), *([warning] if warning else [])]:
-                say(console, f"warning: {text}")
+        _plan(request, group, console)
+
+
+def _plan(request: Request, group: Ranks, console: Console) -> None:
+    loader, _ = open_data(request)
+    weights = first_weights(request, loader, group)
+    training = prepare_training(request, loader, group, weights)
+    batch = loader.batch(weights.step, training.rows)
+    gradients(training, batch)  # warms up
+    start_time = time.perf_counter()
+    loss, _ = gradients(training, batch)
+    speed = tokens_a_step(training) / (time.perf_counter() - start_time)
+    if group.is_first:
+        show_plan(console, _planned(training, loss, speed))
+        fast = training.dtype == torch.bfloat16 or group.device.type == "cuda"
+        warning = muon_warning(request.recipe.optimizer, tokens_a_step(training), fast)
+        for text in [*warnings_of_data(request, loader), *([warning] if warning else [])]:
+            say(console, f"warning: {text}")
 
 
 def _planned(training: Training, loss: float, speed: float) -> dict[str, Any]:
