@@ -78,7 +78,7 @@ class Extract:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be above 0")
         check_range(self, 1, 2**31 - 1, "max_record_bytes", "max_html_bytes", "max_nodes")
-        check_range(self, 1, 10**6, "max_depth")
+        check_range(self, 1, 1000, "max_depth")  # libxml2 reads no deeper an expression
         check_range(self, 0.01, 86_400, "max_cpu_seconds")  # a timer of 0 would be off
         check_range(self, 1, 2**24, "max_memory_mb")
         for name in ("min_broken_bytes", "language_chars"):

@@ -12,6 +12,7 @@ loses: `benchmarks/cascade.py`.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Iterable, Iterator
@@ -124,7 +125,9 @@ def paragraphs(source: str) -> Iterator[str]:
         at = block.start() if block else len(source)
         if at - start >= _PASSAGE_CHARS:
             text = _TAG.sub("", source[start : min(at, start + _MAX_PARAGRAPH)])
-            text = " ".join(html.unescape(text).split())
+            with contextlib.suppress(ValueError):  # a reference of over 4,300 digits
+                text = html.unescape(text)
+            text = " ".join(text.split())
             if len(text) >= _PASSAGE_CHARS:
                 yield text
 

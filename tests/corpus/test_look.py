@@ -120,3 +120,9 @@ def test_what_is_found_is_text_of_the_page(pieces: list[str]) -> None:
         assert len(text) >= 60
         assert text == " ".join(text.split())
         assert LONG in text or text in html.unescape(source)
+
+
+def test_a_reference_of_thousands_of_digits_is_text_like_any_other() -> None:
+    """`html.unescape` raises for it, and the page was lost."""
+    [text] = paragraphs(f"<p>{ENGLISH} &#{'9' * 5000}; {ENGLISH}</p>")
+    assert text.startswith(ENGLISH)
