@@ -136,12 +136,12 @@ def _named_beside(manifest: Manifest) -> Iterator[Any]:
     """Names of files in `extra`: of lengths, the tokenizer, and beside conversations their rows."""
     if manifest.dataset != "shards":
         return
-    for file in manifest.files:
-        if "lengths" in file.extra:
-            yield file.extra["lengths"]["name"]
+    entries = [(file.extra.get("lengths"), "name") for file in manifest.files]
     for entry, key in (("tokenizer", "file"), ("rejected", "name"), ("rows", "name")):
-        if entry in manifest.extra:
-            yield manifest.extra[entry][key]
+        entries.append((manifest.extra.get(entry), key))
+    for values, key in entries:
+        if isinstance(values, dict) and key in values:  # who reads shards asks for the others
+            yield values[key]
 
 
 @contextmanager

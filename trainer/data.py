@@ -64,6 +64,7 @@ def open_shards(folder: str | Path, vocab_size: int = 0) -> Shards:
         tokenizer = _checked_tokenizer(folder, manifest.extra["tokenizer"], vocab_size)
         for split in SPLITS:
             _check_split(path, manifest, split, manifest.extra["tokens"][split])
+        _check_content_hash(path, manifest)
     except UserError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
@@ -93,7 +94,7 @@ def _shard_manifest(folder: Path) -> Manifest:
 
 
 def _check_values(path: Path, manifest: Manifest) -> None:
-    """Types and ranges of all that is used of a manifest, and that its content hash is theirs.
+    """Types and ranges of all that is used of a manifest.
 
     `ValueError` says what is wrong; what is missing, or no object, gives the error of its access.
     """
@@ -113,6 +114,10 @@ def _check_values(path: Path, manifest: Manifest) -> None:
             raise ValueError(f"files: two have the same {what}")
     for name in [extra["tokenizer"]["file"], *(file.name for file in manifest.files)]:
         beside(folder, name, path)
+
+
+def _check_content_hash(path: Path, manifest: Manifest) -> None:
+    extra = manifest.extra
     written, vocab_size = _text(extra, "content_hash"), _whole(extra["tokenizer"], "vocab_size")
     found = shards_content_hash(manifest.files, extra["tokenizer"]["hash"], vocab_size)
     if written != found:

@@ -203,7 +203,7 @@ class SampleSettings:
             raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
         _within(self, "min_p", 0.0, 1.0, closed=True)
         _above_zero(self, "repetition_penalty")
-        check_range(self, 0, 1e6, "repetition_penalty")
+        check_range(self, 0, 1e9, "repetition_penalty")
         if "" in self.stop:
             raise ValueError("stop = '': must not be empty, every text contains it")
 
