@@ -39,6 +39,14 @@ class DamageError(Exception):
         super().__init__(detail)
         self.detail, self.torn = detail, torn
 
+    def copy(self) -> DamageError:
+        """The same without its traceback, to be kept.
+
+        A traceback refers to the reader that would keep it, so neither would be freed until the
+        garbage collector comes: after thousands of damaged frames, gigabytes.
+        """
+        return DamageError(self.detail, self.torn)
+
 
 class Effort:
     """What reading a file may cost, so that no file takes more time than its size earns.
@@ -198,7 +206,8 @@ class Frame:
         self._section.walk_to_end()
         return self._source.size if self._section.fault else self._section.known
 
-    def walk(self, source: Source, offset: int) -> Iterator[int]:
+    @staticmethod
+    def walk(source: Source, offset: int) -> Iterator[int]:
         """Offsets up to which the frame at `offset` goes at least; the last is its end.
 
         Raises `DamageError` where there is no frame, or the file ends inside it.
@@ -214,11 +223,12 @@ class Frame:
         try:
             data = bytes(self._reader.read(size)) if self._reader else b""
         except (zstandard.ZstdError, OSError, ValueError) as error:
-            raise self._section.fault or DamageError(f"frame: {error}") from None
+            fault = self._section.fault or DamageError(f"frame: {error}")
+            raise fault.copy() from None
         if not data:
             self._section.walk_to_end()
             if self._section.fault:
-                raise self._section.fault
+                raise self._section.fault.copy()
         self._num_read += len(data)
         return data
 
@@ -241,7 +251,8 @@ class Zstd(Frame):
 
     magic = b"\x28\xb5\x2f\xfd"
 
-    def walk(self, source: Source, offset: int) -> Iterator[int]:
+    @staticmethod
+    def walk(source: Source, offset: int) -> Iterator[int]:
         """Over block headers: three bytes, of which bit 0 is 'last', bits 1 and 2 the type."""
         head = source.read_at(offset, 18)
         if _is_skippable(head):
@@ -276,7 +287,9 @@ class Lz4(Frame):
     min_bytes = 1024  # FastWARC's reader takes a quarter of a millisecond to make
 
     def __init__(self, source: Source, offset: int) -> None:
-        self._hash, self._expected = xxhash.xxh32(), b""
+        self._hash = xxhash.xxh32()
+        flags = source.read_at(offset + 4, 1) or b"\0"
+        self._has_checksum = bool(flags[0] & 4)
         source.effort.steps += 4
         super().__init__(source, offset)
 
@@ -284,16 +297,19 @@ class Lz4(Frame):
         """Up to `size` decompressed bytes; b"" once the frame's checksum was found right."""
         data = super().read(size)
         self._hash.update(data)
-        if not data and self._expected not in (b"", self._hash.digest()[::-1]):
-            raise DamageError("lz4 frame: wrong checksum")
+        if not data and self._has_checksum:
+            expected = self._source.read_at(self.end - 4, 4)
+            if expected != self._hash.digest()[::-1]:
+                raise DamageError("lz4 frame: wrong checksum")
         return data
 
-    def walk(self, source: Source, offset: int) -> Iterator[int]:
+    @staticmethod
+    def walk(source: Source, offset: int) -> Iterator[int]:
         """Over block sizes: four bytes each, the high bit 'not compressed', 0 the end mark."""
         head = source.read_at(offset, 19)
         flags = head[4] if len(head) > 4 else 0
         size = 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
-        if head[:4] != self.magic or len(head) < size:
+        if head[:4] != Lz4.magic or len(head) < size:
             raise DamageError("no lz4 frame here", torn=len(head) < size)
         if xxhash.xxh32_digest(head[4 : size - 1])[2] != head[size - 1]:
             raise DamageError("lz4 frame: its header is damaged")
@@ -304,7 +320,6 @@ class Lz4(Frame):
             yield at
         if len(word) < 4:
             raise DamageError("the file ends inside an lz4 frame", torn=True)
-        self._expected = source.read_at(at + 4, content_checksum)
         yield at + 4 + content_checksum
 
     def open(self, source: Source, section: io.BufferedReader) -> Any:
@@ -327,7 +342,7 @@ class _Section(io.RawIOBase):
         try:
             known = next(self._walk, None)
         except DamageError as damage:
-            self.fault, self.known = damage, self._source.size
+            self.fault, self.known = damage.copy(), self._source.size
             return False
         if known is None:
             return False

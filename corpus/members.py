@@ -221,7 +221,7 @@ class Stream:
             try:
                 self._member, self.fault = member(), fault
             except DamageError as damage:
-                self.fault = damage
+                self.fault = damage.copy()
             self._drawn, self._drawn_from = drawn
 
         return back
@@ -278,7 +278,7 @@ class Stream:
             ):
                 raise DamageError(f"{read} bytes decompress to more than {self._drawn}")
         except DamageError as damage:
-            self.fault = damage
+            self.fault = damage.copy()
             return
         self._buffer += data
         self._member_ended = not data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import random
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from corpus.compression import Frame, Gzip
+from corpus.members import Stream
 from corpus.warc import Record, read_records
 from schemas.errors import UserError
 
@@ -270,3 +273,18 @@ def test_reading_costs_what_the_size_of_a_large_file_allows(
     tmp_path: Path, size: int, figures: Callable[[str, str], None]
 ) -> None:
     attack(tmp_path, size, figures)
+
+
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_what_was_read_of_damaged_members_is_freed_at_once(tmp_path: Path, form: str) -> None:
+    """A reader that its own traceback kept alive took 140 kB: 4 MiB of such took 4.6 GB."""
+    member = ONE_MEMBER[form](record(0))
+    (tmp_path / "archive").write_bytes(member + member[:4] * 3000)
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in read_records(str(tmp_path / "archive"))) >= 1
+        kept = sum(isinstance(one, Frame | Gzip | Stream) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert kept < 10
