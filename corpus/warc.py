@@ -334,8 +334,10 @@ def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
     framing = stream.framing
     block = stream.peek(size := 1 << 10)
     while (end := framing.header_end(block)) is None and size <= MAX_HEADER_BYTES:
-        more = stream.peek(size := 4 * size, inside=True)
-        if len(more) == len(block):
+        # Into the next member only where the header is not over in this one.
+        is_whole = len(block) == size
+        more = stream.peek(size := 4 * size, inside=not is_whole)
+        if len(more) == len(block) and not is_whole:
             break
         block = more
     starts = [

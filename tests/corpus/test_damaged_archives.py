@@ -148,6 +148,14 @@ def test_neighbouring_damage_is_counted_and_measured(tmp_path: Path) -> None:
     )
 
 
+def test_a_damaged_member_takes_no_record_with_a_long_header_before_it(tmp_path: Path) -> None:
+    """Its first bytes decompress, but not to the start of a record: it could go on with one."""
+    long = record(0).replace(b"\r\n", b"\r\nX: " + b"x" * 2000 + b"\r\n", 1)
+    damaged = gzip.compress(b"XARC" + record(1)[4:])[:-8] + b"checksum"
+    records = read(tmp_path, gzip.compress(long) + damaged + gzip.compress(record(2)))
+    assert numbers(records) == [0, 2]
+
+
 def test_damage_in_a_file_of_blocks_costs_the_records_in_its_block(tmp_path: Path) -> None:
     """As bgzip writes: a block rarely starts where a record does."""
     raw = b"".join(map(record, range(60)))
