@@ -28,6 +28,7 @@ from schemas.errors import UserError
 MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
 _FREE_STEPS, _BYTES_PER_STEP, _STEPS_PER_BLOCK = 2048, 64, 1 / 16
 STEP = 1 << 16  # how far a reader may be ahead in the file of what it gave
+_FRAME_STEP = 1 << 13  # small, so that where frames are many, no new memory is asked for each
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"
 _OTHERS = {b"BZh": "bzip2", b"PK\x03\x04": "a zip, as WACZ is", b"\xfd7zXZ": "xz"}
 
@@ -193,7 +194,7 @@ class Frame:
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self._offset, self._num_read = source, offset, 0
         self._section = _Section(source, offset, self.walk(source, offset))
-        self._reader = self.open(source, io.BufferedReader(self._section, STEP))
+        self._reader = self.open(source, io.BufferedReader(self._section, _FRAME_STEP))
 
     @property
     def position(self) -> int:
@@ -277,7 +278,7 @@ class Zstd(Frame):
         """A reader that knows the file's dictionary, if it has one."""
         if section.peek(4)[:4] != self.magic:
             return None
-        return source.zstd.stream_reader(section, read_across_frames=False)
+        return source.zstd.stream_reader(section, _FRAME_STEP, False)
 
 
 class Lz4(Frame):
@@ -290,7 +291,7 @@ class Lz4(Frame):
         self._hash = xxhash.xxh32()
         flags = source.read_at(offset + 4, 1) or b"\0"
         self._has_checksum = bool(flags[0] & 4)
-        source.effort.steps += 4
+        source.effort.steps += 9
         super().__init__(source, offset)
 
     def read(self, size: int) -> bytes:
