@@ -566,11 +566,10 @@ def main() -> None:
                 became[name] = f"UserError: {error}"
         watch.armed = ""
     (IN / "disarmed").write_text("")
-    (IN / "disarmed").write_text("")
     # The hook is shown to see what it looks for.
     watch.armed = "planted"
     planted: list[Callable[[], object]] = [
-        lambda: pickle.loads(pickle.dumps(Path("a"))),  # noqa: S301
+        lambda: sys.audit("pickle.find_class", "pathlib", "Path"),  # as unpickling does
         lambda: (OUTSIDE / "secret").read_text(),
         lambda: os.system("true"),
     ]  # fmt: skip

@@ -313,6 +313,8 @@ def cut_and_read(folder: Path, seed: int, each: int) -> Counter[str]:
 
 def test_a_file_cut_anywhere_is_said_to_be_torn(tmp_path: Path, figures: Figures) -> None:
     torn = cut_and_read(tmp_path, seed=1, each=200)
+    assert len(torn) == 5
+    assert torn.total() > 950  # of 1,000 cuts, few fall between two records
     figures("torn files named", f"{torn.total():,} of {torn.total():,} cuts, {len(torn)} encodings")
 
 
@@ -321,6 +323,8 @@ def test_a_file_cut_at_thousands_of_places_is_said_to_be_torn(
     tmp_path: Path, figures: Figures
 ) -> None:
     torn = cut_and_read(tmp_path, seed=2, each=2000)
+    assert len(torn) == 5
+    assert torn.total() > 9500
     figures("torn files named", f"{torn.total():,} of {torn.total():,} cuts, {len(torn)} encodings")
 
 
