@@ -28,12 +28,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from corpus import hygiene, lid, recipe
-from corpus.document import Document
-from corpus.filters import judge
-from corpus.look import Look, Seen, look
-from corpus.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
+from corpus import recipe
+from corpus.filters.registry import judge
+from corpus.filters.rules import Document
 from corpus.recipe import Recipe
+from corpus.text import clean_unicode, language_id
+from corpus.text.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
+from corpus.text.prescreen import Look, Seen, look
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fineweb.toml"
 MIN_SCORES = (0.1, 0.3, 0.5, 0.7)
@@ -197,11 +198,13 @@ def _look(page: Page, chosen: Recipe, min_score: float) -> tuple[Seen, float]:
 
 def _keeps(text: str, chosen: Recipe) -> bool:
     """Whether the recipe's filters keep an extracted text."""
-    text = hygiene.clean(text.encode("utf-8", "replace").decode("utf-8"))
+    text = clean_unicode.clean(text.encode("utf-8", "replace").decode("utf-8"))
     if not text.strip():
         return False
     head = text[: chosen.extract.language_chars or None]
-    language = lid.identify(head, chosen.extract.language_model, chosen.extract.language_newline)
+    language = language_id.identify(
+        head, chosen.extract.language_model, chosen.extract.language_newline
+    )
     return judge(Document(text, *language), chosen.chosen_filters()).rejected_by is None
 
 

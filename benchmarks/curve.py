@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from corpus.minhash import MinHash
+from corpus.dedup.minhash import MinHash
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 56, 24, 616, 310
 CURVES = [

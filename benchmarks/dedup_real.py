@@ -22,8 +22,8 @@ from measured import Run, measured
 from page_texts import page_texts
 from rich.table import Table
 
-from corpus.minhash import MinHash, fingerprints, jaccard, shingle_hashes
-from jobs.datasets import ROWS_PER_REQUEST
+from corpus.dedup.minhash import MinHash, fingerprints, jaccard, shingle_hashes
+from jobs.engine.dataset_io import ROWS_PER_REQUEST
 
 FILES = 2  # of each system's input: a task a core
 PEER = Path(__file__).with_name("datatrove_dedup.py")

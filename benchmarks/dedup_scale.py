@@ -12,8 +12,8 @@ from rich.progress import track
 from rich.table import Table
 from synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 
-from corpus.minhash import MinHash, fingerprints
-from jobs.datasets import ROWS_PER_REQUEST
+from corpus.dedup.minhash import MinHash, fingerprints
+from jobs.engine.dataset_io import ROWS_PER_REQUEST
 
 TEXTS_AT_ONCE = 2_000
 AIMED_AT = (0.7, 0.8, 0.9)  # similarities; the others are told for information
@@ -132,7 +132,7 @@ def _share_found(bench: Bench, corpus: Pairs, settings: MinHash) -> float:
     starts = range(0, corpus.documents, TEXTS_AT_ONCE)
     found = 0
     for start in track(
-        starts, f"pairs at {corpus.similarity}", console=bench.console, transient=True
+        starts, f"pairs at {corpus.dedup.precision_recall}", console=bench.console, transient=True
     ):
         made = texts(corpus, start, start + TEXTS_AT_ONCE).to_pylist()
         bands = fingerprints(made, settings).bands

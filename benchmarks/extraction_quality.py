@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from corpus.main_text import Bounds, Engine, RejectedError, limited, main_text
+from corpus.text.main_text import Bounds, Engine, RejectedError, limited, main_text
 
 PLAIN = "trafilatura-plain"
 ENGINES = ("trafilatura", PLAIN, "trafilatura-fast", "resiliparse")

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from rich import print as show
 from rich.table import Table
 
-from corpus.document import Document
-from corpus.filters import FILTERS, FINEWEB_FILTERS
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS
+from corpus.filters.rules import Document
 
 NAMES = [name for name in FINEWEB_FILTERS if name != "language"]  # extract has measured it
 WARM_UP = 50  # texts judged before the clock runs

@@ -28,9 +28,8 @@ from rich.table import Table
 from schemas import tokenizer as tokenizers
 from schemas.config import load_toml
 from schemas.tokenizer import Tokenizer
-from trainer.generate import TextReader, allowed_ids, write
-from trainer.kv_cache import KeyValueCache
-from trainer.model import LanguageModel, ModelConfig
+from trainer.generate.generate import TextReader, allowed_ids, write
+from trainer.model.model import KeyValueCache, LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe, SampleSettings
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain-tiny.toml"

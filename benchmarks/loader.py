@@ -8,7 +8,7 @@
     python benchmarks/loader.py all
 
 Every part prints a table. Tokens are cl100k_base's of the crawl's main texts, in shards that
-corpus/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the best
+corpus/tokens/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the best
 of several rounds; variants alternate, so that a busy machine slows them alike. A peer's environment
 needs `litdata` or `mosaicml-streaming`, beside numpy.
 """
@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.manifest import DataFile
-from trainer.loader import Loader
-from trainer.packing import best_fit, concat
+from trainer.data.loader import Loader
+from trainer.data.packing import best_fit, concat
 
 SEQ_LEN, ROWS = 1024, 32
 MILLION = 1_000_000

@@ -22,8 +22,7 @@ from dedup_bench import Bench
 from page_texts import page_texts
 from rich.table import Table
 
-from corpus.shards import Shard
-from corpus.token_arrays import token_lists
+from corpus.tokens.shards import Shard, token_lists
 from schemas import tokenizer
 from schemas.datasets import list_of
 

@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 from trainer_corpus import byte_tokenizer, held_out, write
 
-from corpus import bpe
+from corpus.tokens import bpe
+from trainer.data.loader import Loader
 from trainer.distributed import Ranks
-from trainer.evaluate import bytes_of_tokens, validate
-from trainer.loader import Loader
-from trainer.model import LanguageModel, ModelConfig
+from trainer.evaluate.loss import bytes_of_tokens, validate
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import (
     DataSettings,
     ModelSettings,
@@ -31,7 +31,7 @@ from trainer.settings import (
     RunSettings,
     ScheduleSettings,
 )
-from trainer.step import Training, prepare, train_step
+from trainer.train.step import Training, prepare, train_step
 
 CPU = Ranks(torch.device("cpu"))
 SHAKESPEARE = str(Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt")

@@ -10,25 +10,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpus.bpe import TokenizerSettings
-from corpus.c4 import C4
-from corpus.classifier import QualityClassifier
-from corpus.contamination import Decontaminate
-from corpus.exact import Exact
-from corpus.extract import Extract
-from corpus.filters import FILTERS, FINEWEB_FILTERS
-from corpus.fineweb import FineWebQuality
-from corpus.gopher import GopherQuality, GopherRepetition
-from corpus.language_rule import LanguageRule
-from corpus.look import Look
-from corpus.minhash import MinHash
-from corpus.passages import Passages
-from corpus.pii import Pii
-from corpus.refinedweb import RefinedWebLines
-from corpus.shards import Shard
-from corpus.similarity import Verify
-from corpus.survivor import Survivor
-from corpus.url_rules import UrlRules
+from corpus.clean.contamination import Decontaminate
+from corpus.clean.pii import Pii
+from corpus.dedup.exact import Exact
+from corpus.dedup.line_hashes import Passages
+from corpus.dedup.minhash import MinHash
+from corpus.dedup.precision_recall import Verify
+from corpus.dedup.survivor import Survivor
+from corpus.filters.c4 import C4
+from corpus.filters.classifier import QualityClassifier
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.gopher import GopherQuality, GopherRepetition
+from corpus.filters.language import LanguageRule
+from corpus.filters.refinedweb import RefinedWebLines
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS
+from corpus.text.extract_page import Extract
+from corpus.text.prescreen import Look
+from corpus.text.url_filter import UrlRules
+from corpus.tokens.bpe import TokenizerSettings
+from corpus.tokens.shards import Shard
 from schemas import config
 
 

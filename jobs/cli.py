@@ -9,32 +9,20 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import (
-    chat_view,
-    conversations,
-    decontaminate,
-    dedup,
-    disk_faults,
-    explain,
-    forget,
-    html_report,
-    pipeline,
-    report,
-    shard,
-    train_classifier,
-    train_tokenizer,
-    whatif,
-    where,
-)
+from jobs import decontaminate, pipeline, shard, train_classifier, train_tokenizer
 from jobs import filter as filter_
-from jobs.progress import console
-from jobs.roots import locked
-from jobs.session import open_engine
-from jobs.stage import BooksDontBalanceError, Job, Stage
-from schemas.console import PlainConsole
+from jobs.chat import conversations
+from jobs.dedup import dedup
+from jobs.engine import disk_faults
+from jobs.engine.progress import console
+from jobs.engine.roots import locked
+from jobs.engine.session import open_engine
+from jobs.engine.stage import BooksDontBalanceError, Job, Stage
+from jobs.reports import explain, report, whatif, where
+from jobs.takedown import request
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from schemas.printable import printable
+from schemas.printing import PlainConsole, printable
 
 _EXAMPLES = """\
 examples:
@@ -101,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
-    modules = (decontaminate, forget, explain, where, whatif, conversations)
+    modules = (decontaminate, request, explain, where, whatif, conversations)
     for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
     return parser
@@ -155,8 +143,9 @@ def _add_report(commands) -> None:  # type: ignore[no-untyped-def]
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from corpus import classifier, recipe
-    from jobs.inputs import resolve
+    from corpus import recipe
+    from corpus.filters import classifier
+    from jobs.extract import resolve
 
     loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
     stages = _until(arguments.stages, arguments.until)
@@ -196,7 +185,7 @@ def _report(arguments: argparse.Namespace) -> int:
         return _report_conversations(arguments, made)
     found = report.funnel(Path(arguments.root), arguments.shards)
     if arguments.html:
-        Path(arguments.html).write_text(html_report.page(found), encoding="utf-8")
+        Path(arguments.html).write_text(report.page(found), encoding="utf-8")
     if arguments.json:
         print(found.to_json())
     else:
@@ -211,8 +200,8 @@ def _report_conversations(arguments: argparse.Namespace, made: Manifest) -> int:
         print(report.conversations_json(made))
         return 0
     shown = PlainConsole()
-    shown.print(chat_view.table(made))
-    shown.print(chat_view.ending(made, Path(arguments.root) / arguments.shards), soft_wrap=True)
+    shown.print(conversations.table(made))
+    shown.print(conversations.ending(made, Path(arguments.root) / arguments.shards), soft_wrap=True)
     return 0
 
 

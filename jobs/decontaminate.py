@@ -24,20 +24,21 @@ from pyspark.sql import functions as F
 from rich.table import Table
 from rich.text import Text
 
-from corpus import child, evaluation_index, evaluation_sets, recipe
-from corpus.evaluation_index import EvaluationSet, Index
+from corpus import recipe, worker
+from corpus.clean import contamination
+from corpus.clean.contamination import EvaluationSet, Index
+from corpus.dedup.word_hashes import SCHEME
 from corpus.recipe import Recipe
-from corpus.word_hashes import SCHEME
-from jobs import datasets
-from jobs.progress import Tally, console, track
-from jobs.roots import locked, refuse_unfinished
-from jobs.session import open_engine
-from jobs.stage import Job, Stage, Written, balance, run_stage
+from jobs.engine import dataset_io
+from jobs.engine.progress import Tally, console, track
+from jobs.engine.roots import locked, refuse_unfinished
+from jobs.engine.session import open_engine
+from jobs.engine.stage import Job, Stage, Written, balance, run_stage
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from schemas.printable import printable
+from schemas.printing import printable
 
 _EXAMPLES = """\
 examples:
@@ -51,8 +52,8 @@ The stage shard leaves out what was found; shards that are there already are mad
 def inputs(job: Job) -> dict[str, str]:
     """Evaluation set -> SHA-256 of its file, and what else decides what is found."""
     sets = _sets(job.recipe)
-    hashes = {f"set {name}": evaluation_sets.sha256(path) for name, path in sets.items()}
-    return hashes | {"words": SCHEME, "index": str(evaluation_index.FORMAT)}
+    hashes = {f"set {name}": contamination.sha256(path) for name, path in sets.items()}
+    return hashes | {"words": SCHEME, "index": str(contamination.FORMAT)}
 
 
 def run(job: Job) -> dict[str, Written]:
@@ -60,7 +61,7 @@ def run(job: Job) -> dict[str, Written]:
     settings, work = job.recipe.decontaminate, job.root / ".work" / "decontaminate"
     try:
         with track(job.root, "decontaminate: index", 1, "step"):
-            index = evaluation_index.build(_sets(job.recipe), settings.ngram, settings.min_words)
+            index = contamination.build(_sets(job.recipe), settings.ngram, settings.min_words)
             # A name of its own for each index: children remember one by its name.
             folder = work / config.json_hash([job.recipe.settings("decontaminate"), inputs(job)])
             index.save(folder)
@@ -82,7 +83,7 @@ def check(job: Job, written: dict[str, Written]) -> None:
 def check_files(chosen: Recipe) -> None:
     """Raise `UserError` where an evaluation file that is named cannot be used."""
     for path in _sets(chosen).values():
-        for _ in evaluation_sets.read_items(path):
+        for _ in contamination.read_items(path):
             pass
 
 
@@ -92,7 +93,7 @@ def _sets(chosen: Recipe) -> dict[str, Path]:
             "decontaminate.against = []: names no evaluation set; set it in the recipe, or give "
             "--against FILES"
         )
-    return evaluation_sets.resolve(chosen.decontaminate.against)
+    return contamination.resolve(chosen.decontaminate.against)
 
 
 def _examine(job: Job, index: Path) -> tuple[DataFile, ...]:
@@ -104,33 +105,33 @@ def _examine(job: Job, index: Path) -> tuple[DataFile, ...]:
         task = functools.partial(
             _examine_partition, str(folder.absolute()), job.recipe_values(), place, tallies
         )
-        files = datasets.receipts(columns.mapInArrow(task, datasets.RECEIPT))
-    return files or (datasets.write_table(folder, CONTAMINATION.empty_table()),)
+        files = dataset_io.receipts(columns.mapInArrow(task, dataset_io.RECEIPT))
+    return files or (dataset_io.write_table(folder, CONTAMINATION.empty_table()),)
 
 
 def _examine_partition(
-    folder: str, values: dict[str, Any], index: str, tallies: str, batches: datasets.Batches
-) -> datasets.Batches:
+    folder: str, values: dict[str, Any], index: str, tallies: str, batches: dataset_io.Batches
+) -> dataset_io.Batches:
     tally, num_read = Tally(tallies), 0
     found: list[pa.RecordBatch] = []  # of a whole partition, as little of a corpus matches
     for batch in batches:
-        for start in range(0, batch.num_rows, datasets.ROWS_PER_REQUEST):
-            request = batch.slice(start, datasets.ROWS_PER_REQUEST)
+        for start in range(0, batch.num_rows, dataset_io.ROWS_PER_REQUEST):
+            request = batch.slice(start, dataset_io.ROWS_PER_REQUEST)
             placed = request.replace_schema_metadata({b"index": index.encode()})
-            answers = child.map_rows("contaminated", values, placed)
+            answers = worker.map_rows("contaminated", values, placed)
             found += [answer for answer in answers if answer.num_rows]
             num_read += request.num_rows
             tally.add(request.num_rows)
     if num_read:
         table = pa.Table.from_batches(found, CONTAMINATION)
-        file = datasets.write_table(Path(folder), table)
-        yield datasets.receipt(dataclasses.replace(file, counts={"documents": num_read}))
+        file = dataset_io.write_table(Path(folder), table)
+        yield dataset_io.receipt(dataclasses.replace(file, counts={"documents": num_read}))
 
 
 def _describe(job: Job, files: tuple[DataFile, ...], index: Index) -> Written:
     paths = [str(job.folder("contamination").absolute() / file.name) for file in files]
-    rows = datasets.read_files(job.spark, paths, CONTAMINATION)
-    num_read = datasets.sum_counts(files).get("documents", 0)
+    rows = dataset_io.read_files(job.spark, paths, CONTAMINATION)
+    num_read = dataset_io.sum_counts(files).get("documents", 0)
     contaminated = rows.select(*KEY).distinct().count()
     counts = {"contaminated": contaminated, "clean": num_read - contaminated}
     sets = _count_by_set(rows, index.sets)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from corpus import classifier
-from jobs import datasets
-from jobs.progress import track
-from jobs.stage import Job, Stage, Written, balance
+from corpus.filters import classifier
+from jobs.engine import dataset_io
+from jobs.engine.progress import track
+from jobs.engine.stage import Job, Stage, Written, balance
 
 
 def inputs(job: Job) -> dict[str, str]:
@@ -26,11 +26,11 @@ def run(job: Job) -> dict[str, Written]:
     total = job.manifest("documents").rows
     schema = job.schema("judged")
     with track(job.root, "filter", total, "documents") as tallies:
-        judged = datasets.map_in_children(
+        judged = dataset_io.map_in_children(
             job.read("documents"), "judge", job.recipe_values(), schema, tallies
         )
-        files = datasets.write(judged, job.folder("judged"), schema, count_by="rejected_by")
-    return {"judged": Written(files, datasets.sum_counts(files))}
+        files = dataset_io.write(judged, job.folder("judged"), schema, count_by="rejected_by")
+    return {"judged": Written(files, dataset_io.sum_counts(files))}
 
 
 def check(job: Job, written: dict[str, Written]) -> None:

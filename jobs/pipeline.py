@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from corpus import child
-from jobs import bands, decontaminate, dedup, extract, report, shard
+from corpus import worker
+from jobs import decontaminate, extract, shard
 from jobs import filter as filter_
-from jobs.progress import console
-from jobs.roots import refuse_unfinished
-from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
+from jobs.dedup import bands, dedup
+from jobs.engine.progress import console
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.stage import Job, Stage, refuse_other_recipe, run_stage
+from jobs.reports import report
 
 STAGES: tuple[Stage, ...] = (
     extract.STAGE,
@@ -37,7 +39,7 @@ def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
     try:
         return sum(_run_one(stage, job) for stage in stages)
     finally:
-        child.stop_idle()
+        worker.stop_idle()
 
 
 def _run_one(stage: Stage, job: Job) -> bool:

@@ -21,12 +21,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from corpus import bpe, shards
 from corpus.recipe import Recipe
-from corpus.splits import SPLITS
-from jobs import datasets, decontaminate
-from jobs.progress import track
-from jobs.stage import Job, Stage, Written, balance
+from corpus.tokens import bpe, shards
+from corpus.tokens.splits import SPLITS
+from jobs import decontaminate
+from jobs.engine import dataset_io
+from jobs.engine.progress import track
+from jobs.engine.stage import Job, Stage, Written, balance
 from schemas import config, tokenizer
 from schemas.datasets import KEY, SHARD_FORMAT
 from schemas.errors import UserError
@@ -107,15 +108,15 @@ def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...
     )
     values = dataclasses.replace(job, recipe=recipe).recipe_values()
     with track(job.root, "shard: tokens", _num_documents(job), "documents") as tallies:
-        made = datasets.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
-        return datasets.write(made, work / "tokens", shards.TOKENS)
+        made = dataset_io.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
+        return dataset_io.write(made, work / "tokens", shards.TOKENS)
 
 
 def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[DataFile, ...]:
     paths = [str((work / "tokens" / file.name).absolute()) for file in tokens]
-    frame = datasets.read_files(job.spark, paths, shards.TOKENS)
+    frame = dataset_io.read_files(job.spark, paths, shards.TOKENS)
     num_shards = _num_shards(frame, job.recipe.shard)
-    placed = datasets.map_rows(
+    placed = dataset_io.map_rows(
         frame, functools.partial(shards.place, num_shards=num_shards), shards.PLACED
     )
     folder, settings = str(job.folder("shards").absolute()), job.recipe.shard
@@ -124,8 +125,8 @@ def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[D
         return _write_group(folder, settings, group)
 
     with track(job.root, "shard: write", 1, "step"):
-        written = placed.groupBy("split", "shard").applyInArrow(write, datasets.RECEIPT)
-        return shards.in_order(datasets.receipts(written))
+        written = placed.groupBy("split", "shard").applyInArrow(write, dataset_io.RECEIPT)
+        return shards.in_order(dataset_io.receipts(written))
 
 
 def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
@@ -144,7 +145,7 @@ def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
 def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Table:
     split, index = group["split"][0].as_py(), group["shard"][0].as_py()
     file = shards.write_shard(group, Path(folder), split, index, settings)
-    return pa.Table.from_batches([datasets.receipt(file)])
+    return pa.Table.from_batches([dataset_io.receipt(file)])
 
 
 def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Written:

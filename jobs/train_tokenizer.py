@@ -17,18 +17,19 @@ from typing import Any
 from pyspark.sql import functions as F
 from rich.table import Table
 
-from corpus import bpe, recipe
+from corpus import recipe
+from corpus.tokens import bpe
 from jobs import decontaminate
-from jobs.progress import Tally, track
-from jobs.roots import locked, refuse_unfinished
-from jobs.session import open_engine
-from jobs.stage import Job
+from jobs.engine.progress import Tally, track
+from jobs.engine.roots import locked, refuse_unfinished
+from jobs.engine.session import open_engine
+from jobs.engine.stage import Job
 from schemas import hf_export
-from schemas.console import PlainConsole
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.hf_tokenizer import NUM_BYTES
 from schemas.manifest import atomic_path
+from schemas.printing import PlainConsole
 from schemas.tokenizer import Tokenizer
 
 MEASURED_BYTES = 5_000_000  # of each part: enough for three digits of bytes a token

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from corpus.chat_forms import read_row
+from corpus.chat.formats import read_row
 from schemas.chat import Reply, Turn, parse_reply, read_call, reply_prompt
-from trainer import checkpoint
-from trainer.chat import ReplyReader, grammar_masks
-from trainer.checkpoint import Checkpoint
-from trainer.generate import write
+from trainer.generate.chat import ReplyReader, grammar_masks
+from trainer.generate.generate import write
+from trainer.model import checkpoint
+from trainer.model.checkpoint import Checkpoint
 from trainer.settings import SampleSettings
 
 BATCH = 32

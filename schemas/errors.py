@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.printable import printable
+from schemas.printing import printable
 
 
 class UserError(ValueError):

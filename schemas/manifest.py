@@ -3,6 +3,11 @@
 The manifest is written last, by rename, so that no reader ever sees a part of a dataset. Its
 fingerprint says what the dataset was made from (settings and the fingerprints of its inputs), so
 that a later run knows whether it is still valid; paths, times and versions stand outside it.
+
+The content hash: what names shards of tokens by what they hold, as docs/format.md says.
+
+Their writer puts it into the manifest, a reader computes it again from what the manifest lists, and
+a checkpoint holds shards to it.
 """
 
 from __future__ import annotations
@@ -10,13 +15,15 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas import config, json_text
+from schemas.config import json_hash
+from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
 from schemas.names import plain_component
 
@@ -167,3 +174,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def in_order(files: Iterable[DataFile]) -> tuple[DataFile, ...]:
+    """Shards by split, then index: the order of the token stream."""
+    return tuple(sorted(files, key=lambda file: (file.extra["split"], file.extra["index"])))
+
+
+def shards_content_hash(files: Iterable[DataFile], tokenizer_hash: str, vocab_size: int) -> str:
+    """SHA-256 (hex) of the token stream: shards by split and index, tokenizer, shard format."""
+    return json_hash(
+        {
+            "format": SHARD_FORMAT,
+            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in in_order(files)],
+            "tokenizer": tokenizer_hash,
+            "vocab_size": vocab_size,
+        }
+    )

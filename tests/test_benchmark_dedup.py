@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.word_hashes import normalise
+from corpus.dedup.word_hashes import normalise
 
 PROJECT = Path(__file__).parents[1]
 
@@ -60,7 +60,7 @@ def test_a_similarity_that_cannot_be_planted_is_refused() -> None:
 
 def test_a_member_is_as_similar_to_the_original_as_its_changes_say() -> None:
     corpus = synthetic.Planted(400, 40)
-    texts, changes, labels = all_texts(corpus), corpus.changes, corpus.labels
+    texts, changes, labels = all_texts(corpus), corpus.reports.verdicts, corpus.labels
     originals = {labels[i]: texts[i] for i in np.flatnonzero(changes == 0)}
     assert set(changes) == set(range(synthetic.MAX_CHANGES + 1))
     for text, label, changed in zip(texts, labels, changes, strict=True):

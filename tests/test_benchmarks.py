@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.look import Seen
+from corpus.text.prescreen import Seen
 
 PROJECT = Path(__file__).parents[1]
 

@@ -102,7 +102,7 @@ NEVER_TRUE = {"shell", "trust_remote_code", "allow_pickle", "unsafe"}
 NAMED_BY_DATA = {"importlib.import_module", "importlib.reload"}  # only of a name written out
 # File -> what it may do, each for the reason that stands beside it there.
 ALLOWED = {
-    "jobs/session.py": {"socket"},  # whether a Spark Connect server answers
+    "jobs/engine/session.py": {"socket"},  # whether a Spark Connect server answers
     "benchmarks/trainer.py": {"exec_module"},  # the package of the same name
     "benchmarks/measured.py": {"ctypes"},  # prctl, for the processes that it measures
 }

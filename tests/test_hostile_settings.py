@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 import corpus.recipe
-from corpus.changes import parse
-from corpus.conversations import Conversations
-from corpus.train_classifier import Training
+from corpus.chat.encode import Conversations
+from corpus.filters.train_classifier import Training
+from corpus.reports.verdicts import parse
 from jobs import cli
 from schemas import config, json_text, tokenizer
 from schemas.errors import UserError
 from trainer import cli as trainer_cli
-from trainer.data_spec import DataSpec
+from trainer.data.spec import DataSpec
 from trainer.durable import read_json
 from trainer.settings import PretrainRecipe, SftRecipe
 

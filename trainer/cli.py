@@ -8,17 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import UserError
-from schemas.printable import printable
-from trainer import (
-    chat_command,
-    eval_command,
-    export_command,
-    sample_command,
-    show_batch,
-    train_command,
-    where,
-)
-from trainer.signals import Stopped
+from schemas.printing import printable
+from trainer.commands import chat, evaluate, export, sample, show_batch, train, where
+from trainer.distributed import Stopped
 
 _ABOUT = """\
 Train a small language model on token shards, and let it write.
@@ -67,11 +59,11 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="trainer", description=_ABOUT, formatter_class=form)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train_command.add_parsers(commands)
-    sample_command.add_parser(commands)
-    chat_command.add_parser(commands)
-    eval_command.add_parser(commands)
+    train.add_parsers(commands)
+    sample.add_parser(commands)
+    chat.add_parser(commands)
+    evaluate.add_parser(commands)
     show_batch.add_parser(commands)
     where.add_parser(commands)
-    export_command.add_parser(commands)
+    export.add_parser(commands)
     return top

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from schemas.printable import printable
+from schemas.printing import printable
 
 SMOOTHED_STEPS = 10  # over which the loss that is shown forgets
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
@@ -143,7 +143,7 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
 
 
 def show_plan(console: Console, planned: dict[str, Any]) -> None:
-    """The table of a dry run; `memory` is a `trainer.memory.Memory` as a dict."""
+    """The table of a dry run; `memory` is a `trainer.model.cost.Memory` as a dict."""
     p = planned
     held_out = f"{p['validation_tokens']:,} held out"
     epochs: dict[str, float] = p["epochs"]

@@ -96,7 +96,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """`[optimizer]`: how weights change, see `trainer.optimizer`; `max_grad_norm` 0: no clipping.
+    """`[optimizer]`: how weights change, see `trainer.train.optimizer`; `max_grad_norm` 0: no clipping.
 
     `muon` updates the layers' matrices by `muon_learning_rate` and `muon_momentum`, all else is
     AdamW's.
@@ -123,7 +123,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """`[schedule]`: how the learning rate goes over the steps, see `trainer.schedule`.
+    """`[schedule]`: how the learning rate goes over the steps, see `trainer.train.optimizer`.
 
     `decay_fraction` (of all steps) is WSD's alone; `min_ratio` is what is left at the end.
     """
@@ -176,7 +176,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """`[sample]`: how text is drawn, see `trainer.picking`. Temperature 0 is greedy.
+    """`[sample]`: how text is drawn, see `trainer.generate.sampling`. Temperature 0 is greedy.
 
     `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `stop` are texts that end
     the sample; the document boundary always does.

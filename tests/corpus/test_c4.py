@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.c4 import C4
-from corpus.document import Document
+from corpus.filters.c4 import C4
+from corpus.filters.rules import Document
 from schemas.config import from_dict
 from schemas.errors import UserError
 

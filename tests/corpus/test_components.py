@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.components import Edges, Int64s, contract, label
+from corpus.dedup.union_find import Edges, Int64s, contract, label
 
 NUM_LONG = 100_000
 # Neighbours, both ends of the range, and numbers that no float tells from the next.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from corpus.exact import Exact, payload_hashes, url_hashes
+from corpus.dedup.exact import Exact, payload_hashes, url_hashes
 
 
 def test_a_fragment_is_no_part_of_an_address_and_all_else_is() -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from corpus.extract import Extract, Gates, Outcome, extract_file
-from corpus.http_body import parse_response
-from corpus.look import Look
-from corpus.url_rules import UrlRules, compile_rules
-from corpus.warc import read_records
+from corpus.text.extract_page import Extract, Gates, Outcome, extract_file
+from corpus.text.prescreen import Look
+from corpus.text.url_filter import UrlRules, compile_rules
+from corpus.warc.http import parse_response
+from corpus.warc.records import read_records
 from schemas.config import from_dict
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError

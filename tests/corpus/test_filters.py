@@ -18,12 +18,12 @@ from fastwarc.warc import ArchiveIterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import filters
-from corpus.document import Document
-from corpus.filters import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
-from corpus.fineweb import FineWebQuality
-from corpus.gopher import GopherQuality
-from corpus.language_rule import LanguageRule
+from corpus.filters import registry
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.gopher import GopherQuality
+from corpus.filters.language import LanguageRule
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
+from corpus.filters.rules import Document
 from schemas.datasets import DOCUMENTS, judged_schema
 
 DEFAULTS = {name: FILTERS[name]() for name in FINEWEB_FILTERS}
@@ -223,7 +223,7 @@ def test_a_document_that_takes_too_long_costs_itself_alone(
         schema=DOCUMENTS,
     )  # fmt: skip
     expected = judge_batch(rows, DEFAULTS).to_pylist()
-    monkeypatch.setattr(filters, "MAX_CPU_SECONDS", 0.1)
+    monkeypatch.setattr(registry, "MAX_CPU_SECONDS", 0.1)
     found = judge_batch(rows, DEFAULTS)
     found.validate(full=True)
     found = found.to_pylist()

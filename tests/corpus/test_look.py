@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.look import Look, Seen, look, paragraphs
-from corpus.main_text import Bounds, ResiliparsePage
+from corpus.text.main_text import Bounds, ResiliparsePage
+from corpus.text.prescreen import Look, Seen, look, paragraphs
 from schemas.config import from_dict
 from schemas.errors import UserError
 

@@ -16,8 +16,8 @@ from datasketch.lsh import _optimal_param
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import minhash, word_hashes
-from corpus.minhash import (
+from corpus.dedup import minhash, word_hashes
+from corpus.dedup.minhash import (
     MinHash,
     band_hashes,
     fingerprints,
@@ -27,7 +27,7 @@ from corpus.minhash import (
     signatures,
     text_hash,
 )
-from corpus.word_hashes import BASE, normalise
+from corpus.dedup.word_hashes import BASE, normalise
 
 DEFAULT = MinHash()
 ONE_WORD_EACH = MinHash(ngram=1)

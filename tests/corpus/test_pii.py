@@ -11,11 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import pii
-from corpus.addresses import Span, find_emails, find_ipv4, find_ipv6
-from corpus.credentials import find_api_keys, find_private_keys
-from corpus.personal_numbers import find_cards, find_phones, find_ssns
-from corpus.pii import EMAIL_REPLACEMENT, IP_REPLACEMENT, Pii, find, scrub
+from corpus.clean import pii
+from corpus.clean.pii import (
+    EMAIL_REPLACEMENT,
+    IP_REPLACEMENT,
+    Pii,
+    Span,
+    find,
+    find_api_keys,
+    find_cards,
+    find_emails,
+    find_ipv4,
+    find_ipv6,
+    find_phones,
+    find_private_keys,
+    find_ssns,
+    scrub,
+)
 from schemas.config import from_dict
 from schemas.datasets import PII_KINDS
 from schemas.errors import UserError

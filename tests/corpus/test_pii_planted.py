@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import pytest
 
-from corpus import pii
-from corpus.pii import Pii, find, scrub
+from corpus.clean import pii
+from corpus.clean.pii import Pii, find, scrub
 from schemas.datasets import PII_KINDS
 
 ALL = Pii(**dict.fromkeys(PII_KINDS, "replace"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from corpus import quick_trafilatura
-from corpus.charset import decode
-from corpus.http_body import decode_body, parse_response
-from corpus.warc import read_records
+from corpus.text import fast_trafilatura
+from corpus.text.charset import decode
+from corpus.warc.http import decode_body, parse_response
+from corpus.warc.records import read_records
 
 PROJECT = Path(__file__).parents[2]
 _REFERENCE = """
@@ -48,8 +48,8 @@ def reference(htmls: list[str], fast: bool) -> list[str]:
 
 
 def quick(page: str, fast: bool) -> str:
-    tree = quick_trafilatura.parse(page)
-    return "" if tree is None else quick_trafilatura.extract(tree, fast)
+    tree = fast_trafilatura.parse(page)
+    return "" if tree is None else fast_trafilatura.extract(tree, fast)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -68,7 +68,7 @@ def test_readability_is_heard_where_it_finds_more(shared: Path) -> None:
     """Else the comparison above would not touch it: some pages take their text from there."""
     heard = 0
     for page in pages(shared / "crawl" / "REALWEB-small-00000.warc.gz"):
-        tree = quick_trafilatura.parse(page)
+        tree = fast_trafilatura.parse(page)
         if tree is not None:
             heard += quick(page, False) != quick(page, True)
     assert heard > 5
@@ -105,7 +105,7 @@ def test_a_reference_to_a_control_costs_itself_alone(fast: bool) -> None:
 
 
 def test_what_a_reference_stood_between_makes_no_other_one() -> None:
-    replace = functools.partial(quick_trafilatura._CONTROL_REFERENCE.sub, "[]")
+    replace = functools.partial(fast_trafilatura._CONTROL_REFERENCE.sub, "[]")
     assert replace("&&#1;#1; &#x1F; &#1 &#27a &#x1A;") == "&[]#1; &#x1F; [] []a []"
     others = "&#9; &#10; &#11; &#12; &#13; &#0; &#128; &#x80; &#28; &#x1e; &#100; &#x1000; &#1234;"
     assert replace(others) == others
@@ -119,7 +119,7 @@ def test_pages_of_the_crawl_that_name_a_control_are_read(
     found = {}
     for path in sorted((shared / "crawl").glob("REALWEB-public-*.warc.gz")):
         for page in pages(path):
-            if quick_trafilatura._CONTROL_REFERENCE.search(page):
+            if fast_trafilatura._CONTROL_REFERENCE.search(page):
                 found[page] = quick(page, fast=False)
     without = reference(list(found), fast=False)
     assert len(found) == 3

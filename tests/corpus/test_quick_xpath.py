@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lxml import etree, html
 from lxml.etree import XPath
 
-from corpus.quick_xpath import Expression, Quick, quicken
+from corpus.text.fast_trafilatura import Expression, Quick, quicken
 
 RE = {"re": "http://exslt.org/regular-expressions"}
 SOURCES = [

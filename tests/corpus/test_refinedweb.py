@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.document import Document
-from corpus.refinedweb import RefinedWebLines
+from corpus.filters.refinedweb import RefinedWebLines
+from corpus.filters.rules import Document
 from schemas.config import from_dict
 from schemas.errors import UserError
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from corpus import bpe, shards, splits
-from corpus.shards import Shard
+from corpus.tokens import bpe, shards, splits
+from corpus.tokens.shards import Shard
 from schemas.datasets import CANONICAL, CONVERSATION_SHARDS, SHARDS
 from schemas.manifest import DataFile
 from schemas.tokenizer import Tokenizer

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from corpus.minhash import MinHash
-from corpus.similarity import Verify, estimate, wilson
+from corpus.dedup.minhash import MinHash
+from corpus.dedup.precision_recall import Verify, estimate, wilson
 
 
 @pytest.mark.parametrize(("found", "of"), [(0, 5), (3, 8), (8, 8), (500, 1000), (1, 100_000)])

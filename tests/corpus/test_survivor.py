@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.survivor import Survivor, ranks
+from corpus.dedup.survivor import Survivor, ranks
 
 POLICIES = ["longest", "earliest", "latest", "first", "highest", "lowest"]
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import words
-from corpus.words import count_sentences, is_symbol, split_words
+from corpus.filters import words
+from corpus.filters.words import count_sentences, is_symbol, split_words
 
 SPACY_WORDS = [
     (

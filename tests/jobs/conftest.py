@@ -20,11 +20,11 @@ import pyspark
 import pytest
 
 from corpus import recipe
-from corpus.warc import read_records
-from jobs import datasets, session
-from jobs.roots import locked
-from jobs.session import Engine
-from jobs.stage import Job
+from corpus.warc.records import read_records
+from jobs.engine import dataset_io, session
+from jobs.engine.roots import locked
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 from schemas import manifest
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
@@ -239,7 +239,7 @@ def judged() -> Callable[..., recipe.Recipe]:
         size = -(-max(1, len(rows)) // files)
         parts = [table.slice(start, size) for start in range(0, max(1, len(rows)), size)]
         written = tuple(
-            datasets.write_table(root / "judged", part, "rejected_by") for part in parts
+            dataset_io.write_table(root / "judged", part, "rejected_by") for part in parts
         )
         inputs = {"documents": documents.fingerprint}
         listed = Manifest(

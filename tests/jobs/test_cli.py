@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli, pipeline
-from jobs.stage import BooksDontBalanceError, balance
+from jobs.engine.stage import BooksDontBalanceError, balance
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = str(PROJECT / "samples" / "SAMPLE-00000.warc.gz")
@@ -175,7 +175,7 @@ def test_a_stage_before_its_input_says_which_stage_is_missing(
 
 
 def test_a_locked_root_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from jobs.roots import locked
+    from jobs.engine.roots import locked
 
     with locked(tmp_path):
         assert "another run" in _refused(capsys, *_run(tmp_path, SAMPLE))

@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import conversations as framing
-from corpus import shards
-from corpus.conversations import Accepted, Conversations
-from corpus.shards import Shard
-from jobs import chat_spool, chat_view, conversations
-from jobs.conversations import Request
+from corpus.chat import encode as framing
+from corpus.chat.encode import Accepted, Conversations
+from corpus.tokens import shards
+from corpus.tokens.shards import Shard
+from jobs.chat import conversations
+from jobs.chat.conversations import Request
 from schemas import manifest, tokenizer
 from schemas.datasets import CONVERSATION_SHARDS
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import Tokenizer
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 
 NUM_ROWS = 300
 BAD = [
@@ -207,7 +207,7 @@ def test_bytes_do_not_depend_on_batches(
     request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     conversations.make(request_)
-    monkeypatch.setattr(chat_spool, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(conversations, "ROWS_PER_BATCH", 7)
     other = dataclasses.replace(request_, root=tmp_path / "other")
     conversations.make(other)
     assert contents(other.folder) == contents(request_.folder)
@@ -326,7 +326,7 @@ def test_colours_mark_exactly_the_targets(known: Tokenizer, tmp_path: Path) -> N
     path.write_text(json.dumps({"prompt": "the word", "response": "a word"}))
     (one,) = framing.read_file(path, known, Conversations())
     assert isinstance(one, Accepted)
-    text = chat_view.drawn(one, known)
+    text = conversations.drawn(one, known)
     green = "".join(text.plain[s.start : s.end] for s in text.spans if "green" in str(s.style))
     assert green == "a word<|end|>"
 
@@ -337,12 +337,12 @@ def test_token_rows_of_many_batches_come_back_by_shard(tmp_path: Path, known: To
     accepted = [
         a for a in framing.read_file(path, known, Conversations()) if isinstance(a, Accepted)
     ]
-    assert [len(b) for b in chat_spool.batches(iter(accepted))] == [50]
+    assert [len(b) for b in conversations.batches(iter(accepted))] == [50]
     settings = Shard(tokens_per_shard=60, validation_fraction=0.3)
     with pa.ipc.new_file(str(tmp_path / "spool"), framing.TOKENS) as spool:
         for i in range(0, 50, 3):
             spool.write_batch(framing.token_rows(accepted[i : i + 3], settings))
-    files = chat_spool.write_shards(tmp_path / "spool", tmp_path / "out", settings)
+    files = conversations.write_shards(tmp_path / "spool", tmp_path / "out", settings)
     assert sum(file.rows for file in files) == 50
     assert len({file.name for file in files}) == len(files) > 5
 

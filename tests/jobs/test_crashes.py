@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from corpus import child
+from corpus import worker
 from corpus.recipe import Recipe
 from jobs import extract
 from schemas import config
@@ -42,12 +42,12 @@ def response(number: int, text: str) -> bytes:
 @pytest.fixture
 def mishaps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Children in which pages do what they name (`hostile_pages/sitecustomize.py`)."""
-    child.stop_idle()
+    worker.stop_idle()
     paths = os.pathsep.join([str(HOSTILE_PAGES), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", paths)
     monkeypatch.setenv("MISHAPS", str(tmp_path))
     yield
-    child.stop_idle()
+    worker.stop_idle()
 
 
 def read(folder: Path, texts: list[str], **settings: Any) -> dict[int, str | None]:
@@ -113,8 +113,8 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _children() -> list[int]:
-    """Processes of `corpus.child` that this process started, and their forks."""
-    own = [one._process.pid for one in list(child._running)]
+    """Processes of `corpus.worker` that this process started, and their forks."""
+    own = [one._process.pid for one in list(worker._running)]
     return own + [pid for one in own for pid in _descendants(one)]
 
 
@@ -147,8 +147,8 @@ def test_kills_from_outside_blame_no_page(
 def test_kills_without_end_are_an_error_that_names_file_and_signal(
     mishaps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "MAX_KILLS", 4)
-    with pytest.raises(child.KilledError, match=r"pages\.warc\.gz: byte \d+: 4 .* by SIGKILL"):
+    monkeypatch.setattr(worker, "MAX_KILLS", 4)
+    with pytest.raises(worker.KilledError, match=r"pages\.warc\.gz: byte \d+: 4 .* by SIGKILL"):
         read(tmp_path, planted(100, n50="kill"))
 
 
@@ -184,7 +184,7 @@ def _judge(texts: list[str]) -> list[pa.RecordBatch]:
         for i, text in enumerate(texts)
     ]
     recipe = config.to_json(dataclasses.asdict(Recipe()))
-    return child.map_rows("judge", recipe, pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS))
+    return worker.map_rows("judge", recipe, pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS))
 
 
 def test_other_stages_ask_again_after_a_kill(mishaps: None) -> None:
@@ -195,5 +195,5 @@ def test_other_stages_ask_again_after_a_kill(mishaps: None) -> None:
 
 
 def test_other_stages_name_the_row_that_ends_every_process(mishaps: None) -> None:
-    with pytest.raises(child.ChildError, match=r"judge: 3 .* SIGSEGV .* id 'id-13', url '.*/13'"):
+    with pytest.raises(worker.ChildError, match=r"judge: 3 .* SIGSEGV .* id 'id-13', url '.*/13'"):
         _judge(planted(20, n13="segv"))

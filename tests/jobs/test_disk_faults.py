@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import disk_faults
+from jobs.engine import disk_faults
 from schemas import manifest
 
 PROJECT = Path(__file__).parents[2]

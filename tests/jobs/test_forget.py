@@ -16,18 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus.forget import REASON, Request, plain_id
+from corpus.clean.removals import REASON, Request, plain_id
 from corpus.recipe import Recipe
-from jobs import datasets, extract, forget, pipeline, report
-from jobs.forget import Removed
-from jobs.roots import refuse_unfinished
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs import extract, pipeline
+from jobs.engine import dataset_io
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
+from jobs.reports import report
+from jobs.takedown import request as forget
+from jobs.takedown.request import Removed
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from trainer.data import open_shards
-from trainer.row_groups import RowGroups
+from trainer.data.shards import RowGroups, open_shards
 
 EMPTIED = ("documents", "judged")
 CUT = ("bands", "clusters", "canonical", "shards")
@@ -376,7 +378,9 @@ def _check_kill(
 
 # The record twice, six datasets, and the record's end: as many manifests. `documents` is not
 # swept, the record once.
-KILLS = [(manifest, "write", n) for n in range(1, 10)] + [(datasets, "sweep", n) for n in (1, 5, 6)]
+KILLS = [(manifest, "write", n) for n in range(1, 10)] + [
+    (dataset_io, "sweep", n) for n in (1, 5, 6)
+]
 
 
 @pytest.mark.parametrize("where", [KILLS[0], KILLS[2], KILLS[5], KILLS[10]])
@@ -409,7 +413,7 @@ def test_files_that_no_manifest_lists_lose_them_too(
     listed = _listed(root, "documents")
     kept = next(f for f in listed.files if any(f.name.startswith(f"{path}-") for path, _ in gone))
     others = [file for file in listed.files if file != kept]
-    counts = datasets.sum_counts(tuple(others))
+    counts = dataset_io.sum_counts(tuple(others))
     manifest.write(
         root / "documents", dataclasses.replace(listed, files=tuple(others), counts=counts)
     )
@@ -473,7 +477,7 @@ def test_contaminated_documents_are_counted_again(
         [(name, pa.string()) for name in ("id", "file_path", "url", "set")]
         + [("record_offset", pa.int64()), ("items", pa.list_(pa.int32()))]
     ))  # fmt: skip
-    file = datasets.write_table(root / "contamination", table)
+    file = dataset_io.write_table(root / "contamination", table)
     sets = [{"name": n, "items": 9, "too_short": 0, "documents": 5, "found": 5} for n in "ab"]
     sets.append({"name": "c", "items": 9, "too_short": 0, "documents": 0, "found": 0})
     counts = {"contaminated": 5, "clean": len(canonical) - 5}

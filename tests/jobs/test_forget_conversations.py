@@ -15,17 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus.conversations import Conversations
-from corpus.forget import Keys, Request, load_keys
-from corpus.shards import Shard
-from jobs import chat_rows, conversations, datasets, forget
-from jobs.roots import refuse_unfinished
-from jobs.session import Engine
+from corpus.chat.encode import Conversations
+from corpus.clean.removals import Keys, Request, load_keys
+from corpus.tokens.shards import Shard
+from jobs.chat import conversations, row_files
+from jobs.engine import dataset_io
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.session import Engine
+from jobs.takedown import request as forget
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer.data import open_shards
+from trainer.data.shards import open_shards
 
 NUM_ROWS = 80
 
@@ -205,7 +207,12 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize(
     ("module", "name", "nth"),
-    [(chat_rows, "put", 1), (chat_rows, "put", 2), (manifest, "write", 3), (datasets, "sweep", 1)],
+    [
+        (row_files, "put", 1),
+        (row_files, "put", 2),
+        (manifest, "write", 3),
+        (dataset_io, "sweep", 1),
+    ],
 )
 def test_a_killed_run_is_gone_on_with(
     module: Any, name: str, nth: int, root: Path, chats: tuple[Path, ...], asked: list[Request],
@@ -257,8 +264,8 @@ def test_any_rows_leave_both_files_and_all_counts_as_a_fresh_run_would(
     conversations.make(other)
     keys: Keys = load_keys(folder / "other" / "forgotten")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat_rows, "ROWS_PER_BATCH", batch)
-        found, counted = chat_rows.without(
+        patch.setattr(row_files, "ROWS_PER_BATCH", batch)
+        found, counted = row_files.without(
             whole.folder, listed(whole.folder), keys, folder / "work"
         )
     assert counted.rows == len(gone)
@@ -277,7 +284,7 @@ def record(folder: Path, ids: list[str], offsets: list[int]) -> None:
     found = [one | place for one, place in zip(asked, places, strict=True)]
     files = []
     for kind, rows in (("requests", asked), ("matches", found)):
-        file = datasets.write_table(folder, pa.Table.from_pylist(rows, schema=FORGOTTEN))
+        file = dataset_io.write_table(folder, pa.Table.from_pylist(rows, schema=FORGOTTEN))
         files.append(dataclasses.replace(file, counts={kind: len(rows)} if rows else {}))
     extra: dict[str, Any] = {"unfinished": False}
     kept: tuple[DataFile, ...] = tuple(files)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus import shards
-from corpus.shards import Shard
-from jobs import forget_files
-from jobs.forget_files import Change, Target
+from corpus.tokens import shards
+from corpus.tokens.shards import Shard
+from jobs.takedown import rewrite
+from jobs.takedown.rewrite import Change, Target
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.manifest import DataFile, Manifest
@@ -62,7 +62,7 @@ def _commit(folder: Path, file: DataFile, known: Tokenizer) -> None:
 
 def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> Change | None:
     target = Target("shards", str(folder / file.name), file, {})
-    change = forget_files.rewrite(target, _forget(folder.parent / "forgotten", keys))
+    change = rewrite.rewrite(target, _forget(folder.parent / "forgotten", keys))
     return Change.from_json(change.to_json()) if change else None
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from corpus.conversations import Conversations
-from corpus.shards import Shard
-from jobs import cli, conversations
+from corpus.chat.encode import Conversations
+from corpus.tokens.shards import Shard
+from jobs import cli
+from jobs.chat import conversations
 from schemas import manifest, tokenizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.classifier import probability
+from corpus.filters.classifier import probability
 from jobs.train_classifier import add_parser
 from schemas.errors import UserError
 

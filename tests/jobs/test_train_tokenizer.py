@@ -10,8 +10,8 @@ import pytest
 
 from corpus.recipe import Recipe
 from jobs import train_tokenizer
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 from schemas import tokenizer
 from schemas.errors import UserError
 
@@ -23,7 +23,7 @@ def canonical(root: Path, texts: list[str]) -> None:
     """A root whose `canonical` holds `texts`."""
     import pyarrow as pa
 
-    from jobs import datasets
+    from jobs.engine import dataset_io
     from schemas import manifest
     from schemas.datasets import CANONICAL
     from schemas.manifest import Manifest
@@ -34,7 +34,7 @@ def canonical(root: Path, texts: list[str]) -> None:
         for i, text in enumerate(texts)
     ]
     table = pa.Table.from_pylist(rows, CANONICAL)
-    file = datasets.write_table(root / "canonical", table, "language")
+    file = dataset_io.write_table(root / "canonical", table, "language")
     made = {"engine": "none", "seconds": 0.0}
     listed = Manifest("canonical", "r", {}, {}, (file,), {"kept": len(rows)}, made=made)
     manifest.write(root / "canonical", listed)

@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from corpus import changes, recipe, tasks, verdicts
-from corpus.filters import FILTERS
+from corpus import recipe, worker_tasks
+from corpus.filters.registry import FILTERS
 from corpus.recipe import Recipe
-from jobs import datasets, whatif
-from jobs.stage import BooksDontBalanceError
-from jobs.whatif_answer import Example, Side, printable, printed
+from corpus.reports import verdicts
+from jobs.engine import dataset_io
+from jobs.engine.stage import BooksDontBalanceError
+from jobs.reports import whatif
+from jobs.reports.whatif import Example, Side, printable, printed
 from schemas import config, manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -34,14 +36,16 @@ def _extract(settings: Recipe) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     for path in sorted(SAMPLES.glob("*.warc.gz")):
         ask = {"path": str(path), "file_path": path.name, "start": 0, "rows": 64}
-        request = pa.RecordBatch.from_pylist([ask], schema=tasks.EXTRACT_REQUEST)
-        batches += [b.replace_schema_metadata(None) for b in tasks.extract(settings, request)]
+        request = pa.RecordBatch.from_pylist([ask], schema=worker_tasks.EXTRACT_REQUEST)
+        batches += [
+            b.replace_schema_metadata(None) for b in worker_tasks.extract(settings, request)
+        ]
     return pa.Table.from_batches(batches)
 
 
 def _judge(settings: Recipe, documents: pa.Table) -> pa.Table:
     batches = documents.combine_chunks().to_batches()
-    return pa.Table.from_batches([row for b in batches for row in tasks.judge(settings, b)])
+    return pa.Table.from_batches([row for b in batches for row in worker_tasks.judge(settings, b)])
 
 
 def _commit(root: Path, settings: Recipe, documents: pa.Table, judged: pa.Table) -> None:
@@ -56,7 +60,7 @@ def _commit(root: Path, settings: Recipe, documents: pa.Table, judged: pa.Table)
 def _write(folder: Path, listed: Manifest, rows: pa.Table) -> None:
     middle = rows.num_rows // 3  # two files, so that reading one is not enough
     parts = (rows.slice(0, middle), rows.slice(middle))
-    files = tuple(datasets.write_table(folder, part) for part in parts)
+    files = tuple(dataset_io.write_table(folder, part) for part in parts)
     manifest.write(folder, dataclasses.replace(listed, files=files))
 
 
@@ -91,7 +95,7 @@ def root(
 
 def _changed(settings: Recipe, *sets: str) -> Recipe:
     values = config.to_json(dataclasses.asdict(settings))
-    return config.from_dict(changes.merge(values, changes.parse(sets)), Recipe, "test")
+    return config.from_dict(verdicts.merge(values, verdicts.parse(sets)), Recipe, "test")
 
 
 def _moves(before: pa.Table, after: pa.Table) -> Counter[tuple[str, str]]:
@@ -216,7 +220,7 @@ def test_stored_settings_give_the_stored_verdicts(root: Path, judged: pa.Table) 
 def _thresholds() -> Iterator[tuple[str, str, float]]:
     for name, filter_ in FILTERS.items():
         settings = filter_()
-        for setting in sorted(changes.thresholds(name)):
+        for setting in sorted(verdicts.thresholds(name)):
             if isinstance(getattr(settings, setting, None), int | float):
                 yield name, setting, float(getattr(settings, setting))
 

@@ -15,17 +15,17 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import pii
-from corpus.extract import Gates, extract_file
-from corpus.filters import judge_batch
+from corpus.clean import pii
+from corpus.filters.registry import judge_batch
 from corpus.recipe import Recipe
-from jobs import explain, where
-from jobs.explain import Story
+from corpus.text.extract_page import Gates, extract_file
+from jobs.reports import explain, where
+from jobs.reports.explain import Story
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
-from trainer.loader import IGNORED, Loader
-from trainer.where import Seen, rows_with
-from trainer.where import where as origin_of
+from trainer.commands.where import Seen, rows_with
+from trainer.commands.where import where as origin_of
+from trainer.data.loader import IGNORED, Loader
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NUM_POSITIONS, NUM_STEPS = 1000, 250

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from corpus import shards
+from corpus.tokens import shards
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.datasets import SHARDS
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe
 
 torch.set_num_threads(1)

@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer import checkpoint, distributed, step
+from trainer import distributed
 from trainer.cli import main
+from trainer.model import checkpoint
+from trainer.train import step
 
 # What goes wrong -> the loss that is logged is not finite, the value that it or its gradient gets.
 FAULTS = {
@@ -83,7 +85,7 @@ def train(recipe_file: Path, shards_folder: Path, tmp_path: Path) -> Train:
     """Train in two processes into tmp_path/NAME; exit codes, and what the first one printed."""
     context = multiprocessing.get_context("forkserver")
     late = ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-    context.set_forkserver_preload(["trainer.train", *late, __name__])
+    context.set_forkserver_preload(["trainer.train.run", *late, __name__])
     flags = ["--recipe", str(recipe_file), "--shards", str(shards_folder), "--device", "cpu"]
 
     def run(name: str, bad: Bad, fault: str = "loss nan") -> tuple[list[int], str]:

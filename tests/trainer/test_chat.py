@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from schemas.chat import Turn, encode_turn, parse_reply, reply_prompt
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import chat_command, checkpoint
-from trainer.chat import Chat, ReplyReader, grammar_masks, reply_text, shown
 from trainer.cli import main
-from trainer.generate import Piece, write
-from trainer.model import LanguageModel
-from trainer.search import Passage
+from trainer.commands import chat as chat_command
+from trainer.generate.chat import Chat, ReplyReader, grammar_masks, reply_text, shown
+from trainer.generate.generate import Piece, write
+from trainer.generate.search import Passage
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 from trainer.settings import SampleSettings
 
 GREEDY = SampleSettings(max_tokens=60, temperature=0)
@@ -179,7 +180,7 @@ def test_whatever_a_model_wants_follows_the_grammar(
     model: Any = Scripted(tokenizer, [0] * 24)
     settings = SampleSettings(max_tokens=24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.generate.pick", pick)
+        patch.setattr("trainer.generate.generate.pick", pick)
         pieces = [
             piece
             for _, piece in write(model, tokenizer, [[0]], [reader], [torch.Generator()], settings)
@@ -416,7 +417,7 @@ def test_flags_that_make_no_sense_are_named(
 def test_in_a_terminal_errors_and_a_broken_off_reply_end_nothing(
     tokenizer: Tokenizer, capsys: Capture
 ) -> None:
-    from trainer.terminal import Screen
+    from trainer.generate.streaming import Screen
 
     class Interrupted(Chat):
         def say(self, text: str) -> Any:

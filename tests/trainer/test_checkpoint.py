@@ -13,9 +13,9 @@ import torch
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint
 from trainer.durable import sha256
-from trainer.model import LanguageModel
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 CPU = torch.device("cpu")
 FILES = ["model.safetensors", "config.json", "tokenizer.gristmill.json", "state.json"]

@@ -12,7 +12,7 @@ import pytest
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 
 
 def first_file(folder: Path) -> Path:

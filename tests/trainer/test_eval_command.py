@@ -15,11 +15,12 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, eval_command
+from trainer.commands import evaluate as eval_command
+from trainer.data.loader import Loader
 from trainer.distributed import Ranks
-from trainer.evaluate import bytes_of_tokens, validate
-from trainer.loader import Loader
-from trainer.model import LanguageModel
+from trainer.evaluate.loss import bytes_of_tokens, validate
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 Capture = pytest.CaptureFixture[str]
 

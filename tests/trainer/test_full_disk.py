@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint
 from trainer.cli import main
-from trainer.model import LanguageModel
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 Capture = pytest.CaptureFixture[str]
 Figures = Callable[[str, str], None]

@@ -14,14 +14,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from corpus import bpe
+from corpus.tokens import bpe
 from schemas import hf_export
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, export_command, hf, hf_check
-from trainer.checkpoint import Checkpoint
-from trainer.model import LanguageModel, ModelConfig
+from trainer.commands import export
+from trainer.export import hf
+from trainer.model import checkpoint
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 CPU = torch.device("cpu")
@@ -184,7 +186,7 @@ def test_bfloat16_weights_are_the_rounded_ones(tokenizer: Tokenizer, tmp_path: P
     assert (tmp_path / "hf" / "model.safetensors").stat().st_size < 2.2 * (
         out.ours.model.num_parameters
     )
-    found = hf_check.compare(out.ours.model, tokenizer, tmp_path / "hf", "bfloat16", chats=False)
+    found = hf.compare(out.ours.model, tokenizer, tmp_path / "hf", "bfloat16", chats=False)
     assert found.fp32 <= 1e-4 < found.bf16 < 0.1 * found.largest
     assert found.num_equal == found.num_greedy == 32
 
@@ -365,7 +367,7 @@ def _run(arguments: list[str]) -> None:
     import argparse
 
     parser = argparse.ArgumentParser()
-    export_command.add_parser(parser.add_subparsers())
+    export.add_parser(parser.add_subparsers())
     known = parser.parse_args(["export", *arguments])
     known.run(known)
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, hf
 from trainer.cli import main
 from trainer.durable import sha256
-from trainer.model import LanguageModel
+from trainer.export import hf
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 from .loader.test_hostile import VALUES, places, put
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from trainer import loss_plot
+from trainer.train import loss_plot
 
 LOG = [
     {"step": 0, "validation_loss": 5.0},

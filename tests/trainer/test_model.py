@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 BOUNDARY = 0

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.errors import UserError
-from trainer.model import LanguageModel, ModelConfig
-from trainer.optimizer import (
+from trainer.model.model import LanguageModel, ModelConfig
+from trainer.settings import ModelSettings, OptimizerSettings
+from trainer.train.optimizer import (
     MUON_MIN_TOKENS,
     ModelOptimizer,
     build_optimizer,
     muon_warning,
     parameter_groups,
 )
-from trainer.settings import ModelSettings, OptimizerSettings
 
 Kind = Literal["adamw", "muon"]
 SHAPE = ModelSettings(

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from schemas.errors import UserError
-from trainer.picking import distribution, penalized, pick
+from trainer.generate.sampling import distribution, penalized, pick
 from trainer.settings import SampleSettings
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()

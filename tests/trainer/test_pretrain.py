@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import checkpoint, step
 from trainer.cli import main, parser, wait_without_spinning
-from trainer.loader import Loader
-from trainer.loop import Run
+from trainer.data.loader import Loader
+from trainer.model import checkpoint
+from trainer.train import step
+from trainer.train.loop import Run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -101,7 +102,7 @@ def test_a_run_that_was_killed_starts_again_and_ends_alike(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint.flush", die)
+        patch.setattr("trainer.model.checkpoint.flush", die)
         assert main(arguments) == 130
     assert not (tmp_path / "run" / "report.json").exists()
     assert main(arguments) == 0
@@ -145,7 +146,7 @@ def test_an_unfinished_run_is_kept_from_other_settings_once_it_has_a_checkpoint(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trainer.run_folder.finish", lambda *_: (_ for _ in ()).throw(OSError("full"))
+            "trainer.train.run_folder.finish", lambda *_: (_ for _ in ()).throw(OSError("full"))
         )
         assert main(arguments) == 2
     capsys.readouterr()
@@ -432,7 +433,7 @@ def test_help_teaches_with_examples(command: str, capsys: Capture) -> None:
 
 
 def test_control_characters_that_a_model_writes_do_not_reach_the_terminal() -> None:
-    from schemas.printable import printable
+    from schemas.printing import printable
 
     assert (
         printable("a\x1b[2Jb\x07\x9b1m\r\tc\n")

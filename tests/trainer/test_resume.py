@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import checkpoint
 from trainer.cli import main
+from trainer.model import checkpoint
 
 NUM_STEPS = 8
 # Where a run dies: before the n-th call of one of these.
 PLACES = (
-    "trainer.loop.train_step",
-    "trainer.loop.validate_by_domain",
-    "trainer.run_folder.log",
-    "trainer.checkpoint.save_file",
-    "trainer.checkpoint.flush",
-    "trainer.checkpoint._put",
-    "trainer.checkpoint.point",
-    "trainer.checkpoint.keep",
-    "trainer.checkpoint.write_json",
-    "trainer.checkpoint.shutil.rmtree",
-    "trainer.run_folder.write_json",
+    "trainer.train.loop.train_step",
+    "trainer.train.loop.validate_by_domain",
+    "trainer.train.run_folder.log",
+    "trainer.model.checkpoint.save_file",
+    "trainer.model.checkpoint.flush",
+    "trainer.model.checkpoint._put",
+    "trainer.model.checkpoint.point",
+    "trainer.model.checkpoint.keep",
+    "trainer.model.checkpoint.write_json",
+    "trainer.model.checkpoint.shutil.rmtree",
+    "trainer.train.run_folder.write_json",
 )
 
 
@@ -69,7 +69,7 @@ def start() -> Start:
     """Run `trainer ARGUMENTS` in a process of its own, forked where torch is imported already."""
     context = multiprocessing.get_context("forkserver")
     late = ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-    context.set_forkserver_preload(["trainer.train", *late, __name__])
+    context.set_forkserver_preload(["trainer.train.run", *late, __name__])
 
     def run(arguments: list[str], place: str = "", number: int = 0, stop: int = 9) -> int:
         child = context.Process(target=_run, args=(arguments, place, number, stop))
@@ -145,7 +145,9 @@ def test_a_run_killed_anywhere_goes_on_bit_for_bit(
         assert len(folders) <= len(expected[2]) + 1
 
 
-@pytest.mark.parametrize("place", ["trainer.durable.atomic_path", "trainer.run_folder.atomic_path"])
+@pytest.mark.parametrize(
+    "place", ["trainer.durable.atomic_path", "trainer.train.run_folder.atomic_path"]
+)
 def test_a_run_killed_before_its_first_file_is_whole_is_begun_again(
     place: str, command: Callable[[str, str], list[str]], tmp_path: Path, start: Start
 ) -> None:
@@ -165,7 +167,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_its_step(
 ) -> None:
     assert start(command("pretrain", "whole")) == 0
     arguments = command("pretrain", "stopped")
-    assert start(arguments, "trainer.loop.train_step", 5, stop) == code
+    assert start(arguments, "trainer.train.loop.train_step", 5, stop) == code
     assert checkpoint.find(tmp_path / "stopped")[1]["step"] == 5
     assert start([*arguments, "--resume"]) == 0
     assert outcome(tmp_path / "stopped")[:2] == outcome(tmp_path / "whole")[:2]
@@ -178,7 +180,7 @@ def test_an_unfinished_run_is_gone_on_with_only_when_asked(
     tmp_path: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.loop.train_step", 4) == -signal.SIGKILL
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")}
     assert main(arguments) == 2
     assert (
@@ -196,7 +198,7 @@ def test_another_environment_is_said_and_goes_on(
     recipe_file: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.loop.train_step", 4) == -signal.SIGKILL
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace("[run]", "[run]\ndevice_batch_size = 2"))
     assert main([*arguments, "--resume"]) == 0

@@ -16,11 +16,13 @@ import torch
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, plan, run_folder
 from trainer.cli import main
-from trainer.data import open_shards
-from trainer.loader import Loader
-from trainer.model import LanguageModel
+from trainer.data import epoch_plan
+from trainer.data.loader import Loader
+from trainer.data.shards import open_shards
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
+from trainer.train import run_folder
 
 from .conftest import write_shards
 
@@ -302,7 +304,7 @@ def test_a_plan_names_no_files_of_its_own(
     Loader([shards], seq_len=32, rows=8, cache=cache).batch(0)
     (told,) = cache.glob("*/plan.json")
     told.write_text(json.dumps({"bytes": {name: 1}, "sha256": {name: "x"}}))
-    assert plan._load(told.parent) is None
+    assert epoch_plan._load(told.parent) is None
 
 
 # Resuming with other settings.

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas import manifest as manifests
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer.search import K1, B, Passage, Search, open_search, split, words_of
+from trainer.generate.search import K1, B, Passage, Search, open_search, split, words_of
 
 TEXTS = st.lists(st.text(st.sampled_from("ab cd\né"), max_size=20), max_size=8)
 

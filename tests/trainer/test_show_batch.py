@@ -12,10 +12,10 @@ from rich.console import Console
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import show_batch
-from trainer.loader import IGNORED, Batch, Loader
-from trainer.packing import PADS
-from trainer.show_batch import Row, row_of
+from trainer.commands import show_batch
+from trainer.commands.show_batch import Row, row_of
+from trainer.data.loader import IGNORED, Batch, Loader
+from trainer.data.packing import PADS
 
 T = 64
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from trainer.data.loader import IGNORED
 from trainer.distributed import Ranks
-from trainer.loader import IGNORED
-from trainer.request import Request, open_data
 from trainer.settings import PretrainRecipe
-from trainer.start import prepare_training
-from trainer.step import Step, Training, gradients, rows_not_finite, train_step
-from trainer.weights import first_weights
+from trainer.train.request import Request, open_data
+from trainer.train.run import prepare_training
+from trainer.train.step import Step, Training, gradients, rows_not_finite, train_step
+from trainer.train.weights import first_weights
 
 ALONE = Ranks(torch.device("cpu"))
 

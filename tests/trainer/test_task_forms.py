@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import UserError
-from trainer.task_forms import TASKS, Example, Request, read_examples
+from trainer.evaluate.tasks import TASKS, Example, Request, read_examples
 
 
 def write(path: Path, *rows: Any) -> Path:

@@ -14,11 +14,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from schemas.tokenizer import Tokenizer
-from trainer import tasks
 from trainer.distributed import Ranks
-from trainer.model import LanguageModel
-from trainer.task_forms import TASKS, Example, Request
-from trainer.tasks import Metric, Window, encode_pair, evaluate_task, score, windows
+from trainer.evaluate import tasks
+from trainer.evaluate.tasks import (
+    TASKS,
+    Example,
+    Metric,
+    Request,
+    Window,
+    encode_pair,
+    evaluate_task,
+    score,
+    windows,
+)
+from trainer.model.model import LanguageModel
 
 ALONE = Ranks(torch.device("cpu"))
 WORDS = ["the cat", "a mat", "an old red hat", "sat on", "dog", "ran to the mat and sat"]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from schemas import manifest as manifests
 from schemas.errors import UserError
-from schemas.shard_hash import shards_content_hash
-from trainer.loader import Batch, Loader
+from schemas.manifest import shards_content_hash
+from trainer.data.loader import Batch, Loader
 
 Figures = Callable[[str, str], None]
 MAX_CPU_SECONDS = 5.0

@@ -20,8 +20,8 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer.data import open_shards
-from trainer.loader import Batch, Loader
+from trainer.data.loader import Batch, Loader
+from trainer.data.shards import open_shards
 
 from ..conftest import random_documents, write
 

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from schemas.shard_hash import shards_content_hash
-from trainer.data_spec import DataSpec
-from trainer.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
-from trainer.packing import permutation
-from trainer.plan import _seed
-from trainer.where import rows_with, where
-from trainer.windows import HELD_WINDOWS
+from schemas.manifest import shards_content_hash
+from trainer.commands.where import rows_with, where
+from trainer.data.epoch_plan import _seed
+from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
+from trainer.data.packing import permutation
+from trainer.data.rows import HELD_WINDOWS
+from trainer.data.spec import DataSpec
 
 # A slow reader: the contract in plain Python, everything read from the start.
 
@@ -292,7 +292,7 @@ def test_a_start_imports_no_pandas_which_takes_longer_than_the_rest(
     folders: dict[str, Path],
 ) -> None:
     code = (
-        "import sys; from trainer.loader import Loader; "
+        "import sys; from trainer.data.loader import Loader; "
         "Loader([sys.argv[1]], seq_len=32, rows=6, cache=sys.argv[2]).batch(3); "
         "assert 'pandas' not in sys.modules"
     )

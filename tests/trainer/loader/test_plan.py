@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import UserError
-from trainer.data_spec import DataSpec, Source, difference, from_json, require_same
-from trainer.mixture import CYCLE, Mixture
-from trainer.packing import BEGINS, CONTINUES, PADS, Rows, best_fit, concat, permutation, ranges
-from trainer.plan import _windows
+from trainer.data.epoch_plan import _windows
+from trainer.data.loader import CYCLE, Mixture
+from trainer.data.packing import (
+    BEGINS,
+    CONTINUES,
+    PADS,
+    Rows,
+    best_fit,
+    concat,
+    permutation,
+    ranges,
+)
+from trainer.data.spec import DataSpec, Source, difference, from_json, require_same
 
 LENGTHS = st.lists(st.integers(0, 90), max_size=60).map(lambda n: np.array(n, np.int32))
 

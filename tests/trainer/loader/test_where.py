@@ -16,9 +16,10 @@ import pytest
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer import verdict, where
-from trainer.data_spec import DataSpec, Source
-from trainer.loader import Loader, Mixed
+from trainer.commands import where
+from trainer.commands import where as verdict
+from trainer.data.loader import Loader, Mixed
+from trainer.data.spec import DataSpec, Source
 
 BATCHES: dict[str, Any] = {"seq_len": 24, "rows": 6, "packing": "best_fit", "seed": 3}
 FLAGS = ["--seq-len", "24", "--batch-size", "6", "--packing", "best_fit", "--seed", "3"]
@@ -174,7 +175,7 @@ def test_a_run_without_a_data_specification_is_refused(
 def test_the_steps_that_a_run_has_trained_are_looked_at(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import checkpoint
+    from trainer.model import checkpoint
 
     with pytest.raises(UserError, match="has no checkpoint yet; give --steps N"):
         ask(capsys, "--run", run, "--url", "https://example.org/4")
@@ -321,7 +322,7 @@ def test_what_is_not_known_of_a_page_is_said_in_a_line(
 def test_what_is_printed_of_the_web_is_text(
     origin: where.Origin, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer import where_page
+    from trainer.commands import where as where_page
 
     evil = dataclasses.replace(
         origin, url="https://e.example/[red]x\x1b[2J\n", before="[/x]\n", id="\x07", text="\t"

@@ -1,0 +1,237 @@
+"""A conversation -> token ids and the mask of what is learned, and rows of shards from them.
+
+`schemas.chat` has the grammar. Targets are what an assistant says: its texts, its calls with both
+their control tokens, and the end of its turn. Its name is given, not learned.
+
+Cost: that of encoding the texts that are kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from corpus.chat import files, formats
+from corpus.chat.formats import Conversation, RowError
+from corpus.tokens import shards
+from corpus.tokens.shards import Shard
+from corpus.tokens.splits import split_of_id
+from schemas import json_text
+from schemas.chat import Framed
+from schemas.config import check_range
+from schemas.datasets import LOSS_MASK
+from schemas.tokenizer import Tokenizer
+
+COUNTS = (
+    "rows",
+    "conversations",
+    "turns",
+    "tokens",
+    "target_tokens",
+    "cut",
+    "turns_cut",
+    "rejected",
+)
+NO_FORM = "unknown"  # the form of rows in which none was recognised
+GRAMMAR = 1  # changes with what a row becomes: the forms, the framing, the mask, the cut
+
+# What each conversation was made of, kept beside the shards: their counts, should it have to go.
+ROWS = pa.schema(
+    [
+        ("file_path", pa.string()),
+        ("record_offset", pa.int64()),
+        ("form", pa.string()),
+        ("turns", pa.int32()),
+        ("tokens", pa.int64()),
+        ("target_tokens", pa.int64()),
+        ("turns_cut", pa.int32()),
+    ]
+)
+_COUNTED = [ROWS.field(name) for name in ("form", "turns", "target_tokens", "turns_cut")]
+TOKENS = pa.schema([*shards.TOKENS, pa.field(LOSS_MASK.name, pa.list_(pa.uint8())), *_COUNTED])
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """`context`: how many tokens a conversation may have, the document boundary included."""
+
+    context: int = 4096
+
+    def __post_init__(self) -> None:
+        check_range(self, 2, 2**24, "context")
+
+
+def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:
+    """The conversation as tokens; `num_turns` is less than it has where it was cut.
+
+    One of more than `context` tokens ends with the last turn to be learned that fits whole.
+    Raises `RowError` (`too_long`) where not even the first does.
+    """
+    framed = Framed()
+    framed.control(tokenizer.boundary, False)
+    fits: tuple[int, int, int] | None = None
+    for number, turn in enumerate(conversation.turns, 1):
+        framed.turn(turn, tokenizer)
+        if len(framed.tokens) > context:
+            return _cut(framed, fits, context)
+        framed.num_turns = number
+        if turn.learned:
+            fits = (len(framed.tokens), number, framed.text_bytes)
+    return framed
+
+
+def _cut(framed: Framed, fits: tuple[int, int, int] | None, context: int) -> Framed:
+    if fits is None:
+        raise RowError(
+            "too_long", f"its first exchange has over {context} tokens (context = {context})"
+        )
+    length, num_turns, text_bytes = fits
+    return Framed(framed.tokens[:length], framed.mask[:length], num_turns, text_bytes)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A conversation for a shard: where it stands, what it became, turns that were cut off."""
+
+    form: str
+    id: str
+    url: str | None
+    file_path: str
+    record_offset: int
+    framed: Framed
+    num_cut: int
+
+    @property
+    def source_id(self) -> str:
+        """By what a request to forget it can name it."""
+        return self.id
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that no conversation was made of. `form` is null where none was recognised."""
+
+    file_path: str
+    line: int
+    record_offset: int
+    id: str | None
+    url: str | None
+    form: str | None
+    reason: str
+    detail: str
+
+    @property
+    def source_id(self) -> str:
+        """By what a request to forget it can name it."""
+        return self.id or row_name(self.file_path, self.line)
+
+
+def row_name(file_path: str, line: int) -> str:
+    """The id of a row that has none of its own."""
+    return f"{file_path}:{line}"
+
+
+def read_file(
+    path: Path, tokenizer: Tokenizer, settings: Conversations
+) -> Iterator[Accepted | Rejected]:
+    """Yield what becomes of each row of a file, in order; `UserError` as `read_rows` raises it."""
+    for row in files.read_rows(path):
+        yield _read(path.name, row, tokenizer, settings.context)
+
+
+def _read(
+    file_path: str, row: files.Row, tokenizer: Tokenizer, context: int
+) -> Accepted | Rejected:
+    value: Any = None
+    form: str | None = None
+    try:
+        value = _parsed(row.data)
+        form = formats.form_of(value)
+        said = formats.read_row(value)
+        framed = frame(said, tokenizer, context)
+    except RowError as error:
+        named = (formats.row_id(value), formats.row_url(value))
+        place = (file_path, row.line, row.offset)
+        return Rejected(*place, *named, form, error.reason, error.detail)
+    source_id = said.id or row_name(file_path, row.line)
+    num_cut = len(said.turns) - framed.num_turns
+    return Accepted(said.form, source_id, said.url, file_path, row.offset, framed, num_cut)
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json_text.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowError("not_utf8", str(error)) from None
+    except ValueError as error:
+        raise RowError("invalid_json", str(error)) from None
+
+
+def token_rows(accepted: Sequence[Accepted], settings: Shard) -> pa.RecordBatch:
+    """Rows of `TOKENS`, in the order given, as `shards.write_shard` takes them."""
+    framed = [one.framed for one in accepted]
+    lengths = np.array([len(one.tokens) for one in framed], dtype=np.int64)
+    ids = [one.id for one in accepted]
+    columns = {
+        "tokens": _lists(b"".join(one.tokens.tobytes() for one in framed), lengths, pa.int32()),
+        "loss_mask": _lists(b"".join(one.mask for one in framed), lengths, pa.uint8()),
+        "token_count": pa.array(lengths),
+        "id": pa.array(ids, pa.string()),
+        "url": pa.array([one.url for one in accepted], pa.string()),
+        "file_path": pa.array([one.file_path for one in accepted], pa.string()),
+        "record_offset": pa.array([one.record_offset for one in accepted], pa.int64()),
+        "split": pa.array([split_of_id(i, settings.validation_fraction) for i in ids], pa.string()),
+        "order_key": pa.array(shards.to_signed(shards.order_keys(ids, settings.seed))),
+        "text_bytes": pa.array([one.text_bytes for one in framed], pa.int64()),
+        "form": pa.array([one.form for one in accepted], pa.string()),
+        "turns": pa.array([one.num_turns for one in framed], pa.int32()),
+        "target_tokens": pa.array([one.mask.count(1) for one in framed], pa.int64()),
+        "turns_cut": pa.array([one.num_cut for one in accepted], pa.int32()),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
+
+
+def _lists(values: bytes, lengths: shards.Int64s, type_: pa.DataType) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    flat = pa.Array.from_buffers(type_, int(offsets[-1]), [None, pa.py_buffer(values)])
+    return pa.ListArray.from_arrays(pa.array(offsets), flat)
+
+
+@dataclass
+class Tallies:
+    """What was read: counts by form, rejections by form and by reason."""
+
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0  # rows that are in no form and have no reason
+
+    def add(self, one: Accepted | Rejected) -> None:
+        """Count one row."""
+        form = self.forms.setdefault(one.form or NO_FORM, Counter())
+        form["rows"] += 1
+        if isinstance(one, Rejected):
+            form["rejected"] += 1
+            self.reasons[one.reason] += 1
+            return
+        made = one.framed
+        form.update(
+            conversations=1, turns=made.num_turns, tokens=len(made.tokens),
+            target_tokens=made.mask.count(1), cut=int(one.num_cut > 0), turns_cut=one.num_cut,
+        )  # fmt: skip
+
+    def total(self, count: str) -> int:
+        """Sum of a count over all forms."""
+        return sum(form[count] for form in self.forms.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a form, by name."""
+        return [
+            {"form": form, **{name: self.forms[form][name] for name in COUNTS}}
+            for form in sorted(self.forms)
+        ]

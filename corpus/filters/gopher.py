@@ -1,0 +1,264 @@
+"""Gopher's rules: documents that repeat themselves, and documents that aren't prose.
+
+Rae et al., "Scaling Language Models" (arXiv 2112.11446), section A.1.1 and table A1, as datatrove
+0.10 runs them in FineWeb's pipeline; "words" are `corpus.filters.words`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from corpus.filters.rules import (
+    Document,
+    Rule,
+    Signals,
+    Splitter,
+    Words,
+    check_thresholds,
+    first_fault,
+    fraction,
+    repeats,
+    too_high,
+    too_low,
+)
+from corpus.filters.words import is_symbol
+
+_Ints = NDArray[np.int64]
+_TOP_N = (2, 3, 4)
+_DUPLICATE_N = (5, 6, 7, 8, 9, 10)
+
+
+@dataclass(frozen=True)
+class GopherRepetition:
+    """Table A1. Shares are of the text's characters where a name says chars or n-gram.
+
+    As in datatrove, the top n-gram may overlap itself, so that its share can pass 1, and it needs
+    no second occurrence: a text of ten words breaks `top_2_gram` before any rule about length.
+    Lines are what runs of newlines separate, or ("all") those of `str.splitlines`, blank ones too.
+    """
+
+    max_frac_duplicate_paragraphs: float = 0.30
+    max_frac_duplicate_paragraph_chars: float = 0.20
+    max_frac_duplicate_lines: float = 0.30
+    max_frac_duplicate_line_chars: float = 0.20
+    max_top_2_gram: float = 0.20
+    max_top_3_gram: float = 0.18
+    max_top_4_gram: float = 0.16
+    max_frac_duplicate_5_grams: float = 0.15
+    max_frac_duplicate_6_grams: float = 0.14
+    max_frac_duplicate_7_grams: float = 0.13
+    max_frac_duplicate_8_grams: float = 0.12
+    max_frac_duplicate_9_grams: float = 0.11
+    max_frac_duplicate_10_grams: float = 0.10
+    line_ends: Literal["newlines", "all"] = "newlines"
+    words: Splitter = "spacy"
+
+    MEASURING: ClassVar[tuple[str, ...]] = ("line_ends", "words")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        *(
+            too_high(fault, f"frac_{fault}", f"max_frac_{fault}")
+            for fault in (
+                "duplicate_paragraphs",
+                "duplicate_paragraph_chars",
+                "duplicate_lines",
+                "duplicate_line_chars",
+            )
+        ),
+        *(too_high(f"top_{n}_gram", f"top_{n}_gram", f"max_top_{n}_gram") for n in _TOP_N),
+        *(
+            too_high(f"{name}_grams", f"frac_{name}_grams", f"max_frac_{name}_grams")
+            for name in (f"duplicate_{n}" for n in _DUPLICATE_N)
+        ),
+    )
+    SIGNALS: ClassVar[pa.StructType] = pa.struct([(rule.signal, pa.float64()) for rule in RULES])
+
+    def __post_init__(self) -> None:
+        check_thresholds(self, self.RULES)
+
+    def measure(self, doc: Document) -> Signals:
+        """All 13 shares."""
+        chars, words = len(doc.text), doc.words(self.words)
+        parts = doc.runs if self.line_ends == "newlines" else doc.lines
+        paragraphs, paragraph_chars = repeats(doc.paragraphs)
+        lines, line_chars = repeats(parts)
+        signals = {
+            "frac_duplicate_paragraphs": fraction(paragraphs, len(doc.paragraphs)),
+            "frac_duplicate_paragraph_chars": fraction(paragraph_chars, chars),
+            "frac_duplicate_lines": fraction(lines, len(parts)),
+            "frac_duplicate_line_chars": fraction(line_chars, chars),
+        }
+        for grams in repeated_n_grams(words):
+            if grams.n in _TOP_N:
+                signals[f"top_{grams.n}_gram"] = fraction(grams.top_chars(), chars)
+            else:
+                repeated = grams.duplicate_chars()
+                signals[f"frac_duplicate_{grams.n}_grams"] = fraction(repeated, chars)
+        return signals
+
+    def fault(self, signals: Mapping[str, Any]) -> str | None:
+        """The first rule broken, or None."""
+        return first_fault(self.RULES, signals, self)
+
+
+@dataclass(frozen=True)
+class NGrams:
+    """The n-grams of one length that occur more than once, occurrence by occurrence, in order."""
+
+    n: int
+    starts: _Ints  # of all words: how many characters stand before, each with a space
+    places: _Ints  # the occurrence's first word
+    ids: _Ints  # equal n-grams, equal ids
+    counts: _Ints  # occurrences of this n-gram
+
+    def chars(self, place: int) -> int:
+        """Characters of the n-gram at `place`, its spaces included."""
+        return int(self.starts[place + self.n] - self.starts[place]) - 1
+
+    def top_chars(self) -> int:
+        """Occurrences of the most frequent n-gram times its length; of equals, the first counts."""
+        if len(self.places):
+            top = int(np.argmax(self.counts))
+            return self.chars(self.places[top]) * int(self.counts[top])
+        return self.chars(0) if len(self.starts) > self.n else 0
+
+    def duplicate_chars(self) -> int:
+        """Characters of the n-grams seen before, spaces aside.
+
+        Read from the left; a repeat is stepped over as a whole, so that no character counts twice.
+        """
+        seen: set[int] = set()
+        chars = free = 0
+        for place, gram in zip(self.places.tolist(), self.ids.tolist(), strict=True):
+            if place < free:
+                continue
+            if gram in seen:
+                chars, free = chars + self.chars(place) - (self.n - 1), place + self.n
+            seen.add(gram)
+        return chars
+
+
+def repeated_n_grams(words: Words) -> Iterator[NGrams]:
+    """Yield the repeated n-grams for n = 2 to 10.
+
+    A repeated n-gram starts with a repeated (n-1)-gram, so each n looks only where the last one
+    found a repeat; beyond n = 4 that is nowhere in most documents. An n-gram is known by its first
+    n-1 words' id and its last word's.
+    """
+    number = {word: i for i, word in enumerate(words.counts)}
+    last = np.fromiter(map(number.__getitem__, words.flat), np.int64, len(words.flat))
+    lengths = np.fromiter(map(len, words.flat), np.int64, len(words.flat))
+    starts = np.concatenate(([0], np.cumsum(lengths + 1)))
+    counts = np.fromiter(words.counts.values(), np.int64, len(number))[last]
+    places, ids = np.flatnonzero(counts > 1), last[counts > 1]
+    for n in range(_TOP_N[0], _DUPLICATE_N[-1] + 1):
+        if len(places):
+            places, ids, counts = _grow(places, ids, last, n)
+        yield NGrams(n, starts, places, ids, counts)
+
+
+def _grow(places: _Ints, ids: _Ints, last: _Ints, n: int) -> tuple[_Ints, _Ints, _Ints]:
+    """Places and ids of repeated (n-1)-grams -> those of the repeated n-grams, and their counts."""
+    inside = places + n <= len(last)
+    places = places[inside]
+    pairs = ids[inside] * len(last) + last[places + n - 1]
+    _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    counts = counts[ids]
+    repeated = counts > 1
+    return places[repeated], ids[repeated], counts[repeated]
+
+
+@dataclass(frozen=True)
+class GopherQuality:
+    """Section A.1.1. `num_words` and the mean length leave out words that are only punctuation."""
+
+    min_words: int = 50
+    max_words: int = 100_000
+    min_mean_word_length: float = 3.0
+    max_mean_word_length: float = 10.0
+    max_hashes_per_word: float = 0.1
+    max_ellipses_per_word: float = 0.1
+    max_frac_bullet_lines: float = 0.9
+    max_frac_ellipsis_lines: float = 0.3
+    min_frac_alphabetic_words: float = 0.8
+    min_stop_words: int = 2
+    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
+    count_stop_word_occurrences: bool = False
+    bullets: tuple[str, ...] = ("•", "-")
+    words: Splitter = "spacy"
+
+    MEASURING: ClassVar[tuple[str, ...]] = (
+        "stop_words",
+        "count_stop_word_occurrences",
+        "bullets",
+        "words",
+    )
+    SIGNALS: ClassVar[pa.StructType] = pa.struct(
+        [
+            ("num_words", pa.int64()),
+            ("mean_word_length", pa.float64()),
+            ("hashes_per_word", pa.float64()),
+            ("ellipses_per_word", pa.float64()),
+            ("frac_bullet_lines", pa.float64()),
+            ("frac_ellipsis_lines", pa.float64()),
+            ("frac_alphabetic_words", pa.float64()),
+            ("num_stop_words", pa.int64()),
+        ]
+    )
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        too_low("too_few_words", "num_words", "min_words"),
+        too_high("too_many_words", "num_words", "max_words"),
+        too_low("short_mean_word", "mean_word_length", "min_mean_word_length"),
+        too_high("long_mean_word", "mean_word_length", "max_mean_word_length"),
+        too_high("too_many_hashes", "hashes_per_word", "max_hashes_per_word"),
+        too_high("too_many_ellipses", "ellipses_per_word", "max_ellipses_per_word"),
+        too_high("too_many_bullet_lines", "frac_bullet_lines", "max_frac_bullet_lines"),
+        too_high("too_many_ellipsis_lines", "frac_ellipsis_lines", "max_frac_ellipsis_lines"),
+        too_low("too_few_alphabetic_words", "frac_alphabetic_words", "min_frac_alphabetic_words"),
+        too_low("too_few_stop_words", "num_stop_words", "min_stop_words"),
+    )
+
+    def __post_init__(self) -> None:
+        check_thresholds(self, self.RULES)
+
+    def measure(self, doc: Document) -> Signals:
+        """All signals; ratios to words count punctuation marks as words, as datatrove does."""
+        words, lines, text = doc.words(self.words), len(doc.lines), doc.text
+        total, counts = len(words.flat), words.counts
+        num_words, chars, alphabetic = _word_totals(counts)
+        bullets = sum(line.lstrip().startswith(self.bullets) for line in doc.lines)
+        ellipses = sum(line.rstrip().endswith(("...", "…")) for line in doc.lines)
+        stop_words = [counts[word] for word in set(self.stop_words) if word in counts]
+        num_stop_words = sum(stop_words) if self.count_stop_word_occurrences else len(stop_words)
+        return {
+            "num_words": num_words,
+            "mean_word_length": fraction(chars, num_words),
+            "hashes_per_word": fraction(text.count("#"), total),
+            "ellipses_per_word": fraction(text.count("...") + text.count("…"), total),
+            "frac_bullet_lines": fraction(bullets, lines),
+            "frac_ellipsis_lines": fraction(ellipses, lines),
+            "frac_alphabetic_words": fraction(alphabetic, total),
+            "num_stop_words": num_stop_words,
+        }
+
+    def fault(self, signals: Mapping[str, Any]) -> str | None:
+        """The first rule broken, or None."""
+        return first_fault(self.RULES, signals, self)
+
+
+def _word_totals(counts: Mapping[str, int]) -> tuple[int, int, int]:
+    """(words that aren't only punctuation, their characters, words with an alphabetic one)."""
+    num_words = chars = alphabetic = 0
+    for word, count in counts.items():
+        if word.isalpha() or any(map(str.isalpha, word)):
+            alphabetic += count
+        elif is_symbol(word):
+            continue
+        num_words += count
+        chars += count * len(word)
+    return num_words, chars, alphabetic

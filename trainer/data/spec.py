@@ -1,0 +1,109 @@
+"""The data specification of a run: all that its batches depend on, beside the step.
+
+It names shards by what they hold, never by where they lie: the same specification gives the same
+batches from a copy elsewhere, on any number of ranks. It is plain JSON in a checkpoint, and a run
+that would go on with another one is refused by what differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from schemas.config import check_range, from_dict, json_hash, to_json
+from schemas.errors import UserError
+from trainer.data.packing import Packing
+from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEQ_LEN, MAX_WEIGHT
+
+FORMAT = 1  # changes where the same specification would give other batches
+SEEDS = 1 << 63
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards by their manifest's content hash, their share of the rows, and how often at most.
+
+    `weight` is relative to the other sources'; `max_epochs` 0 is without a limit.
+    """
+
+    content_hash: str
+    weight: float = 1.0
+    max_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight = {self.weight}: must be above 0")
+        check_range(self, 0, MAX_WEIGHT, "weight")
+        check_range(self, 0, MAX_COUNT, "max_epochs")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A batch is a pure function of this and the step.
+
+    `rows` are those of a global batch, over all ranks; each has `seq_len` inputs. Row groups are
+    packed together up to `window_tokens` tokens.
+    """
+
+    sources: tuple[Source, ...]
+    seq_len: int
+    rows: int
+    packing: Packing = "concat"
+    seed: int = 0
+    split: Literal["train", "validation"] = "train"
+    window_tokens: int = 1 << 22
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources = (): must name at least one folder of shards")
+        hashes = [source.content_hash for source in self.sources]
+        if len(set(hashes)) < len(hashes):
+            raise ValueError("sources: two folders hold the same shards; add up their weights")
+        check_range(self, 2, MAX_SEQ_LEN, "seq_len")
+        check_range(self, 1, MAX_ROWS, "rows")
+        check_range(self, 1, 2**32, "window_tokens")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
+        if self.format != FORMAT:
+            raise ValueError(f"format = {self.format}: this version makes batches of {FORMAT}")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex): equal hash, equal batches at every step."""
+        return json_hash(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for a checkpoint."""
+        return to_json(asdict(self))
+
+
+def from_json(values: dict[str, Any], source: str) -> DataSpec:
+    """The specification that `DataSpec.to_json` gave; `UserError` names `source` and the key."""
+    return from_dict(values, DataSpec, source)
+
+
+def difference(old: DataSpec, new: DataSpec) -> str:
+    """`name = old, now new` of all that differs; empty where batches are the same."""
+    before, after = _flat(old.to_json()), _flat(new.to_json())
+    names = list(dict.fromkeys([*before, *after]))
+    changed = (name for name in names if before.get(name) != after.get(name))
+    return "; ".join(
+        f"{name} = {before.get(name, 'none')}, now {after.get(name, 'none')}" for name in changed
+    )
+
+
+def require_same(old: DataSpec, new: DataSpec, source: str) -> None:
+    """`UserError` where a run of `old`, written down in `source`, would go on with `new`."""
+    if old != new:
+        raise UserError(
+            f"{source}: made with another data specification: {difference(old, new)}; go on with "
+            "the old one, or start another run"
+        )
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flat = {name: value for name, value in values.items() if name != "sources"}
+    for i, source in enumerate(values["sources"]):
+        flat |= {f"sources[{i}].{name}": value for name, value in source.items()}
+    return flat
