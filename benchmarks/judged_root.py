@@ -94,7 +94,7 @@ class Root:
 
     def run(self, master: str | None = None) -> Run:
         """Measure `gristmill dedup` anew, on Sail or on Apache Spark at `master`."""
-        command = [sys.executable, "-m", "jobs.cli", "dedup", "--recipe", str(self.recipe)]
+        command = [sys.executable, "-m", "jobs.submit", "dedup", "--recipe", str(self.recipe)]
         command += ["--root", str(self.datasets), *(["--master", master] if master else [])]
         for dataset in WRITTEN:
             shutil.rmtree(self.datasets / dataset, ignore_errors=True)

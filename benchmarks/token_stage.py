@@ -181,7 +181,14 @@ def _job_figures(
 
 def _run(folder: Path, master: str | None) -> Cost:
     shutil.rmtree(folder / "root" / "shards", ignore_errors=True)
-    command = [sys.executable, "-m", "jobs.cli", "shard", "--recipe", str(folder / "recipe.toml")]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.submit",
+        "shard",
+        "--recipe",
+        str(folder / "recipe.toml"),
+    ]
     command += ["--root", str(folder / "root"), *(["--master", master] if master else [])]
     run = measured(command, folder / "log")
     return Cost(run.wall_seconds, run.cpu_seconds)

@@ -1,14 +1,15 @@
-"""What a child process can be asked to do: one Arrow batch in, Arrow batches out.
+"""The tasks of a child process: one Arrow batch in, Arrow batches out.
 
-Each task is made once from the recipe (models are loaded here) and then serves many batches.
+A task is bound to a recipe once (models are loaded then) and serves many batches.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from corpus.dedup import exact, line_hashes, minhash, survivor
 from corpus.filters.registry import judge_batch
 from corpus.recipe import Recipe
 from corpus.text import language_id, limits, url_filter
-from corpus.text.extract_page import Gates, Outcome, extract_file
+from corpus.text.extract_page import Gates, extract_file
 from corpus.text.main_text import Bounds, main_text
 from corpus.tokens import shards
 from schemas import config, tokenizer
@@ -32,19 +33,60 @@ Task = Callable[[pa.RecordBatch], Iterator[pa.RecordBatch]]
 ROWS_PER_ANSWER = 64
 _MIN_READING_SECONDS = 60.0
 
-EXTRACT_REQUEST = pa.schema(
-    [
-        ("path", pa.string()),
-        ("file_path", pa.string()),
-        ("url_rules", pa.string()),  # folder of the compiled lists, or null
-        ("forgotten", pa.string()),  # folder of the root's requests to forget, or null
-        ("start", pa.int64()),
-        ("stop", pa.int64()),  # null: to the file's end
-        ("crashed_at", pa.int64()),
-        ("rows", pa.int64()),  # in one answer
-        ("single", pa.int64()),  # so many rows first come in an answer each
-    ]
-)
+
+@dataclass(frozen=True)
+class ExtractRequest:
+    """Which records of a WARC file to extract: those that begin at `start` up to `stop`.
+
+    `url_rules` and `forgotten` are folders: compiled URL lists, and the takedown requests of the
+    corpus directory. `stop` None: to the file's end. The first page at or after `crashed_at` is not
+    extracted but recorded as crashed. The first `single` rows are answered one by one, the others
+    `rows` at a time.
+    """
+
+    path: str
+    file_path: str
+    url_rules: str | None = None
+    forgotten: str | None = None
+    start: int = 0
+    stop: int | None = None
+    crashed_at: int | None = None
+    rows: int = ROWS_PER_ANSWER
+    single: int = 0
+
+    def to_batch(self) -> pa.RecordBatch:
+        """The request as it is sent to a child."""
+        return pa.RecordBatch.from_pydict({"request": [json.dumps(asdict(self))]})
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> ExtractRequest:
+        """The request that `to_batch` encoded."""
+        return cls(**json.loads(batch["request"][0].as_py()))
+
+
+@dataclass
+class ExtractAnswer:
+    """What was read for one batch of rows.
+
+    `next_offset`: where reading resumes after it. `outcomes`: kind of record or reason -> number;
+    `rowless`: those of them that have no row.
+    """
+
+    next_offset: int
+    outcomes: dict[str, int] = field(default_factory=Counter)
+    rowless: set[str] = field(default_factory=set)
+
+    def to_batch(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
+        """Rows of `documents` with the answer in the schema's metadata."""
+        noted = {**vars(self), "rowless": sorted(self.rowless)}
+        batch = pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS)
+        return batch.replace_schema_metadata({b"answer": config.canonical_json(noted).encode()})
+
+    @classmethod
+    def of(cls, batch: pa.RecordBatch) -> ExtractAnswer:
+        """The answer that `to_batch` encoded."""
+        noted = json.loads(batch.schema.metadata[b"answer"])
+        return cls(noted["next_offset"], noted["outcomes"], set(noted["rowless"]))
 
 
 def bind(task: str, recipe: dict[str, Any]) -> Task:
@@ -63,68 +105,41 @@ def prepare(task: str, recipe: dict[str, Any]) -> None:
         main_text("<p>.", settings.extract.engine, Bounds(10, 10))
 
 
-def extract(recipe: Recipe, request: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Extract one WARC file, or a piece of it; the request's columns are `EXTRACT_REQUEST`.
-
-    The first `single` rows are answered one by one, the others `rows` at a time: where a process
-    ends among the first, it is known on which. Every answer says in its metadata where reading can
-    start again (`next_offset`), what was read (`outcomes`, kind or reason -> count) and which of
-    these have no row (`rowless`).
-    """
-    ask = request.to_pylist()[0]
-    answer = _Answer(ask["start"])
-    rules = url_filter.load(Path(ask["url_rules"])) if ask["url_rules"] else None
-    requests = removals.load(Path(ask["forgotten"])) if ask["forgotten"] else None
-    gates = Gates(recipe.extract, recipe.look, rules, requests)
-    where = (ask["path"], ask["file_path"])
-    outcomes = extract_file(*where, gates, ask["start"], ask["crashed_at"], ask["stop"])
-    single = ask["single"] or 0
-    for outcome in _bounded(outcomes, recipe.extract.max_cpu_seconds):
-        answer.add(outcome)
-        if len(answer.rows) >= (1 if single > 0 else ask["rows"]):
-            single -= 1
-            yield answer.batch()
-            answer = _Answer(outcome.next_offset)
-    yield answer.batch()
-
-
-def _bounded(outcomes: Iterator[Outcome], max_cpu_seconds: float) -> Iterator[Outcome]:
-    """The same, and an end of the process where one takes for ever in code outside of Python.
-
-    Reading on to the next record counts, too; it may skip gigabytes.
-    """
-    seconds = max(max_cpu_seconds, _MIN_READING_SECONDS) + 2 * limits.GRACE_SECONDS
+def extract(recipe: Recipe, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Extract the records of an `ExtractRequest`; the answers are those of `ExtractAnswer`."""
+    request = ExtractRequest.of(batch)
+    url_rules = url_filter.load(Path(request.url_rules)) if request.url_rules else None
+    forgotten = removals.load(Path(request.forgotten)) if request.forgotten else None
+    outcomes = extract_file(
+        request.path,
+        request.file_path,
+        Gates(recipe.extract, recipe.look, url_rules, forgotten),
+        request.start,
+        request.crashed_at,
+        request.stop,
+    )
+    # Ends the process where a page takes forever in code outside of Python. Reading on to the next
+    # record counts, too; it may skip gigabytes.
+    seconds = max(recipe.extract.max_cpu_seconds, _MIN_READING_SECONDS) + 2 * limits.GRACE_SECONDS
+    answer, rows, single = ExtractAnswer(request.start), list[dict[str, Any]](), request.single
     while True:
         limits.backstop(seconds)
         outcome = next(outcomes, None)
         if outcome is None:
-            return
-        yield outcome
-
-
-@dataclass
-class _Answer:
-    """Rows and counts on their way to the parent."""
-
-    next_offset: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    rowless: set[str] = field(default_factory=set)
-
-    def add(self, outcome: Outcome) -> None:
-        self.next_offset = outcome.next_offset
+            break
+        answer.next_offset = outcome.next_offset
         if outcome.row is None:
-            self.rowless.add(outcome.kind)
-            self.outcomes[outcome.kind] += 1
+            answer.rowless.add(outcome.kind)
+            kind = outcome.kind
         else:
-            self.rows.append(outcome.row)
-            self.outcomes[outcome.row["rejected_by"] or "extracted"] += 1
-
-    def batch(self) -> pa.RecordBatch:
-        batch = pa.RecordBatch.from_pylist(self.rows, schema=DOCUMENTS)
-        noted = {"next_offset": self.next_offset, "outcomes": self.outcomes}
-        noted["rowless"] = sorted(self.rowless)
-        return batch.replace_schema_metadata({b"answer": config.canonical_json(noted).encode()})
+            rows.append(outcome.row)
+            kind = outcome.row["rejected_by"] or "extracted"
+        answer.outcomes[kind] += 1
+        if len(rows) >= (1 if single > 0 else request.rows):
+            single -= 1
+            yield answer.to_batch(rows)
+            answer, rows = ExtractAnswer(outcome.next_offset), []
+    yield answer.to_batch(rows)
 
 
 def judge(recipe: Recipe, documents: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -1,11 +1,9 @@
 """`canonical` -> `shards`: token ids in a global order, in files named by their content.
 
-Texts are tokenized once, into a working dataset; its total of tokens gives the number of shards
-of each split. A document's order key, a hash of (seed, id), says which shard it belongs to and
-where in it. Each shard is one group, sorted and written by our own code, so that its bytes do not
-depend on the engine, the partitions or the cores.
-
-Also: spark-submit jobs/shard.py --recipe R --root ROOT
+Texts are tokenized once, into a working dataset. Its number of tokens gives the number of shards per
+split. A document's order key, a hash of (seed, id), gives its shard and its place there. Each shard
+is one group, sorted and written by one function, so its bytes do not depend on the engine, the
+partitions or the number of cores.
 """
 
 from __future__ import annotations
@@ -13,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,13 +36,14 @@ def run(job: Job) -> dict[str, Written]:
     """Tokenizer, then tokens, then shards."""
     folder, work = job.folder("shards"), job.root / ".work" / "shard"
     folder.mkdir(parents=True, exist_ok=True)
-    if not _num_documents(job):
+    num_documents = job.manifest("canonical").rows - decontaminate.num_dropped(job)
+    if not num_documents:
         raise UserError(
-            f"{job.folder('canonical')}: no document was kept; there is nothing to shard"
+            f"{job.folder('canonical')}: no document was kept, so there is nothing to shard"
         )
     try:
         known = _tokenizer(job)
-        tokens = _write_tokens(job, known, work)
+        tokens = _write_tokens(job, known, num_documents, work)
         files = _write_shards(job, tokens, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -53,18 +51,14 @@ def run(job: Job) -> dict[str, Written]:
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
-    """Every canonical document is in one shard, or was dropped for what it has of a test set."""
+    """Every canonical document is in one shard or was dropped by decontamination."""
     documents = sum(file.rows for file in written["shards"].files)
     accounted = documents + decontaminate.num_dropped(job)
     balance("shard", "canonical documents", job.manifest("canonical").rows, accounted)
 
 
-def _num_documents(job: Job) -> int:
-    return job.manifest("canonical").rows - decontaminate.num_dropped(job)
-
-
 def _tokenizer(job: Job) -> Tokenizer:
-    """The recipe's tokenizer, trained on the corpus where it says so, saved beside the shards."""
+    """The recipe's tokenizer, loaded or trained on the corpus, saved with the shards."""
     settings = job.recipe.tokenizer
     if settings.trains:
         with track(job.root, "shard: train tokenizer", 1, "step"):
@@ -76,7 +70,7 @@ def _tokenizer(job: Job) -> Tokenizer:
 
 
 def check_tokenizer(recipe: Recipe) -> None:
-    """Raise `UserError` where the recipe names a tokenizer that cannot be had."""
+    """Raise `UserError` if the recipe's tokenizer cannot be loaded."""
     if not recipe.tokenizer.trains:
         tokenizer.find(recipe.tokenizer.name)
 
@@ -86,19 +80,17 @@ def _sample(job: Job) -> Iterator[str]:
     columns = decontaminate.clean(job).select("id", *KEY, "text")
     order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
     sized = columns.withColumn("bytes", F.octet_length("text"))
-    return _take_bytes(sized.orderBy(*order).toLocalIterator(), job.recipe.tokenizer.sample_bytes)
-
-
-def _take_bytes(rows: Iterable[object], limit: int) -> Iterator[str]:
     taken = 0
-    for row in rows:
-        yield row["text"]  # type: ignore[index]
-        taken += row["bytes"]  # type: ignore[index]
-        if taken >= limit:
+    for row in sized.orderBy(*order).toLocalIterator():
+        yield row["text"]
+        taken += row["bytes"]
+        if taken >= job.recipe.tokenizer.sample_bytes:
             return
 
 
-def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...]:
+def _write_tokens(
+    job: Job, known: Tokenizer, num_documents: int, work: Path
+) -> tuple[DataFile, ...]:
     """Tokenize every canonical document into a working dataset, counted by split."""
     columns = decontaminate.clean(job).select(*shards.CANONICAL_COLUMNS)
     # Children load the tokenizer that was saved, whether it was trained or named.
@@ -107,7 +99,7 @@ def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...
         job.recipe, tokenizer=dataclasses.replace(job.recipe.tokenizer, name=saved)
     )
     values = dataclasses.replace(job, recipe=recipe).recipe_values()
-    with track(job.root, "shard: tokens", _num_documents(job), "documents") as tallies:
+    with track(job.root, "shard: tokens", num_documents, "documents") as tallies:
         made = dataset_io.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
         return dataset_io.write(made, work / "tokens", shards.TOKENS)
 
@@ -130,7 +122,7 @@ def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[D
 
 
 def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
-    """Split -> number of shards, from its total of tokens; an empty split is an error."""
+    """Split -> number of shards, from its number of tokens; an empty split is an error."""
     rows = frame.groupBy("split").agg(F.sum("token_count").alias("tokens")).toArrow().to_pylist()
     tokens = {row["split"]: row["tokens"] for row in rows}
     for split in SPLITS:
@@ -162,11 +154,11 @@ def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Writte
 
 
 def _inputs(job: Job) -> dict[str, str]:
-    """What shards are made from beside `canonical`: those of an earlier format are made anew."""
+    """What shards depend on besides `canonical`; shards of an earlier format are rebuilt."""
     return {"shard_format": str(SHARD_FORMAT), **decontaminate.shard_inputs(job)}
 
 
-STAGE: Stage = Stage(
+STAGE = Stage(
     name="shard",
     reads=("canonical",),
     writes=("shards",),
@@ -175,8 +167,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=_inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["shard", *sys.argv[1:]]))

@@ -59,7 +59,9 @@ def main() -> int:
     seconds |= {"held-out questions": round(time.monotonic() - begun, 1)}
     seconds |= {"all": round(time.monotonic() - started, 1)}
     report = {
-        "corpus": json.loads(output("jobs.cli", "report", "--root", str(out / "corpus"), "--json")),
+        "corpus": json.loads(
+            output("jobs.submit", "report", "--root", str(out / "corpus"), "--json")
+        ),
         "conversations": _counts(out / "chats" / "conversations"),
         "base": json.loads((out / "base" / "report.json").read_text("utf-8")),
         "assistant": json.loads((out / "assistant" / "report.json").read_text("utf-8")),
@@ -84,7 +86,7 @@ def make(out: Path) -> dict[str, float]:
     root, chats = out / "corpus", out / "chats"
     seconds = {}
     seconds["corpus"] = timed(
-        "jobs.cli", "run", "--recipe", "recipes/sample.toml", "--input", "samples/*.warc.gz",
+        "jobs.submit", "run", "--recipe", "recipes/sample.toml", "--input", "samples/*.warc.gz",
         "--root", str(root),
     )  # fmt: skip
     seconds["base model"] = timed(
@@ -93,7 +95,7 @@ def make(out: Path) -> dict[str, float]:
     )  # fmt: skip
     [tokenizer] = (root / "shards").glob("tokenizer-*.json")
     seconds["conversations"] = timed(
-        "jobs.cli", "conversations", "--input", CONVERSATIONS, "--tokenizer", str(tokenizer),
+        "jobs.submit", "conversations", "--input", CONVERSATIONS, "--tokenizer", str(tokenizer),
         "--root", str(chats), "--context", str(CONTEXT),
         "--validation-fraction", str(VALIDATION_FRACTION),
     )  # fmt: skip

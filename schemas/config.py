@@ -114,7 +114,7 @@ def _suggest(key: str, known: list[str]) -> str:
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{source}: '{key}' must be a table [{key}], not {_shown(value)}")
+            raise UserError(f"{source}: '{key}' must be a table [{key}], not {shown(value)}")
         return from_dict(value, typing.cast(type, hint), source, f"{key}.")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -133,7 +133,7 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
 def _choice(value: Any, choices: tuple[Any, ...], source: str, key: str) -> Any:
     if value not in choices:
         listed = ", ".join(repr(c) for c in choices)
-        raise UserError(f"{source}: {key} = {_shown(value)}: must be one of {listed}")
+        raise UserError(f"{source}: {key} = {shown(value)}: must be one of {listed}")
     return value
 
 
@@ -146,9 +146,21 @@ def _scalar(value: Any, hint: Any, source: str, key: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and is_bool == (hint is bool):
         return value
     name = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
-    raise UserError(f"{source}: {key} = {_shown(value)}: must be of type {name}")
+    raise UserError(f"{source}: {key} = {shown(value)}: must be of type {name}")
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+def shown(value: Any, most: int = MAX_SHOWN) -> str:
+    """A value for a message, cut after `most` characters."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested tables by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

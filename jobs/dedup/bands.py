@@ -1,14 +1,11 @@
-"""`judged` -> `bands`: of every kept document the hashes that duplicates are found by.
+"""`judged` -> `bands`: the hashes by which duplicates of each kept document are found.
 
-The one pass of dedup that reads texts whole and costs CPU time. What it writes is all that a later
-dump needs to know of this one (`gristmill dedup --against`).
-
-Also: spark-submit jobs/dedup/bands.py --recipe R --root ROOT
+This is the one pass of dedup that reads whole texts and needs CPU time. A later dump needs nothing
+else of this one (`gristmill dedup --against`).
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -27,7 +24,7 @@ _NUMBERS = (pa.types.is_integer, pa.types.is_floating)
 
 
 def inputs(job: Job) -> dict[str, str]:
-    """Hashes of another scheme are other hashes."""
+    """The hashing scheme: hashes of different schemes cannot be compared."""
     return {"minhash.scheme": minhash.SCHEME}
 
 
@@ -43,7 +40,7 @@ def run(job: Job) -> dict[str, Written]:
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
-    """Every kept document is there, under a node of its own."""
+    """Every kept document has a row, and a node of its own."""
     counts = written["bands"].counts
     balance("bands", "documents kept", job.manifest("judged").counts.get("kept", 0),
             counts["documents"])  # fmt: skip
@@ -78,8 +75,8 @@ def _signal(policy: Survivor, judged: pa.Schema) -> Column:
     known = dict(_numbers(judged))
     if policy.signal not in known:
         raise UserError(
-            f"survivor.signal = {policy.signal!r}: no numeric column of `judged`; under this "
-            f"recipe there are {', '.join(known)}"
+            f"survivor.signal = {policy.signal!r}: is not a numeric column of `judged`; this "
+            f"recipe has {', '.join(known)}"
         )
     value = F.col(policy.signal).cast("double")
     return F.when(~F.isnan(value), value)
@@ -95,7 +92,7 @@ def _numbers(judged: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
                 yield f"{prefix}{part.name}", part.type
 
 
-STAGE: Stage = Stage(
+STAGE = Stage(
     name="bands",
     reads=("judged",),
     writes=("bands",),
@@ -104,8 +101,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["bands", *sys.argv[1:]]))

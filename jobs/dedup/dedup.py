@@ -1,27 +1,22 @@
-"""`judged` and `bands` -> `clusters`, `canonical`: duplicates found, one document of each kept.
+"""`judged`, `bands` -> `clusters`, `canonical`: find duplicates, keep one document of each cluster.
 
-1. Exact: of documents that agree in a hash (the text's; the URL's, the payload's by recipe) one
-   goes on.
-2. Near: documents that share a band are linked (`jobs.dedup.links`), the links verified where the recipe
-   asks for it (`jobs.dedup.verify`).
-3. Connected components of all links are the clusters; the survivor policy says which document
-   stays, unless an earlier root holds the cluster already (`jobs.dedup.cross_dump`).
-4. Passages that several of those hold are cut out, where the recipe says so (`jobs.dedup.repeated_lines`).
-5. What stays is written as `canonical`, its personal data scrubbed.
+1. Exact duplicates: documents with an equal hash of the text (or of the URL or payload, as the
+   recipe says); all but one are dropped.
+2. Near-duplicates: documents that share a band are linked (`links`); with `verify.min_similarity`
+   the links are verified by exact Jaccard similarity (`verify`).
+3. The connected components of all links are the clusters (`components`). The survivor policy
+   chooses the document that stays, unless an earlier root holds the cluster (`cross_dump`).
+4. With `passages.unit`, passages repeated between survivors are removed (`repeated_lines`).
+5. Survivors are written as `canonical`, with personal data scrubbed.
 
-Also: spark-submit jobs/dedup/dedup.py --recipe R --root ROOT
-
-Which cluster a document is in, and what became of it there: the rows of `clusters`.
-
-Only documents that are linked, or that an earlier root holds, are grouped; all others are clusters
-of their own and stay.
+Only documents that are linked, or that an earlier root holds, are grouped. All others are clusters
+of one.
 """
 
 from __future__ import annotations
 
 import functools
 import shutil
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,68 +35,6 @@ from schemas.datasets import CANONICAL, CLUSTERS, KEY, PII_KINDS, SURVIVORS
 EARLIER, NEAR, PASSAGES = "earlier_duplicate", "near_duplicate", "duplicate_passages"
 CHOSEN = pa.schema([CLUSTERS.field(name) for name in CLUSTERS.names if name not in ("id", *KEY)])
 _HELD = {"held_in": "string", "held_as": "string", "held_node": "bigint"}
-
-
-def choose(
-    nodes: DataFrame, labels: DataFrame, exact: DataFrame | None, held: DataFrame | None
-) -> DataFrame:
-    """Of every document that is linked or held earlier: its cluster, and what became of it."""
-    member = _members(nodes, labels, held)
-    best = member.groupBy("cluster").agg(
-        F.min("rank").alias("rank"), F.count("*").alias("cluster_size")
-    )
-    stay = best.join(member, on=["cluster", "rank"], how="inner").select(
-        "cluster", "cluster_size", F.col("node").alias("best"), F.col("id").alias("best_id")
-    )
-    stay = _with(stay, _held_clusters(labels, held), "cluster", _HELD)
-    joined = stay.join(member.select("node", "cluster"), on="cluster", how="inner")
-    joined = _with(joined, exact, "node", {"kind": "string"})
-    stays, is_held = F.col("node") == F.col("best"), F.col("held_in").isNotNull()
-    kind = F.coalesce("kind", F.when(~stays, F.lit(NEAR)).when(is_held, F.lit(EARLIER)))
-    return joined.select(
-        "node", "cluster", "cluster_size",
-        F.when(is_held, F.col("held_as")).when(~stays, F.col("best_id")).alias("duplicate_of"),
-        F.when(is_held, F.col("held_node")).when(~stays, F.col("best")).alias("duplicate_node"),
-        F.col("held_in").alias("duplicate_root"),
-        kind.alias("duplicate_kind"),
-    )  # fmt: skip
-
-
-def _members(nodes: DataFrame, labels: DataFrame, held: DataFrame | None) -> DataFrame:
-    """Documents that are linked or held earlier, with their cluster."""
-    if held is not None:
-        alone = held.join(labels, on="node", how="left_anti")
-        labels = labels.union(alone.select("node", F.col("node").alias("cluster")))
-    return labels.join(nodes.select("node", "id", "rank"), on="node", how="inner")
-
-
-def _held_clusters(labels: DataFrame, held: DataFrame | None) -> DataFrame | None:
-    """(cluster, held_in, held_as, held_node): the first of what earlier roots hold of each."""
-    if held is None:
-        return None
-    known = held.join(labels, on="node", how="left").withColumn("c", F.coalesce("cluster", "node"))
-    first = known.groupBy("c").agg(F.min("held").alias("held"))
-    named = held.select("held", *_HELD).distinct()
-    return first.join(named, on="held", how="inner").select(F.col("c").alias("cluster"), *_HELD)
-
-
-def _with(frame: DataFrame, more: DataFrame | None, on: str, columns: dict[str, str]) -> DataFrame:
-    """`frame` with the columns of `more` where that has a row, null elsewhere."""
-    if more is None:
-        nulls = [F.lit(None).cast(kind).alias(name) for name, kind in columns.items()]
-        return frame.select("*", *nulls)
-    return frame.join(more.select(on, *columns), on=on, how="left")
-
-
-def complete(nodes: DataFrame, chosen: DataFrame) -> DataFrame:
-    """`clusters`: a row a document; what is linked to nothing is a cluster of its own."""
-    known = chosen.join(nodes.select("node", "id", *KEY), on="node", how="right")
-    return known.select(
-        "node", "id", *KEY,
-        F.coalesce("cluster", "node").alias("cluster"),
-        F.coalesce("cluster_size", F.lit(1)).cast("long").alias("cluster_size"),
-        "duplicate_of", "duplicate_node", "duplicate_root", "duplicate_kind",
-    )  # fmt: skip
 
 
 # Up to this many edges one process finds the components, beyond it the engine.
@@ -156,7 +89,7 @@ class Links:
 
 
 def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
-    """Rows of `clusters`, but for passages, and what the report says of them."""
+    """Rows of `clusters` before passages are removed, and the manifest's `extra`."""
     nodes = job.read("bands")
     found = _links(job, nodes, work)
     with track(job.root, "dedup: clusters", 1, "step"):
@@ -178,7 +111,7 @@ def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
 
 
 def _links(job: Job, nodes: DataFrame, work: Path) -> Links:
-    """Exact duplicates first, near ones among what is left."""
+    """Exact duplicates, then near-duplicates among the rest."""
     recipe, total = job.recipe, job.manifest("bands").counts["documents"]
     with track(job.root, "dedup: exact", 1, "step"):
         left, exact = links.exact(job.spark, nodes, recipe.exact.by, work)
@@ -197,10 +130,72 @@ def _links(job: Job, nodes: DataFrame, work: Path) -> Links:
     return Links(exact, near, counts)
 
 
+def choose(
+    nodes: DataFrame, labels: DataFrame, exact: DataFrame | None, held: DataFrame | None
+) -> DataFrame:
+    """The cluster and the fate of every document that is linked or that an earlier root holds."""
+    member = _members(nodes, labels, held)
+    best = member.groupBy("cluster").agg(
+        F.min("rank").alias("rank"), F.count("*").alias("cluster_size")
+    )
+    stay = best.join(member, on=["cluster", "rank"], how="inner").select(
+        "cluster", "cluster_size", F.col("node").alias("best"), F.col("id").alias("best_id")
+    )
+    stay = _with(stay, _held_clusters(labels, held), "cluster", _HELD)
+    joined = stay.join(member.select("node", "cluster"), on="cluster", how="inner")
+    joined = _with(joined, exact, "node", {"kind": "string"})
+    stays, is_held = F.col("node") == F.col("best"), F.col("held_in").isNotNull()
+    kind = F.coalesce("kind", F.when(~stays, F.lit(NEAR)).when(is_held, F.lit(EARLIER)))
+    return joined.select(
+        "node", "cluster", "cluster_size",
+        F.when(is_held, F.col("held_as")).when(~stays, F.col("best_id")).alias("duplicate_of"),
+        F.when(is_held, F.col("held_node")).when(~stays, F.col("best")).alias("duplicate_node"),
+        F.col("held_in").alias("duplicate_root"),
+        kind.alias("duplicate_kind"),
+    )  # fmt: skip
+
+
+def _members(nodes: DataFrame, labels: DataFrame, held: DataFrame | None) -> DataFrame:
+    """Documents that are linked or that an earlier root holds, with their cluster."""
+    if held is not None:
+        alone = held.join(labels, on="node", how="left_anti")
+        labels = labels.union(alone.select("node", F.col("node").alias("cluster")))
+    return labels.join(nodes.select("node", "id", "rank"), on="node", how="inner")
+
+
+def _held_clusters(labels: DataFrame, held: DataFrame | None) -> DataFrame | None:
+    """(cluster, held_in, held_as, held_node): the first of what earlier roots hold of each."""
+    if held is None:
+        return None
+    known = held.join(labels, on="node", how="left").withColumn("c", F.coalesce("cluster", "node"))
+    first = known.groupBy("c").agg(F.min("held").alias("held"))
+    named = held.select("held", *_HELD).distinct()
+    return first.join(named, on="held", how="inner").select(F.col("c").alias("cluster"), *_HELD)
+
+
+def _with(frame: DataFrame, more: DataFrame | None, on: str, columns: dict[str, str]) -> DataFrame:
+    """`frame` with the columns of `more` where that has a row, null elsewhere."""
+    if more is None:
+        nulls = [F.lit(None).cast(kind).alias(name) for name, kind in columns.items()]
+        return frame.select("*", *nulls)
+    return frame.join(more.select(on, *columns), on=on, how="left")
+
+
+def complete(nodes: DataFrame, chosen: DataFrame) -> DataFrame:
+    """Rows of `clusters`, one per document; a document without links is a cluster of one."""
+    known = chosen.join(nodes.select("node", "id", *KEY), on="node", how="right")
+    return known.select(
+        "node", "id", *KEY,
+        F.coalesce("cluster", "node").alias("cluster"),
+        F.coalesce("cluster_size", F.lit(1)).cast("long").alias("cluster_size"),
+        "duplicate_of", "duplicate_node", "duplicate_root", "duplicate_kind",
+    )  # fmt: skip
+
+
 def _cut_passages(
     job: Job, grouped: DataFrame, work: Path
 ) -> tuple[DataFrame, DataFrame, dict[str, int]]:
-    """`clusters` without the documents that go whole, (node, removed) of the others, counts."""
+    """`clusters` with documents left too short marked, (node, removed) of the others, counts."""
     stored = store(job.spark, grouped, work / "clusters", CLUSTERS)
     stays = stored.frame.filter(F.col("duplicate_kind").isNull()).select("node")
     total = stays.count()
@@ -221,7 +216,7 @@ def _write_canonical(job: Job, written: Written, removed: DataFrame | None) -> W
         stays = stays.withColumn("removed", F.lit(None).cast("array<int>"))
     else:
         stays = removed.join(stays, on="node", how="right")
-    # The small side first: the texts are only streamed past it.
+    # The small side first, so that the texts are only streamed past it.
     survivors = (
         stays.select(*KEY, "cluster", "cluster_size", "removed")
         .join(bands.kept(job), on=list(KEY), how="inner")
@@ -237,13 +232,13 @@ def _write_canonical(job: Job, written: Written, removed: DataFrame | None) -> W
 
 
 def _count_pii(canonical: DataFrame) -> dict[str, int]:
-    """Pieces of personal data that were replaced or dropped, by kind."""
+    """Numbers of personal data items replaced or dropped, by kind."""
     sums = [F.coalesce(F.sum(f"pii.{kind}"), F.lit(0)).alias(kind) for kind in PII_KINDS]
     counted: dict[str, int] = canonical.agg(*sums).toArrow().to_pylist()[0]
     return counted
 
 
-STAGE: Stage = Stage(
+STAGE = Stage(
     name="dedup",
     reads=("judged", "bands"),
     writes=("clusters", "canonical"),
@@ -252,8 +247,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["dedup", *sys.argv[1:]]))

@@ -1,17 +1,16 @@
-"""Which passages go from which document: those that several of the survivors hold.
+"""Find the passages that each survivor loses because several survivors share them.
 
-1. Children list every survivor's units by hash (`corpus/dedup/line_hashes.py`); the lists are written.
-2. A count by hash, added up before it is sent, says which are in `min_documents` or more; only
-   those go on.
-3. The first document that has one, by the survivor policy, keeps it (or none does): a minimum by
-   hash, added up likewise. So a banner on a million pages gathers nowhere; in the two joins by hash
-   its rows, some 30 bytes each, only pass through one task.
-4. What a document loses is gathered; one that has too few words left goes whole. The passages that
-   it would have kept pass to the next document that has them, whose loss can only shrink, so that
-   one more round is all.
+1. Child processes list every survivor's units by hash (`corpus/dedup/line_hashes.py`).
+2. A count per hash, combined before the shuffle, finds those in `min_documents` or more documents.
+3. The first document by the survivor policy keeps a shared passage (or none does): a minimum per
+   hash, combined likewise. A banner on a million pages is never gathered in one place; in the two
+   joins by hash its rows, about 30 bytes each, stream through one task.
+4. Removals are gathered per document. A document with too few words left is dropped. The passages
+   that it would have kept go to the next document that has them. That document then loses less, so
+   one more round is enough.
 
-Nothing depends on partitions or order: counts, smallest ranks and sorted places. In a join the
-small side stands first: Sail builds its hash table of that one.
+Results do not depend on partitions or order: counts, smallest ranks and sorted places. In a join
+the small side stands first, because Sail builds its hash table from that side.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What all stages share: declared inputs and outputs, validity, commit, accounting.
+"""What all stages share: declared inputs and outputs, validity, commit, record accounting.
 
-A stage reads some datasets and writes others. It is done when the manifests of all that it writes
-carry the fingerprint that its recipe and inputs give; then nothing is run. A manifest written
-under other settings is refused, unless it may be overwritten; one written from other inputs
-(more WARC files, say) is made anew.
+A stage reads some datasets and writes others. It is done, and skipped, if the manifests of all that
+it writes have the fingerprint of its settings and inputs. A dataset written under other settings is
+refused unless it may be overwritten; one made from other inputs (more WARC files) is rebuilt.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ from schemas.manifest import DataFile, Manifest
 class Job:
     """One invocation: the recipe, where the datasets are, and the engine that does the work.
 
-    `inputs` are WARC files, `against` the roots of earlier dumps.
+    `inputs` are WARC files, `against` the roots of earlier dumps. `max_failed_share`: extract fails
+    if extraction failed on more than this share of the pages, 0 to 1.
     """
 
     recipe: Recipe
@@ -45,6 +45,7 @@ class Job:
     overwrite: bool = False
     shards: str = "shards"
     against: tuple[Path, ...] = ()
+    max_failed_share: float = 0.05
 
     @property
     def spark(self) -> SparkSession:
@@ -52,17 +53,19 @@ class Job:
         return self.engine.spark
 
     def folder(self, dataset: str) -> Path:
-        """Where a dataset's files and manifest are; shards may be several, by folder."""
+        """The folder of a dataset; `self.shards` names that of the shards."""
         if dataset == "shards":
             return roots.shards_folder(self.root, self.shards)
         return self.root / dataset
 
     def manifest(self, dataset: str) -> Manifest:
-        """A dataset's manifest; `UserError` where it was not made yet."""
+        """A dataset's manifest; raises `UserError` if it was not committed yet."""
         found = manifest.read(self.folder(dataset))
         if found is None:
-            raise UserError(f"{self.folder(dataset)}: nothing was committed there yet; "
-                            f"run the stage that writes '{dataset}' first")  # fmt: skip
+            raise UserError(
+                f"{self.folder(dataset)}: no dataset was committed there; run the stage that "
+                f"writes '{dataset}' first"
+            )
         return found
 
     def schema(self, dataset: str) -> pa.Schema:
@@ -77,7 +80,7 @@ class Job:
         return dataset_io.read(self.spark, self.folder(dataset), listed, self.schema(dataset))
 
     def read_files(self, dataset: str, files: tuple[DataFile, ...]) -> DataFrame:
-        """Files of a dataset that are written and not committed yet."""
+        """Files of a dataset that are written but not committed yet."""
         paths = [str(self.folder(dataset).absolute() / file.name) for file in files]
         return dataset_io.read_files(self.spark, paths, self.schema(dataset))
 
@@ -88,7 +91,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """What a stage gives back for each dataset that it wrote."""
+    """What a stage returns for each dataset that it wrote.
+
+    `counts` and `extra` go into the manifest; files in `keep` stay although it does not list them.
+    """
 
     files: tuple[DataFile, ...]
     counts: dict[str, int]
@@ -114,7 +120,7 @@ class Stage:
 
 
 def refuse_other_recipe(stage: Stage, job: Job) -> None:
-    """Raise `UserError` where another recipe wrote what `stage` writes, unless overwriting."""
+    """Raise `UserError` if another recipe wrote what `stage` writes, unless overwriting."""
     settings = job.recipe.settings(*stage.sections)
     for dataset in stage.writes:
         old = manifest.read(job.folder(dataset))
@@ -126,11 +132,11 @@ def refuse_other_recipe(stage: Stage, job: Job) -> None:
 
 
 def run_stage(stage: Stage, job: Job) -> bool:
-    """Run `stage` unless what it writes is there and valid; says whether it had work to do."""
+    """Run `stage` unless its output is there and valid; returns whether it ran."""
     refuse_other_recipe(stage, job)
     settings = job.recipe.settings(*stage.sections)
     inputs = {name: job.manifest(name).fingerprint for name in stage.reads} | stage.inputs(job)
-    if _is_done(stage, job, settings, inputs):
+    if all(_is_valid(job.folder(name), name, settings, inputs) for name in stage.writes):
         return False
     started = time.time()
     written = stage.run(job)
@@ -147,50 +153,25 @@ def run_stage(stage: Stage, job: Job) -> bool:
     return True
 
 
-def _is_done(stage: Stage, job: Job, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
-    def is_valid(dataset: str) -> bool:
-        old = manifest.read(job.folder(dataset))
-        return (
-            old is not None
-            and old.fingerprint == manifest.fingerprint(dataset, settings, inputs)
-            and _files_are_there(job.folder(dataset), old)
-        )
-
-    return all(is_valid(dataset) for dataset in stage.writes)
-
-
-def _files_are_there(folder: Path, listed: Manifest) -> bool:
-    def size(name: str) -> int:
-        path = folder / name
-        return path.stat().st_size if path.is_file() else -1
-
-    beside = companions(listed.files, listed.extra) if listed.dataset == "shards" else ()
-    return all(size(file.name) == file.bytes for file in listed.files) and all(
-        size(name) >= 0 for name in beside
-    )
+def _is_valid(folder: Path, dataset: str, settings: dict[str, Any], inputs: dict[str, str]) -> bool:
+    """Whether a dataset was made from these settings and inputs and its files are all there."""
+    old = manifest.read(folder)
+    if old is None or old.fingerprint != manifest.fingerprint(dataset, settings, inputs):
+        return False
+    for file in old.files:
+        path = folder / file.name
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            return False
+    beside = companions(old.files, old.extra) if dataset == "shards" else ()
+    return all((folder / name).is_file() for name in beside)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    before, after = _flat(old), _flat(new)
+    before, after = config.flatten(old), config.flatten(new)
     changed = sorted(key for key in before | after if before.get(key) != after.get(key))
-    was, now = (_short(values.get(changed[0])) for values in (before, after))
+    was, now = (config.shown(values.get(changed[0]), 60) for values in (before, after))
     first = f"{changed[0]} = {was} there, {now} here"
     return first + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _made(engine: Engine, started: float) -> dict[str, Any]:
@@ -204,11 +185,11 @@ def _made(engine: Engine, started: float) -> dict[str, Any]:
     }
 
 
-class BooksDontBalanceError(RuntimeError):
-    """Records went in that came out nowhere, or the other way round: never to be ignored."""
+class UnbalancedError(RuntimeError):
+    """Totals don't match: records were read that are not accounted for, or the reverse."""
 
 
 def balance(stage: str, what: str, read: int, accounted: int) -> None:
-    """Raise `BooksDontBalanceError` unless all that was read is accounted for."""
+    """Raise `UnbalancedError` unless the totals match."""
     if read != accounted:
-        raise BooksDontBalanceError(f"{stage}: {read:,} {what} read, {accounted:,} accounted for")
+        raise UnbalancedError(f"{stage}: {read:,} {what} read, {accounted:,} accounted for")

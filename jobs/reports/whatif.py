@@ -32,7 +32,7 @@ from corpus.recipe import Recipe
 from corpus.reports import verdicts
 from corpus.reports.verdicts import KEPT, READ_AGAIN, Changes, Outcomes, why
 from jobs.engine.progress import console
-from jobs.engine.stage import BooksDontBalanceError
+from jobs.engine.stage import UnbalancedError
 from schemas import config, manifest
 from schemas.datasets import KEY
 from schemas.errors import UserError
@@ -236,7 +236,7 @@ def ask(root: Path, sets: Sequence[str], examples: int = 5) -> Answer:
     """Judge the documents of `root` again with the settings in `sets` (TOML assignments).
 
     Raises `UserError` for a setting that is wrong or that nothing stored can answer, and
-    `BooksDontBalanceError` where the stored settings do not give the stored verdicts.
+    `UnbalancedError` where the stored settings do not give the stored verdicts.
     """
     judged = _judged(root)
     old, new = _recipes(root, judged, verdicts.parse(sets))
@@ -309,7 +309,7 @@ def _paths(schema: pa.Schema) -> Iterator[str]:
 def _check_stored(root: Path, rows: pa.RecordBatch, found: Outcomes) -> None:
     for i in (found.stored != found.before).nonzero()[0][:1]:
         place = printable(f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}")
-        raise BooksDontBalanceError(
+        raise UnbalancedError(
             f"{root / 'judged'}: {place}: stored as {printable(found.stored[i])}, but its stored "
             f"signals and settings give {printable(found.before[i])}; another version of gristmill "
             "wrote it: gristmill filter --overwrite judges again"

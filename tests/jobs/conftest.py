@@ -180,7 +180,7 @@ class SmallCrawl:
 
     def command(self, root: Path, *more: str) -> list[str]:
         """The command line of a run over it."""
-        words = [sys.executable, "-m", "jobs.cli", "run", "--recipe", str(self.recipe)]
+        words = [sys.executable, "-m", "jobs.submit", "run", "--recipe", str(self.recipe)]
         return [*words, "--root", str(root), "--input", *self.inputs, *more]
 
     def cut(self, folder: Path, number_of_files: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import pytest
 
 from corpus import worker
 from corpus.recipe import Recipe
-from corpus.worker_tasks import EXTRACT_REQUEST, ROWS_PER_ANSWER
+from corpus.worker_tasks import ROWS_PER_ANSWER, ExtractRequest
 from schemas import config
 from schemas.datasets import DOCUMENTS
 
@@ -28,8 +28,7 @@ def reader() -> Iterator[worker.Child]:
 
 
 def _request(path: str = str(SAMPLE), rows: int = ROWS_PER_ANSWER) -> pa.RecordBatch:
-    ask = {"path": path, "file_path": "s", "start": 0, "rows": rows}
-    return pa.RecordBatch.from_pylist([ask], schema=EXTRACT_REQUEST)
+    return ExtractRequest(path, "s", rows=rows).to_batch()
 
 
 def test_a_child_answers_in_batches_and_serves_again(reader: worker.Child) -> None:

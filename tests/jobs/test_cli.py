@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli, pipeline
-from jobs.engine.stage import BooksDontBalanceError, balance
+from jobs.engine.stage import UnbalancedError, balance
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = str(PROJECT / "samples" / "SAMPLE-00000.warc.gz")
@@ -185,11 +185,11 @@ def test_books_that_do_not_balance_end_the_command_with_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     balance("stage", "records", 3, 3)
-    with pytest.raises(BooksDontBalanceError, match="3 accounted for"):
+    with pytest.raises(UnbalancedError, match="3 accounted for"):
         balance("stage", "records", 4, 3)
 
     def lose_a_record(*_: object) -> int:
-        raise BooksDontBalanceError("extract: 4 records read, 3 accounted for")
+        raise UnbalancedError("extract: 4 records read, 3 accounted for")
 
     monkeypatch.setattr(pipeline, "run", lose_a_record)
     assert cli.main(_run(tmp_path / "r", SAMPLE)) == 1
@@ -217,8 +217,16 @@ def test_spark_submit_is_the_same_thing(
     java: None, tmp_path: Path, sample_roots: dict[str, Path]
 ) -> None:
     home = Path(__import__("pyspark").__file__).parent
-    command = [str(home / "bin" / "spark-submit"), "--master", "local[2]", "jobs/pipeline.py"]
-    command += ["--recipe", RECIPE, "--input", "samples/*.warc.gz", "--root", str(tmp_path / "r")]
+    command = [str(home / "bin" / "spark-submit"), "--master", "local[2]", "jobs/submit.py"]
+    command += [
+        "run",
+        "--recipe",
+        RECIPE,
+        "--input",
+        "samples/*.warc.gz",
+        "--root",
+        str(tmp_path / "r"),
+    ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # Sessions of the tests themselves leave their marks in the environment.
     clean = {name: value for name, value in os.environ.items() if "SPARK" not in name}

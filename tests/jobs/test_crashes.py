@@ -19,6 +19,7 @@ import pytest
 
 from corpus import worker
 from corpus.recipe import Recipe
+from corpus.worker_tasks import ExtractRequest
 from jobs import extract
 from schemas import config
 
@@ -57,15 +58,14 @@ def read(folder: Path, texts: list[str], **settings: Any) -> dict[int, str | Non
     defaults = {"engine": "resiliparse", "max_cpu_seconds": 60.0}
     chosen = dataclasses.replace(Recipe().extract, **defaults | settings)
     recipe = dataclasses.replace(Recipe(), extract=chosen)
-    ask = {"path": str(path), "file_path": "pages", "start": 0, "stop": None, "crashed_at": None}
-    ask |= {"rows": 64, "single": 0, "url_rules": None, "forgotten": None}
+    request = ExtractRequest(str(path), "pages")
     rows, outcomes = {}, Counter[str]()
-    for answer, noted in extract._answers(config.to_json(dataclasses.asdict(recipe)), ask):
+    for answer, noted in extract._answers(config.to_json(dataclasses.asdict(recipe)), request):
         for row in answer.to_pylist():
             number = int(row["url"].rpartition("/")[2])
             assert number not in rows
             rows[number] = row["rejected_by"]
-        outcomes.update(noted["outcomes"])
+        outcomes.update(noted.outcomes)
     assert list(rows) == list(range(len(texts)))
     assert outcomes == Counter(reason or "extracted" for reason in rows.values())
     return rows

@@ -26,7 +26,7 @@ from corpus.recipe import Recipe
 from jobs import pipeline
 from jobs.dedup import dedup, links
 from jobs.engine.session import Engine
-from jobs.engine.stage import BooksDontBalanceError, Job
+from jobs.engine.stage import Job, UnbalancedError
 from jobs.reports import report
 from schemas import manifest
 from schemas.errors import UserError
@@ -244,7 +244,7 @@ def test_two_documents_on_one_node_are_refused_and_repeated_ids_counted(
     assert len({row["node"] for row in found}) == len(rows)
     root = tmp_path / "nodes"
     same = [rows[0] | {"record_offset": 5}, rows[1] | {"record_offset": 5}]
-    with pytest.raises(BooksDontBalanceError, match="distinct nodes"):
+    with pytest.raises(UnbalancedError, match="distinct nodes"):
         _dedup(engines("sail"), root, judged(root, same))
 
 

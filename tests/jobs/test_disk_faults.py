@@ -79,7 +79,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def _gristmill(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.cli", "run", "--recipe", "recipes/sample.toml"]
+    command = [sys.executable, "-m", "jobs.submit", "run", "--recipe", "recipes/sample.toml"]
     command += ["--input", "samples/SAMPLE-00000.warc.gz", "--root", str(root), *more]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 

@@ -17,6 +17,7 @@ import pytest
 
 from corpus import worker
 from corpus.recipe import Recipe
+from corpus.worker_tasks import ExtractRequest
 from jobs import extract, pipeline
 from jobs.engine.stage import Job
 from schemas import manifest
@@ -29,7 +30,7 @@ def _shards(root: Path) -> dict[str, bytes]:
 
 
 def _start(root: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "jobs.cli", "run", "--recipe", "recipes/sample.toml"]
+    command = [sys.executable, "-m", "jobs.submit", "run", "--recipe", "recipes/sample.toml"]
     command += ["--input", "samples/*.warc.gz", "--root", str(root)]
     return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -117,9 +118,9 @@ def test_a_page_that_kills_its_reader_costs_itself_alone(
     real, deadly = worker.map_batch, min(o for o in rows["record_offset"].to_pylist() if o > 90_000)
 
     def die_on_one_page(task: str, recipe: dict, batch: pa.RecordBatch):
-        ask = batch.to_pylist()[0]
+        request = ExtractRequest.of(batch)
         for answer in real(task, recipe, batch):
-            if deadly in answer["record_offset"].to_pylist() and ask["crashed_at"] is None:
+            if deadly in answer["record_offset"].to_pylist() and request.crashed_at is None:
                 raise worker.ChildDiedError("killed by the test")
             yield answer
 

@@ -21,7 +21,7 @@ from corpus.filters.registry import FILTERS
 from corpus.recipe import Recipe
 from corpus.reports import verdicts
 from jobs.engine import dataset_io
-from jobs.engine.stage import BooksDontBalanceError
+from jobs.engine.stage import UnbalancedError
 from jobs.reports import whatif
 from jobs.reports.whatif import Example, Side, printable, printed
 from schemas import config, manifest
@@ -35,8 +35,7 @@ def _extract(settings: Recipe) -> pa.Table:
     """All documents of the sample crawl, extracted in this process."""
     batches: list[pa.RecordBatch] = []
     for path in sorted(SAMPLES.glob("*.warc.gz")):
-        ask = {"path": str(path), "file_path": path.name, "start": 0, "rows": 64}
-        request = pa.RecordBatch.from_pylist([ask], schema=worker_tasks.EXTRACT_REQUEST)
+        request = worker_tasks.ExtractRequest(str(path), path.name).to_batch()
         batches += [
             b.replace_schema_metadata(None) for b in worker_tasks.extract(settings, request)
         ]
@@ -315,7 +314,7 @@ def test_a_verdict_that_the_stored_signals_do_not_give_is_an_error(
     row = next(row for row in rows if row["rejected_by"] is None)
     row["rejected_by"] = "gopher_quality.too_few_words"
     _commit(tmp_path, settings, documents, pa.Table.from_pylist(rows, judged.schema))
-    with pytest.raises(BooksDontBalanceError) as error:
+    with pytest.raises(UnbalancedError) as error:
         whatif.ask(tmp_path, ["gopher_quality.min_words=50"])
     assert f"{row['file_path']}, offset {row['record_offset']}" in str(error.value)
 
