@@ -1,24 +1,24 @@
-"""Child processes that do the heavy Python, so that what they read can only cost themselves.
+"""Child processes for heavy Python, so that a bad page can harm only the process that reads it.
 
-Engines run Python functions in processes they need (Sail: threads of one process, under one
-interpreter lock; Spark: workers whose death fails the task). So tasks hand Arrow batches to a
-child over its standard input and read Arrow batches from its standard output. A child is bound to
-one recipe and serves the tasks of `corpus.worker_tasks`. Idle ones are kept for the next batch, at most
-one a core works at a time, and a child ends by itself when its parent does.
+Engines run Python functions in processes that they need themselves (Sail: threads of one process,
+under one interpreter lock; Spark: workers whose death fails the task). So tasks send Arrow batches
+to a child through a pipe and read Arrow batches from another. A child is bound to one recipe and
+serves the tasks of `corpus.worker_tasks`. Idle children are kept for the next batch, at most one
+per core works at a time, and a child ends when its parent does.
 
-A task that confines its process (extract) runs in a fork of the child: the child has imported
-everything and passes the fork's answers on. So a fork that dies is replaced in milliseconds, where
-a new child takes a second, and every request starts in a fresh process. The child has no thread of
-its own that could hold a lock while it forks.
+A task that limits its own process (extract) runs in a fork of the child. The child has imported
+everything and forwards the fork's answers, so a dead fork is replaced in milliseconds, where a new
+child takes a second, and every request starts in a fresh process. The child has no thread of its
+own that could hold a lock while it forks.
 
-How a process ended says who is to blame. A fault or a limit of ours (`_OWN_SIGNALS`, an exit
-status) is what the batch did. Every other signal came from outside: a person, a scheduler, the
-kernel when memory runs out. Such a batch is asked for again.
+How a process ended tells what ended it. The signals of faults and of our own limits
+(`_OWN_SIGNALS`) and exit statuses are due to the batch. Every other signal came from outside: a
+user, a scheduler, the kernel when memory runs out. Such a batch is sent again.
 
-Frames on both pipes: one byte of kind, eight bytes of length (little-endian), the body.
-`J` the recipe, `T` the task of the next batch, `B` an Arrow IPC stream with one batch, `R` ready
-for the first task, `E` the end of an answer, `X` an error in words, `D` the status that a fork
-ended with. The cost of a frame is a copy through a pipe, about 1 ms for 1 MB; two for a fork's.
+Frames on both pipes: one byte of kind, eight bytes of length (little-endian), the body. Kinds: `J`
+the recipe, `T` the task of the next batch, `B` an Arrow IPC stream with one batch, `R` ready for
+the first task, `E` end of an answer, `X` a traceback, `D` the status that a fork ended with. A frame
+costs a copy through a pipe, about 1 ms per MB; a fork's frame costs two.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class ChildDiedError(RuntimeError):
 
     @property
     def from_outside(self) -> bool:
-        """Whether a signal ended it that no fault and no limit of ours sends."""
+        """Whether it was ended by a signal that neither a fault nor one of our limits sends."""
         return self.status is not None and self.status < 0 and -self.status not in _OWN_SIGNALS
 
     @property
     def over_cpu_limit(self) -> bool:
-        """Whether the CPU time that it was given ended it."""
+        """Whether its limit of CPU time ended it."""
         return self.status == -signal.SIGXCPU
 
 
@@ -93,14 +93,14 @@ class ChildError(RuntimeError):
 
 
 class KilledError(RuntimeError):
-    """Children were ended from outside again and again: nothing is known about the rows."""
+    """Children were repeatedly killed from outside; nothing is known about the rows."""
 
 
 def map_batch(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Send `batch` to a child that runs `task` under `recipe`; yields the batches it answers.
 
-    The child is held for the whole answer and for nothing else, so that a task which waits for
-    its own input never keeps a core from another. Raises `ChildDiedError` or `ChildError`.
+    The child is held for the whole answer and no longer, so that a task that waits for input does
+    not keep a core from another task. Raises `ChildDiedError` or `ChildError`.
     """
     key = json.dumps([task in CONFINED, recipe], sort_keys=True)
     with _slots:
@@ -120,10 +120,10 @@ def map_batch(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> Itera
 
 
 def map_rows(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """All answers to `batch`; it is sent again where a child died.
+    """All answers to `batch`; it is sent again if a child died.
 
-    Raises `KilledError` where all children were killed from outside, and `ChildError` where the
-    batch ends every child: it names the row that does.
+    Raises `KilledError` if all children were killed from outside, and `ChildError`, which names the
+    row, if a row ends every child that reads it.
     """
     answers = _try_rows(task, recipe, batch)
     if isinstance(answers, list):
@@ -142,7 +142,7 @@ def map_rows(task: str, recipe: dict[str, Any], batch: pa.RecordBatch) -> list[p
 def _try_rows(
     task: str, recipe: dict[str, Any], batch: pa.RecordBatch
 ) -> list[pa.RecordBatch] | ChildDiedError:
-    """The answers, or the last death where the batch ended every child that read it."""
+    """The answers, or the last death if the batch ended every child that read it."""
     killed = crashed = 0
     while True:
         try:
@@ -162,8 +162,8 @@ def pause_after_kill(killed: int, death: ChildDiedError, where: str) -> None:
     if killed >= MAX_KILLS:
         raise KilledError(
             f"{where}: {killed} child processes in a row were ended from outside by "
-            f"{describe(death)}. Nothing was recorded of it; the same command resumes. SIGKILL is "
-            "also how the kernel frees memory: run on fewer cores, or lower extract.max_memory_mb"
+            f"{describe(death)}. No row was blamed; the same command resumes. The kernel sends "
+            "SIGKILL when memory runs out: run on fewer cores, or lower extract.max_memory_mb"
         )
     time.sleep(min(1.0, 0.05 * killed))
 
@@ -229,7 +229,7 @@ class Child:
         self._process.terminate()
         try:
             self._process.wait(5)
-        except subprocess.TimeoutExpired:  # stopped by a debugger, say
+        except subprocess.TimeoutExpired:  # e.g. stopped by a debugger
             self._process.kill()
             self._process.wait()
         for pipe in (self._requests, self._answers):
@@ -272,14 +272,14 @@ def stop_idle() -> None:
         child.stop()
 
 
-@atexit.register  # an interpreter that ends with children running warns of each
+@atexit.register  # an interpreter that ends while children run prints a warning for each
 def _stop_all() -> None:
     for child in list(_running):
         child.stop()
 
 
 def _take(key: str) -> Child | None:
-    """An idle child for `key`; where there is none, those for others end: their work is over."""
+    """An idle child for `key`. If there is none, the idle children of other keys are ended."""
     with _lock:
         waiting = _idle.get(key, [])
         while waiting:
@@ -297,7 +297,7 @@ def _give(key: str, child: Child) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # One thread each: there is a child a core already. The package's folder goes on the path for
+    # One thread each: there is a child per core already. The package's folder goes on the path for
     # engines whose workers found it by other means than an installation.
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     threads = dict.fromkeys(names, "1")

@@ -81,9 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _add_stages(
-        commands, "run", pipeline.STAGES, "run all stages, skipping those that are done"
-    )
+    run = _add_stages(commands, "run", pipeline.STAGES, "run all stages that are not done")
     names = [stage.name for stage in pipeline.STAGES]
     run.add_argument("--until", choices=names, help="stop after this stage (default: run all)")
     for stage in pipeline.STAGES:
@@ -103,9 +101,7 @@ def _add_stages(  # type: ignore[no-untyped-def]
         name, help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument(
-        "--recipe", required=True, metavar="FILE", help="read all settings from this TOML file"
-    )
+    parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
     if pipeline.STAGES[0] in stages:
         parser.add_argument(
             "--input", required=True, nargs="+", metavar="GLOB",
@@ -127,7 +123,7 @@ def _add_stages(  # type: ignore[no-untyped-def]
     parser.add_argument(
         "--master",
         metavar="URL",
-        help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17 or newer)",
+        help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)",
     )
     parser.add_argument(
         "--remote", metavar="URL", help="run on a Spark Connect service, e.g. sc://HOST"

@@ -1,4 +1,4 @@
-"""`documents` -> `judged`: all signals of every extracted document, and the first rule it breaks."""
+"""`documents` -> `judged`: all signals of every extracted document, the first rule it breaks."""
 
 from __future__ import annotations
 

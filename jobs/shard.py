@@ -1,8 +1,8 @@
 """`canonical` -> `shards`: token ids in a global order, in files named by their content.
 
-Texts are tokenized once, into a working dataset. Its number of tokens gives the number of shards per
-split. A document's order key, a hash of (seed, id), gives its shard and its place there. Each shard
-is one group, sorted and written by one function, so its bytes do not depend on the engine, the
+Texts are tokenized once, into a working dataset. Its number of tokens gives the number of shards
+per split. A document's order key, a hash of (seed, id), gives its shard and its place in it. Each
+shard is one group, sorted and written by one function, so its bytes do not depend on the engine, the
 partitions or the number of cores.
 """
 

@@ -43,7 +43,7 @@ def load_toml(path: str | Path, cls: type[T]) -> T:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The table of a TOML text; `ValueError` where it is none or is nested too deeply."""
+    """The table of a TOML text; raises `ValueError` if it is invalid or nested too deeply."""
     try:
         values = tomllib.loads(text)
     except RecursionError:
@@ -60,8 +60,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 def check_range(settings: object, least: float, most: float, *names: str) -> None:
     """Raise `ValueError` unless these numbers of `settings` are from `least` to `most`.
 
-    It names the number and the bound. Every number of a recipe has a range: an infinite one, NaN or
-    a mistyped zero too many is refused before work starts.
+    The message names the number and the bound. Every number of a recipe has a range, so that
+    infinity, NaN or a mistyped zero too many is refused before work starts.
     """
     for name in names:
         value = getattr(settings, name)
@@ -72,7 +72,7 @@ def check_range(settings: object, least: float, most: float, *names: str) -> Non
 
 
 def from_dict(values: dict[str, Any], cls: type[T], source: str, section: str = "") -> T:
-    """Build the dataclass `cls` from `values`, checking every key and type on the way."""
+    """Build the dataclass `cls` from `values`, checking every key and type."""
     assert dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
     known = [f.name for f in dataclasses.fields(cls) if f.init]
@@ -96,12 +96,12 @@ def to_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def canonical_json(values: Any) -> str:
-    """JSON with sorted keys: equal values, equal text."""
+    """JSON with sorted keys: equal values give equal text."""
     return json.dumps(values, sort_keys=True)
 
 
 def json_hash(values: Any) -> str:
-    """SHA-256 (hex) of a value's canonical JSON: equal values, equal hash."""
+    """SHA-256 (hex) of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Names that come from a flag, a manifest or a task, before they become part of a path."""
+"""Check names from flags, manifests and tasks before they become part of a path."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PLAIN = re.compile(r"[^/\\\x00-\x1f\x7f]+")
 
 
 def plain_component(name: Any) -> str:
-    """`name`, if it names an entry of one folder on every system.
+    """Return `name` if it is a plain file name on every system.
 
-    Raises `ValueError` for what is no string, is empty, `.` or `..`, has a separator or a control
-    character, or is too long: a path made of it could lead out of the folder.
+    Raises `ValueError` if it is not a string, is empty, `.` or `..`, has a separator or a control
+    character, or is too long: a path made from it could lead out of its folder.
     """
     if not isinstance(name, str) or not _PLAIN.fullmatch(name) or name in (".", ".."):
         raise ValueError(f"{name!r}: must be one plain file name, without a folder")

@@ -1,7 +1,4 @@
-"""Text of unknown origin for a terminal: what would control it is replaced.
-
-A rich console for text of unknown origin: no markup, nothing that controls a terminal.
-"""
+"""Print untrusted text on a terminal: nothing in it is markup or controls the terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-# C0 but tab and newline, DEL, C1, line separators, marks that reorder text (Unicode TR 9), halves
-# of surrogates, which no terminal can be sent, and the marks of ruby text.
+# C0 except tab and newline, DEL, C1, line separators, marks that reorder text (Unicode TR 9), lone
+# surrogates, which cannot be encoded, and ruby marks.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
 )
@@ -27,11 +24,16 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-class PlainConsole(Console):
-    """A console that shows every string as it is, `[red]` and `:smile:` included.
+def one_line(text: str) -> str:
+    """Printable text with every newline, tab and other white space as one space."""
+    return " ".join(printable(text).split())
 
-    What is printed, in tables and in `Text` too, passes `printable`; only rich's own styles and
-    its moves of the cursor reach the terminal.
+
+class PlainConsole(Console):
+    """A rich console that prints every string as it is, `[red]` and `:smile:` included.
+
+    All text, in tables too, goes through `printable`; only rich's own styles and cursor movements
+    reach the terminal.
     """
 
     def __init__(self, **options: Any) -> None:

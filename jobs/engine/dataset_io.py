@@ -1,12 +1,13 @@
-"""Reading and writing datasets: every file is written by a task and renamed, none by the engine.
+"""Read and write datasets. Files are written by tasks and renamed, never by the engine's writer.
 
-A dataset's files get names of their own and count only once a manifest lists them, so that a
-retried or killed task leaves nothing that anybody reads. The same code writes on every engine.
+A file gets a unique name and counts only once a manifest lists it, so that a retried or killed task
+leaves nothing that is read. The same code writes on every engine.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -49,7 +50,7 @@ def read(spark: SparkSession, folder: Path, listed: Manifest, schema: pa.Schema)
 
 
 def read_files(spark: SparkSession, paths: list[str], schema: pa.Schema) -> DataFrame:
-    """Parquet files under a known schema, so that no engine has to guess one."""
+    """Parquet files under a known schema, so that no engine infers one."""
     names = schema.names
     return spark.read.schema(spark_schema(schema)).parquet(*paths).select(*names)
 
@@ -57,9 +58,9 @@ def read_files(spark: SparkSession, paths: list[str], schema: pa.Schema) -> Data
 def write(
     frame: DataFrame, folder: Path, schema: pa.Schema, count_by: str | None = None
 ) -> tuple[DataFile, ...]:
-    """Write `frame` into `folder` and say what was written; at least one file, if an empty one.
+    """Write `frame` into `folder` and return its files; at least one, which may be empty.
 
-    `count_by` names a column whose values are counted file by file (null counts as `kept`).
+    `count_by` names a column whose values are counted per file (null counts as `kept`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = functools.partial(_write_partition, str(folder), schema, count_by)
@@ -69,33 +70,33 @@ def write(
 
 @dataclass(frozen=True)
 class Stored:
-    """A frame that was written, and is read from its files whenever it is used."""
+    """A frame that was written and is read from its files when it is used."""
 
     frame: DataFrame
     rows: int
 
 
 def store(spark: SparkSession, frame: DataFrame, folder: Path, schema: pa.Schema) -> Stored:
-    """Write a working frame, so that what builds on it does not make it again."""
+    """Write an intermediate frame, so that later steps do not compute it again."""
     return stored(spark, folder, write(frame, folder, schema), schema)
 
 
 def stored(
     spark: SparkSession, folder: Path, files: tuple[DataFile, ...], schema: pa.Schema
 ) -> Stored:
-    """The frame that these files in `folder` hold."""
+    """The frame in these files of `folder`."""
     paths = [str(folder.absolute() / file.name) for file in files]
     return Stored(read_files(spark, paths, schema), sum(file.rows for file in files))
 
 
 def receipts(frame: DataFrame) -> tuple[DataFile, ...]:
-    """Run a frame whose rows are receipts, one a file; sorted by the file's name."""
+    """Run a frame whose rows are receipts, one per file; returns the files sorted by name."""
     values = frame.toArrow()["receipt"].to_pylist()
     return tuple(sorted((DataFile(**json.loads(v)) for v in values), key=lambda f: f.name))
 
 
 def receipt(file: DataFile) -> pa.RecordBatch:
-    """A task's word to the driver on a file that it put in place."""
+    """What a task returns to the driver for a file that it committed."""
     return pa.RecordBatch.from_pydict({"receipt": [json.dumps(vars(file))]})
 
 
@@ -110,19 +111,16 @@ def _write_partition(
     first = next((batch for batch in batches if batch.num_rows), None)
     if first is not None:
         rest = (batch for batch in batches if batch.num_rows)
-        yield receipt(_write_batches(Path(folder), schema, count_by, _chain(first, rest)))
-
-
-def _chain(first: pa.RecordBatch, rest: Batches) -> Batches:
-    yield first
-    yield from rest
+        yield receipt(
+            _write_batches(Path(folder), schema, count_by, itertools.chain([first], rest))
+        )
 
 
 def _write_batches(
     folder: Path, schema: pa.Schema, count_by: str | None, batches: Batches
 ) -> DataFile:
     name, rows, counts = f"part-{uuid.uuid4().hex}.parquet", 0, dict[str, int]()
-    # Hashes have no use for a dictionary, and are read whole.
+    # Columns of hashes do not repeat, so a dictionary would only cost.
     numbers = all(pa.types.is_primitive(field.type) for field in schema)
     per_group = ROWS_PER_GROUP_OF_NUMBERS if numbers else ROWS_PER_GROUP
     with manifest.atomic_path(folder / name) as path:
@@ -138,7 +136,7 @@ def _write_batches(
 
 
 def _groups(batches: Batches, rows: int) -> Iterator[pa.Table]:
-    """Batches put together to so many rows or bytes, or somewhat more."""
+    """Batches combined to at least `rows` rows or `BYTES_PER_GROUP` bytes."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)
@@ -176,7 +174,7 @@ def _map_partition(task: str, recipe: dict[str, object], tallies: str, batches: 
 def map_rows(
     frame: DataFrame, function: Callable[[pa.RecordBatch], pa.RecordBatch], schema: pa.Schema
 ) -> DataFrame:
-    """`frame` through a light function of one batch, in the engine's own workers."""
+    """`frame` through a cheap function of one batch, in the engine's own workers."""
     return frame.mapInArrow(functools.partial(_map_light, function), spark_schema(schema))
 
 
@@ -185,7 +183,7 @@ def _map_light(function: Callable[[pa.RecordBatch], pa.RecordBatch], batches: Ba
         yield function(batch)
 
 
-# Every name that a file of ours has in the folder of a dataset.
+# All names that we give to files in the folder of a dataset.
 _OURS = re.compile(
     r"part-[0-9a-f]{32}\.parquet"
     r"|.*-[0-9a-f]{16}\.parquet"  # rows of a WARC file, or a shard
@@ -199,9 +197,9 @@ _OURS = re.compile(
 
 
 def own_files(folder: Path) -> Iterator[Path]:
-    """The files in the folder of a dataset that have a name of ours; nothing else is deleted.
+    """The files in a dataset's folder that have one of our names; nothing else is ever deleted.
 
-    Links are no files of ours. Raises `UserError` where the folder itself is one.
+    Symbolic links are left out. Raises `UserError` if the folder itself is one.
     """
     if folder.is_symlink():
         raise UserError(f"{folder}: is a symbolic link; a root holds its datasets themselves")
@@ -211,7 +209,7 @@ def own_files(folder: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, listed: Manifest, keep: tuple[str, ...] = ()) -> None:
-    """Delete what killed and retried tasks left behind: files of ours that `listed` leaves out."""
+    """Delete files of killed and retried tasks: those with our names that `listed` leaves out."""
     wanted = {file.name for file in listed.files} | set(keep)
     for path in own_files(folder):
         if path.name not in wanted:

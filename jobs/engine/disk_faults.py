@@ -1,7 +1,7 @@
-"""Faults of a disk, told from faults of the program, and what to do about them.
+"""Tell disk errors (full, read-only, ...) from program errors, and say what to do.
 
-A task's exception reaches the driver as text: each engine wraps it in an exception of its own. So
-the error number is read from the text, as Python, Java and Rust print it.
+A task's exception reaches the driver as text, wrapped in an exception of the engine. So the error
+number is parsed from the text as Python, Java and Rust print it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ _SHORT_WRITE = re.compile(r"OSError: \d+ requested and \d+ written")  # NumPy's,
 
 
 def explain(error: BaseException, root: Path | None) -> str | None:
-    """One sentence on the disk that `error` is about; None where it is about no disk.
+    """A message for an error of a disk, or None if `error` is about something else.
 
-    Names the file where the error does, else `root`; the disk by its mount point, with the bytes
-    that are free there.
+    It names the file (or `root`), the disk by its mount point, and the bytes free there.
     """
     found = _find(error)
     if found is None:
@@ -45,12 +44,11 @@ def explain(error: BaseException, root: Path | None) -> str | None:
     temporary = _disk_of(Path(tempfile.gettempdir()))
     if file is None and temporary[0] != disk:  # engines spill to temporary folders
         said += f", that of temporary files at {temporary[0]} {temporary[1]:,}"
-    kept = "what was committed is whole and stays"
-    return f"{said}; {_ADVICE[number]} and run the same command again: {kept}"
+    return f"{said}; {_ADVICE[number]}, then run the same command again; committed data is intact"
 
 
 def _find(error: BaseException) -> tuple[int, str | None] | None:
-    """The error number and the file, if it names one; the innermost cause is printed last."""
+    """The error number, and the file if one is named; the innermost cause is printed last."""
     if isinstance(error, OSError):
         if error.errno not in _ADVICE:
             return None
@@ -64,7 +62,7 @@ def _find(error: BaseException) -> tuple[int, str | None] | None:
 
 
 def _disk_of(place: Path) -> tuple[Path, int]:
-    """Mount point and free bytes of the disk that holds `place`, there or not."""
+    """Mount point and free bytes of the disk of `place`, which need not exist."""
     folder = place.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

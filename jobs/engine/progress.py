@@ -1,6 +1,7 @@
-"""Progress of Spark stages, the same on every engine: tasks note what they did, the driver draws.
+"""Progress bars of stages, the same on every engine: tasks count, the driver draws.
 
-A task writes one small file under the root (`.progress/`); the driver sums them twice a second.
+A task writes its count to a small file under the root (`.progress/`); the driver sums the files
+twice per second.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ console = PlainConsole(stderr=True)
 
 
 class Tally:
-    """A task's running count. Only ever written by that task; cheap enough for every batch."""
+    """A task's running count, written by that task alone; cheap enough for every batch."""
 
     def __init__(self, folder: str) -> None:
         self._path = Path(folder) / uuid.uuid4().hex
@@ -29,7 +30,7 @@ class Tally:
     def add(self, amount: int) -> None:
         """Note that `amount` more units are done."""
         self._done += amount
-        # The folder goes when the driver stops looking: nobody needs the number then.
+        # The driver deletes the folder when it stops looking: nobody needs the number then.
         with contextlib.suppress(FileNotFoundError):
             self._path.write_text(str(self._done))
 
@@ -57,7 +58,7 @@ def track(root: Path, title: str, total: int, unit: str) -> Iterator[str]:
             done.set()
             thread.join()
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another bar is drawn from there, or killed runs'
+            with contextlib.suppress(OSError):  # another bar, or a killed run, has files there
                 folder.parent.rmdir()
 
 
@@ -75,7 +76,7 @@ def _bar(show: Callable[[float], str], unit: str) -> progress.Progress:
 
 
 class _Rate(progress.ProgressColumn):
-    """Done of total, and units a second."""
+    """Done of total, and units per second."""
 
     def __init__(self, show: Callable[[float], str], unit: str) -> None:
         super().__init__()

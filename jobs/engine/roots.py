@@ -1,8 +1,8 @@
-"""The corpus directory (`--root`): a folder of ours, marked before anything else is written to it.
+"""The corpus directory (`--root`): marked as ours before anything else is written to it.
 
-Stages delete what killed runs left in the folders of a root. So a root is a folder that holds
-`gristmill.json`, written when it was new or held nothing by the name of a dataset; its datasets are
-folders directly in it, and neither they nor their files are symbolic links.
+Stages delete what killed runs left in a root. So a root is a folder with the marker
+`gristmill.json`, written when the folder was new or held nothing with the name of a dataset. The
+datasets are folders directly in it; neither they nor their files may be symbolic links.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_IN_PATHS = re.compile(r"[\[\]{}?*\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def shards_folder(root: Path, name: str) -> Path:
-    """The folder of shards `--shards NAME` in a root; `UserError` where the name is none."""
+    """The folder of `--shards NAME` in a root; raises `UserError` for an invalid name."""
     try:
         plain_component(name)
     except ValueError as error:
@@ -43,7 +43,7 @@ def shards_folder(root: Path, name: str) -> Path:
 
 
 def check_path(flag: str, root: Path) -> None:
-    """Raise `UserError` where an engine would not read the path of a root as it stands."""
+    """Raise `UserError` if engines would not read the path of a root literally."""
     found = _NOT_IN_PATHS.search(str(root.absolute()))
     if found:
         raise UserError(
@@ -54,10 +54,10 @@ def check_path(flag: str, root: Path) -> None:
 
 @contextmanager
 def locked(root: Path, shards: str | None = None) -> Iterator[None]:
-    """Make `root` a corpus directory, or see that it is one, and keep a second run out of it.
+    """Create the corpus directory, or check that `root` is one, and lock it for this run.
 
-    `shards` is the name of the shards that will be written there. Raises `UserError` where the
-    folder is not ours to write to, or another run is using it.
+    `shards` is the name of the shards that will be written. Raises `UserError` if the folder is not
+    a corpus directory, cannot be written to, or is in use by another run.
     """
     check_path("--root", root)
     if shards is not None:
@@ -87,7 +87,7 @@ def locked(root: Path, shards: str | None = None) -> Iterator[None]:
 
 
 def _mark(root: Path, shards: str | None) -> None:
-    """Write the marker where it is missing; `UserError` if the folder may hold files of others."""
+    """Write the marker if it is missing; raises `UserError` if the folder may hold other files."""
     if (root / MARKER).is_file():
         return
     for name in (*FIXED, *({"shards", "conversations", shards} - {None}), *_WORKING):
@@ -103,7 +103,7 @@ def _mark(root: Path, shards: str | None) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether the folder holds a dataset's manifest: roots of version 0.1 have no marker."""
+    """Whether the folder holds a dataset's manifest (roots of version 0.1 have no marker)."""
     if folder.name in _WORKING:
         return any(_is_ours(folder.parent / name) for name in FIXED)
     if folder.is_symlink() or not folder.is_dir():
@@ -113,7 +113,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def refuse_links(root: Path) -> None:
-    """Raise `UserError` where a dataset of the root, or a file in it, is a symbolic link."""
+    """Raise `UserError` if a dataset of the root, or a file in one, is a symbolic link."""
     for entry in list(os.scandir(root)):
         named = entry.name in (*FIXED, *_WORKING, MARKER, ".lock")
         if entry.is_symlink() and (named or _holds_manifest(Path(entry.path))):
@@ -136,10 +136,10 @@ def _refuse_link(path: Path) -> None:
 
 
 def refuse_unfinished(root: Path) -> None:
-    """Raise `UserError` where a run of `forget` was killed: the datasets do not fit together."""
+    """Raise `UserError` if a takedown did not finish: the datasets are inconsistent."""
     listed = manifest.read(root / "forgotten")
     if listed and listed.extra["unfinished"]:
         raise UserError(
-            f"--root {root}: documents are being forgotten there and the run did not end; "
-            f"gristmill forget --root {root} goes on with it"
+            f"--root {root}: a takedown did not finish there; "
+            f"run gristmill forget --root {root} to resume it"
         )

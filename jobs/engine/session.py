@@ -1,6 +1,6 @@
-"""Opens the engine: Sail in this process, Apache Spark, or a Spark Connect service.
+"""Open the engine: Sail in this process, Apache Spark, or a Spark Connect service.
 
-Jobs use the DataFrame API that all three share, and nothing else.
+Jobs use only the DataFrame API that all three share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_JAVA = 17
 
 @dataclass(frozen=True)
 class Engine:
-    """An open session and the engine's name and version, for manifests and tables."""
+    """An open session, and the engine's name and version for manifests and tables."""
 
     name: str
     spark: SparkSession
@@ -35,10 +35,10 @@ class Engine:
 def open_engine(master: str | None, remote: str | None, verbose: bool) -> Iterator[Engine]:
     """A session on `remote` (sc://...), on Apache Spark at `master`, or on the embedded Sail.
 
-    Under spark-submit the session that it prepared is used, unless a flag says otherwise.
+    Under spark-submit the session that it prepared is used unless a flag is given.
     """
     if master and remote:
-        raise UserError(f"--master {master} and --remote {remote}: give one of them")
+        raise UserError(f"--master {master} and --remote {remote}: give only one of them")
     if remote:
         yield from _connect(remote)
     elif master or _under_spark_submit():
@@ -102,7 +102,7 @@ def _spark(master: str | None, verbose: bool) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """What a JVM that is started here says on stderr goes nowhere; what fails comes as an error."""
+    """Discard what a JVM started in the block prints on stderr; failures raise exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -136,7 +136,7 @@ def _spark_settings(verbose: bool) -> dict[str, str]:
 
 
 def require_java(asked_by: str) -> None:
-    """Raise `UserError` where no Java of 17 or newer is to be found for Apache Spark."""
+    """Raise `UserError` if no Java of version 17 or newer is found for Apache Spark."""
     home = os.environ.get("JAVA_HOME")
     java = os.path.join(home, "bin", "java") if home else shutil.which("java")  # noqa: PTH118
     found = _java_version(java) if java else None

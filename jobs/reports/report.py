@@ -31,12 +31,13 @@ from schemas.printing import printable
 
 @dataclass(frozen=True)
 class Funnel:
-    """What became of every record. `outcomes` sums to `records`.
+    """What became of every record: `outcomes` adds up to `records`.
 
-    `rejected` counts `documents` by reason, `duplicates_by_kind` the copies, `estimate` is what a
-    sample of pairs says of them (`corpus.dedup.precision_recall.Estimate`), `passages` what was cut out of
-    documents that stay, `pii` the pieces of personal data taken out of them; stages that have not
-    run yet leave their documents under the outcome they have so far (`extracted`, `kept`).
+    `rejected`: documents by reason. `duplicates_by_kind`: dropped documents by kind of duplicate.
+    `estimate`: precision and recall of the links from a sample
+    (`corpus.dedup.precision_recall.Estimate`). `passages`: what was removed from documents that
+    stay. `pii`: personal data items replaced in them. Before later stages have run, documents
+    count as `extracted` or `kept`.
     """
 
     recipe: str

@@ -1,8 +1,8 @@
 """Where a page is: its record in the archive, its row in the shards, and the rows trained on.
 
-Stories come from `jobs.reports.explain`; the row of a shard is found by its key. Steps and rows are the
-loader's arithmetic, which the trainer has: `trainer where` is run as a process of its own, so that
-neither side imports the other.
+What became of the page comes from `jobs.reports.explain`; its row in a shard is found by its key.
+Only the trainer knows which batch holds a row, and jobs do not import the trainer: `trainer where`
+runs as a process.
 """
 
 from __future__ import annotations

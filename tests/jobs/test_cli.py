@@ -125,7 +125,7 @@ def test_both_engines_at_once_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = [*_run(tmp_path / "r", SAMPLE), "--master", "local", "--remote", "sc://h"]
-    assert "give one of them" in _refused(capsys, *arguments)
+    assert "give only one of them" in _refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize("remote", ["http://host", "sc://127.0.0.1:9"])

@@ -38,7 +38,7 @@ def test_an_engines_text_is_read(tmp_path: Path, text: str, number: int) -> None
     place = text.split("'")[1] if "'" in text else str(tmp_path)
     assert told.startswith(f"{place}: ")
     assert "bytes free" in told
-    assert "what was committed is whole and stays" in told
+    assert "committed data is intact" in told
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,9 @@ def _check_kill(
         open_shards(r / "shards").content_hash for r in (old, new)
     }
     if (root / "forgotten" / manifest.MANIFEST_FILE).exists():
-        with pytest.raises(UserError, match="the run did not end; gristmill forget --root"):
+        with pytest.raises(
+            UserError, match="a takedown did not finish there; run gristmill forget --root"
+        ):
             refuse_unfinished(root)
         asked = []  # the record knows
     forget.run(root, engine, asked)

@@ -231,7 +231,7 @@ def test_a_killed_run_is_gone_on_with(
         with pytest.raises(KilledError):
             forget.run(root, engines("sail"), asked)
     open_shards(root / "chats")
-    with pytest.raises(UserError, match="the run did not end"):
+    with pytest.raises(UserError, match="a takedown did not finish"):
         refuse_unfinished(root)
     forget.run(root, engines("sail"), [])
     other = fresh(root, chats, tmp_path / "other")
