@@ -20,8 +20,11 @@ import pytest
 from corpus import worker
 from corpus.recipe import Recipe
 from corpus.worker_tasks import ExtractRequest
-from jobs import extract
-from schemas import config
+from jobs import extract, pipeline
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
+from schemas import config, manifest
+from schemas.errors import UserError
 
 HOSTILE_PAGES = Path(__file__).parent / "hostile_pages"
 HEALTHY = "Nothing happens to whoever reads this page."
@@ -171,6 +174,32 @@ def check_deadly_pages(folder: Path, number: int) -> None:
     texts = [HEALTHY if i % 2 else f"{HEALTHY} mishap-segv" for i in range(2 * number)]
     rows = read(folder, texts)
     assert reasons(rows) == dict.fromkeys(range(0, 2 * number, 2), "extraction_crashed")
+
+
+@pytest.mark.parametrize("deadly", [extract.MIN_FAILURES, extract.MIN_FAILURES - 1])
+def test_a_run_in_which_too_many_pages_fail_ends_with_an_error(
+    mishaps: None, tmp_path: Path, engines: Callable[[str], Engine], deadly: int
+) -> None:
+    texts = [f"{HEALTHY} mishap-abrt"] * deadly + [HEALTHY] * 30
+    path = tmp_path / "pages.warc.gz"
+    path.write_bytes(b"".join(response(i, text) for i, text in enumerate(texts)))
+    settings = dataclasses.replace(Recipe().extract, engine="resiliparse")
+    recipe = dataclasses.replace(Recipe(), name="test", extract=settings)
+    job = Job(recipe, tmp_path / "root", engines("sail"), (str(path),))
+    if deadly == extract.MIN_FAILURES:
+        with pytest.raises(
+            UserError, match=r"20 of 50 pages \(40\.0%\) ended"
+        ):
+            pipeline.run(job, (extract.STAGE,))
+        assert manifest.read(job.folder("documents")) is None
+        made = [path.stat().st_mtime_ns for path in job.folder("documents").glob("*.parquet")]
+        job = dataclasses.replace(job, max_failed_share=0.4)
+        assert pipeline.run(job, (extract.STAGE,)) == 1
+        again = [path.stat().st_mtime_ns for path in job.folder("documents").glob("*.parquet")]
+        assert again == made
+    else:  # so few pages say little of a run
+        assert pipeline.run(job, (extract.STAGE,)) == 1
+    assert job.manifest("documents").counts["extraction_crashed"] == deadly
 
 
 def _judge(texts: list[str]) -> list[pa.RecordBatch]:
