@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -35,6 +34,7 @@ from corpus.recipe import Recipe
 from corpus.text import clean_unicode, language_id
 from corpus.text.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
 from corpus.text.prescreen import Look, Seen, look
+from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fineweb.toml"
 MIN_SCORES = (0.1, 0.3, 0.5, 0.7)

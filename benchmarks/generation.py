@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from dedup_bench import Figure, at_least, figures_table
 from rich.console import Console
 from rich.table import Table
 
+from dedup_bench import Figure, at_least, figures_table
 from schemas import tokenizer as tokenizers
 from schemas.config import load_toml
 from schemas.tokenizer import Tokenizer

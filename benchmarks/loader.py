@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
 from dedup_bench import Figure, at_least, at_most, figures_table
 from gold import CRAWL
 from loader_corpus import corpus, crawl_shard, lengths
 from measured import work_folder
-from rich.console import Console
-from rich.table import Table
-
 from schemas.manifest import DataFile
 from trainer.data.loader import Loader
 from trainer.data.packing import best_fit, concat

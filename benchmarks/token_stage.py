@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from dedup_bench import Bench, Figure, at_least, engine, figures_table
-from measured import measured
-from page_texts import page_texts
 from rich.table import Table
 
 from corpus import recipe, worker
 from corpus.tokens.shards import CANONICAL_COLUMNS
+from dedup_bench import Bench, Figure, at_least, engine, figures_table
 from jobs.engine import dataset_io
+from measured import measured
+from page_texts import page_texts
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CANONICAL
 from schemas.manifest import DataFile, Manifest

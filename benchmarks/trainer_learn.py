@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dedup_bench import Bench, Figure, at_most, figures_table
-from page_texts import page_texts
 from rich.progress import track
 from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
-from trainer_corpus import byte_tokenizer, held_out, write
 
 from corpus.tokens import bpe
+from dedup_bench import Bench, Figure, at_most, figures_table
+from page_texts import page_texts
 from trainer.data.loader import Loader
 from trainer.distributed import Ranks
 from trainer.evaluate.loss import bytes_of_tokens, validate
@@ -32,6 +31,7 @@ from trainer.settings import (
     ScheduleSettings,
 )
 from trainer.train.step import Training, prepare, train_step
+from trainer_corpus import byte_tokenizer, held_out, write
 
 CPU = Ranks(torch.device("cpu"))
 SHAKESPEARE = str(Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt")

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from dedup_bench import Bench, Figure, at_least, at_most, figures_table
-from page_texts import page_texts
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from trainer_corpus import held_out, write
-from trainer_reference import PlainModel, plain_step
 
 from corpus.tokens import bpe
+from dedup_bench import Bench, Figure, at_least, at_most, figures_table
+from page_texts import page_texts
 from trainer.data.loader import Batch, Loader
 from trainer.distributed import Ranks
 from trainer.model.model import LanguageModel, ModelConfig
@@ -36,6 +34,8 @@ from trainer.settings import (
 from trainer.train import run_folder
 from trainer.train.loop import Run
 from trainer.train.step import prepare
+from trainer_corpus import held_out, write
+from trainer_reference import PlainModel, plain_step
 
 CPU = Ranks(torch.device("cpu"))
 VOCABULARY, SEQ_LEN, ROWS = 4096, 256, 16

@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from measured import Run, measured, work_folder
 from rich.console import Console
 from rich.table import Table
 
 from corpus.text import language_id
+from measured import Run, measured, work_folder
 
 PROJECT = Path(__file__).parents[1]
 RECIPES = PROJECT / "recipes"

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo import make_fresh, output, timed
 from rich.console import Console
 from rich.table import Table
+
+from demo import make_fresh, output, timed
 
 SAMPLES = Path(__file__).parent
 CONVERSATIONS = "samples/conversations/*.jsonl"

@@ -16,10 +16,11 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from captures import Capture
 from warcio.recordloader import ArcWarcRecord
 from warcio.statusandheaders import StatusAndHeaders, StatusAndHeadersParser
 from warcio.warcwriter import WARCWriter
+
+from captures import Capture
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://gristmill.example/samples")
 Headers = list[tuple[str, str]]

@@ -34,10 +34,10 @@ TESTS = Path(__file__).parent
 for folder in (str(TESTS.parent), str(TESTS / "trainer")):
     sys.path.insert(0, folder)
 
-import conftest  # of tests/trainer
 import torch
 from safetensors.torch import save_file
 
+import conftest  # of tests/trainer
 import corpus.recipe
 from corpus.chat import encode, formats
 from corpus.chat.encode import Conversations
