@@ -17,6 +17,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import recipes
 from schemas.errors import UserError
 
 T = TypeVar("T")
@@ -27,8 +28,24 @@ MAX_INTEGER = 2**64  # above it no setting makes sense, and thousands of digits 
 MAX_SHOWN = 200  # characters of a value in a message
 
 
+def recipe_file(name: str | Path) -> Path:
+    """The recipe at a path, or the one of that bare name (`fineweb`) that comes with gristmill."""
+    path = Path(name)
+    if path.exists() or path.name != str(name) or path.suffix:
+        return path
+    shipped = {file.stem: file for file in Path(recipes.__file__).parent.glob("*.toml")}
+    if path.name not in shipped:
+        listed = ", ".join(sorted(shipped))
+        raise UserError(f"{name}: no such recipe file, nor one of gristmill's: {listed}")
+    return shipped[path.name]
+
+
 def load_toml(path: str | Path, cls: type[T]) -> T:
-    """Read the TOML file at `path` into `cls`; raises `UserError` naming file, key and value."""
+    """Read a TOML file, or a recipe that comes with gristmill, into the settings class `cls`.
+
+    Raises `UserError` naming file, key and value.
+    """
+    path = recipe_file(path)
     try:
         if (size := Path(path).stat().st_size) > MAX_TOML_BYTES:
             raise UserError(f"{path}: {size:,} bytes; a recipe has at most {MAX_TOML_BYTES:,}")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from corpus import recipe
 from schemas import config
 from schemas.errors import UserError
 
@@ -80,6 +81,17 @@ def test_a_bad_value_is_named(tmp_path: Path, text: str, named: list[str]) -> No
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such recipe file"):
         config.load_toml(tmp_path / "none.toml", Settings)
+
+
+def test_a_bare_name_is_a_recipe_that_comes_with_gristmill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipe.load("fineweb").name == "fineweb"
+    with pytest.raises(UserError, match=r"finweb: no such recipe file, .*: dclm, fineweb"):
+        recipe.load("finweb")
+    (tmp_path / "fineweb").write_text('name = "mine"')
+    assert recipe.load("fineweb").name == "mine"  # a file of that name is meant first
 
 
 def test_equal_values_have_equal_hashes_whatever_their_order() -> None:
