@@ -17,7 +17,7 @@ user, a scheduler, the kernel when memory runs out. Such a batch is sent again.
 
 Frames on both pipes: one byte of kind, eight bytes of length (little-endian), the body. Kinds: `J`
 the recipe, `T` the task of the next batch, `B` an Arrow IPC stream with one batch, `R` ready for
-the first task, `E` end of an answer, `X` a traceback, `D` the status that a fork ended with. A frame
+the first task, `E` end of an answer, `X` a traceback, `D` the status of a dead fork. A frame
 costs a copy through a pipe, about 1 ms per MB; a fork's frame costs two.
 """
 

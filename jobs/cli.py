@@ -16,7 +16,7 @@ from jobs.dedup import dedup
 from jobs.engine import disk_faults
 from jobs.engine.progress import console
 from jobs.engine.roots import locked
-from jobs.engine.session import open_engine
+from jobs.engine.session import add_engine_flags, open_engine
 from jobs.engine.stage import Job, Stage, UnbalancedError
 from jobs.reports import explain, report, whatif, where
 from jobs.takedown import request
@@ -120,18 +120,10 @@ def _add_stages(  # type: ignore[no-untyped-def]
         )  # fmt: skip
     if shard.STAGE in stages:
         _add_shards(parser)
-    parser.add_argument(
-        "--master",
-        metavar="URL",
-        help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)",
-    )
-    parser.add_argument(
-        "--remote", metavar="URL", help="run on a Spark Connect service, e.g. sc://HOST"
-    )
+    add_engine_flags(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="rebuild what another recipe wrote"
     )
-    parser.add_argument("--verbose", action="store_true", help="show the engine's log")
     parser.set_defaults(command=_run, stages=stages, until=None)
     return parser
 

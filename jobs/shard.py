@@ -2,8 +2,8 @@
 
 Texts are tokenized once, into a working dataset. Its number of tokens gives the number of shards
 per split. A document's order key, a hash of (seed, id), gives its shard and its place in it. Each
-shard is one group, sorted and written by one function, so its bytes do not depend on the engine, the
-partitions or the number of cores.
+shard is one group, sorted and written by one function, so its bytes do not depend on the engine,
+the partitions or the number of cores.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -75,13 +76,19 @@ def check_tokenizer(recipe: Recipe) -> None:
         tokenizer.find(recipe.tokenizer.name)
 
 
-def _sample(job: Job) -> Iterator[str]:
-    """Texts in the order of a hash of their id, up to the sample's size in bytes."""
+def texts(job: Job) -> Iterator[Any]:
+    """Rows of `text` and `bytes` (its size in UTF-8), in the order of a hash of the id."""
     columns = decontaminate.clean(job).select("id", *KEY, "text")
     order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
     sized = columns.withColumn("bytes", F.octet_length("text"))
+    rows: Iterator[Any] = iter(sized.orderBy(*order).toLocalIterator())
+    return rows
+
+
+def _sample(job: Job) -> Iterator[str]:
+    """The texts that a tokenizer is trained on: the first `sample_bytes` of `texts`."""
     taken = 0
-    for row in sized.orderBy(*order).toLocalIterator():
+    for row in texts(job):
         yield row["text"]
         taken += row["bytes"]
         if taken >= job.recipe.tokenizer.sample_bytes:

@@ -58,7 +58,7 @@ class Framed:
     text_bytes: int = 0
 
     def turn(self, turn: Turn, tokenizer: Tokenizer) -> None:
-        """Append a turn. If it is learned, its texts, calls and end are targets; its name is not."""
+        """Append a turn; its texts, calls and end (not its name) are targets if it is learned."""
         ids, target = tokenizer.chat_ids, turn.learned
         name, end = "<|tool_result|>", "<|tool_result_end|>"
         if turn.role != "tool":

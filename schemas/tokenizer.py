@@ -82,7 +82,7 @@ class Tokenizer:
 
     @cached_property
     def control_ids(self) -> dict[str, int]:
-        """Control token -> id, the document boundary first: the encoding's own id, else a new one."""
+        """Control token -> id, the document boundary first: the encoding's own, or a new id."""
         known = {t: self.special_tokens[t] for t in CONTROL_TOKENS if t in self.special_tokens}
         new = (token for token in CONTROL_TOKENS if token not in known)
         known |= {token: self.encoding.n_vocab + i for i, token in enumerate(new)}

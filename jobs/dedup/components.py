@@ -1,22 +1,21 @@
-"""Connected components of the graph of duplicates: in one process, or by rounds of the engine.
+"""Connected components of the duplicate graph: in one process, or in rounds on the engine.
 
-A round takes each node for the first of itself and its neighbours, in an order that is new each
-round, and merges the nodes that took the same one (local contraction; Łącki, Mirrokni and
+In a round each node takes the first of itself and its neighbours, in an order that changes every
+round, and nodes that took the same one are merged (local contraction; Łącki, Mirrokni and
 Włodarczyk, "Connected Components at Scale via Local Contractions", 2018). Merged nodes were
-neighbours of one node and every edge stays, so components do; about half of the nodes go even on
-a chain, however it is numbered. What is solved drops out, so a round costs half of the one before,
-where large-star and small-star carry every edge to the end. Once few edges are left, one process
-solves the rest, and the rounds are read backwards: node -> taken -> ... -> smallest.
+neighbours of one node, so components are preserved. About half of the nodes disappear per round,
+even on a chain, so each round costs half of the one before; large-star and small-star carry every
+edge to the end. Once few edges are left, one process solves the rest, and the rounds are resolved
+backwards: node -> taken -> ... -> smallest.
 
-Before each round every task contracts the edges that it holds. That drops most of them where many
-lead to the same nodes, and solves stars and chains that lie together.
+Before each round every task contracts the edges that it holds, which removes most edges of dense
+clusters and solves stars and chains within one task.
 
-A round shuffles at most 64 bytes an edge (both ways for the minimum, then once for each end)
-and 32 a node, and 32 a node on the way back. No step collects a node's neighbours:
-the minimum is combined before it is shuffled, and joins have one row a node on one side, so a node
-with any number of neighbours is streamed past that row. What a task holds is one batch.
-Each round is written and read back, because a plan that grows with the rounds costs more than the
-disk, and what a lost task has to do again is one round of it.
+A round shuffles at most 64 bytes per edge (both directions for the minimum, then once for each end)
+and 32 per node, and 32 per node on the way back. No step collects a node's neighbours: the minimum
+is combined before the shuffle, and joins have one row per node on one side. So a node may have any
+number of neighbours, and a task holds one batch. Each round is written and read back: a plan that
+grows with the rounds costs more than the disk, and a lost task repeats only one round.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ TAKEN = pa.schema([("node", pa.int64()), ("taken", pa.int64())])
 LABELS = pa.schema([("node", pa.int64()), ("cluster", pa.int64())])
 # Edges in one batch of work, some 100 bytes each while it is sorted and solved.
 EDGES_PER_BATCH = 500_000
-# A round that merges nothing is as good as impossible; this many are a bug.
+# A round that merges nothing is next to impossible; this many are a bug.
 MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class Labels:
-    """(node, cluster) for every node of an edge, and how it came about.
+    """(node, cluster) for every node of an edge.
 
-    `edges`: how many were left before each round and after the last, once the tasks had contracted
-    theirs; so the first says what the graph came to and the last what one process solved.
+    `edges`: the number left before each round and after the last, after the tasks' contraction. The
+    first is the size of the contracted graph, the last what one process solved.
     """
 
     frame: DataFrame
@@ -66,10 +65,9 @@ class Labels:
 def label(spark: SparkSession, edges: DataFrame, work: Path, max_local_edges: int) -> Labels:
     """The smallest node of its component for every node of `edges` (a, b), each once.
 
-    As soon as `max_local_edges` edges or fewer are left, this process solves them; the labels are
-    the same for any number. `work` is a folder that every task can reach, for the rounds. A call
-    that was killed starts anew and deletes what it finds there: the first round costs about as
-    much as all later ones together.
+    Once at most `max_local_edges` edges are left, this process solves them; labels do not depend on
+    that number. `work` is a folder that every task can reach, for the rounds. After a kill all
+    rounds are repeated: the first costs about as much as all later ones together.
     """
     work = work / "components"
     shutil.rmtree(work, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What earlier roots hold already: documents of this root that share a band or a hash with theirs.
+"""Find documents that earlier roots (`--against`) hold: those that share a band or a hash.
 
-Only their `bands` and `clusters` are read; nothing of theirs is computed again. Of the earlier
-documents in a bucket one is named: that of the first root on the command line, there always the
-same one; and of its cluster the document that stayed.
+Only the `bands` and `clusters` of earlier roots are read; nothing of theirs is computed again. If a
+bucket has several earlier documents, the one of the first root on the command line is used (always
+the same one), and the survivor of its cluster is recorded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from schemas.datasets import BANDS, CLUSTERS, DOCUMENTS, KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 
-# All that decides a band's hash: `threshold` only chose bands and rows.
+# Everything that decides a band's hash: `threshold` only chose bands and rows.
 _COMPARED = ("scheme", "ngram", "bands", "rows", "seed")
 MATCHES = pa.schema(
     [
@@ -57,7 +57,7 @@ class EarlierRoot:
 
 
 def open_roots(job: Job) -> tuple[EarlierRoot, ...]:
-    """The roots of `--against`; `UserError` where one has no bands, or other ones."""
+    """The roots of `--against`; `UserError` if one has no bands, or incompatible ones."""
     return tuple(_open(job, folder) for folder in job.against)
 
 
@@ -89,18 +89,18 @@ def _check_parameters(job: Job, folder: Path, bands: Manifest) -> None:
         values = ", ".join(f"{n} = {there.get(n)!r} there, {here[n]!r} here" for n in differing)
         raise UserError(
             f"--against {folder}: its bands were written with other parameters, minhash: {values}; "
-            "they can't be compared. Use the recipe that wrote them, or make them anew"
+            "they can't be compared. Use the recipe that wrote them, or rebuild them"
         )
 
 
 def fingerprints(job: Job) -> dict[str, str]:
-    """What the earlier roots' documents add to the inputs of this root's clusters."""
+    """The fingerprints of the earlier roots' clusters, inputs of this root's clusters."""
     roots = enumerate(open_roots(job))
     return {f"against.{i}": root.clusters.fingerprint for i, root in roots}
 
 
 def match(job: Job, nodes: DataFrame, work: Path) -> Stored:
-    """Rows of `NAMED`: the documents that an earlier root holds, and as which."""
+    """Rows of `NAMED`: the documents that an earlier root holds, and its document for each."""
     roots = open_roots(job)
     found = [
         part
@@ -115,12 +115,12 @@ def match(job: Job, nodes: DataFrame, work: Path) -> Stored:
 
 
 def _held(place: int, node: str) -> Column:
-    """Sorts by root, there in an order of no meaning that is always the same."""
+    """A sort key: by root, then in a fixed arbitrary order."""
     return F.concat(F.lit(f"{place:06}-"), F.hex(node))
 
 
 def _names(job: Job, roots: tuple[EarlierRoot, ...]) -> DataFrame:
-    """(held, held_in, held_as, held_node): where, and as which, a document of theirs stayed."""
+    """(held, held_in, held_as, held_node): the survivor of each earlier document, and its root."""
     frames = [
         dataset_io.read(job.spark, root.folder / "clusters", root.clusters, CLUSTERS).select(
             _held(i, "node").alias("held"),
@@ -136,7 +136,7 @@ def _names(job: Job, roots: tuple[EarlierRoot, ...]) -> DataFrame:
 def _matches(
     job: Job, nodes: DataFrame, root: EarlierRoot, place: int, work: Path
 ) -> Iterator[DataFrame]:
-    """Rows of `MATCHES`, of all buckets that both have documents in."""
+    """Rows of `MATCHES` of all buckets with documents of both roots."""
     theirs = dataset_io.read(job.spark, root.folder / "bands", root.bands, BANDS)
 
     def stored(pairs: DataFrame, name: str) -> DataFrame:
@@ -160,7 +160,7 @@ def _exact(side: DataFrame, number: int, key: Key) -> DataFrame:
 
 
 def _shared(ours: DataFrame, theirs: DataFrame) -> DataFrame:
-    """(node, earlier): ours with the smallest of theirs in the same bucket."""
+    """(node, earlier): each of our documents with the smallest of theirs in the same bucket."""
     wanted = ours.select("band", "hash").distinct()
     hubs = wanted.join(theirs, on=["band", "hash"], how="inner")
     hubs = hubs.groupBy("band", "hash").agg(F.min("node").alias("earlier"))
@@ -170,7 +170,7 @@ def _shared(ours: DataFrame, theirs: DataFrame) -> DataFrame:
 def _verified(
     job: Job, near: DataFrame, nodes: DataFrame, theirs: DataFrame, root: EarlierRoot, work: Path
 ) -> DataFrame:
-    """Those pairs that are as alike as the recipe asks; reads their texts too."""
+    """The pairs whose similarity reaches the recipe's minimum; reads the earlier texts too."""
     named = near.select(F.col("node").alias("a"), F.col("earlier").alias("b"))
     pairs = store(job.spark, named, work / "pairs", links.EDGES).frame
     ours = verify.own_side(job, nodes)

@@ -1,9 +1,9 @@
-"""Which documents are linked as duplicates: edges between nodes, as DataFrames.
+"""Link duplicates: edges between documents (nodes), as DataFrames.
 
-Everything is grouped, never compared pair by pair: documents that share a hash are each linked to
-one of them, the hub, so that n documents in a bucket make n - 1 edges, however large it is.
+Documents are grouped, never compared pair by pair. Those that share a hash are each linked to one
+of them, the hub, so that a bucket of n documents makes n - 1 edges.
 
-In a join the small side stands first: Sail builds its hash table of that one.
+In a join the small side stands first, because Sail builds its hash table from that side.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from jobs.engine.dataset_io import store
 EDGES = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 _DROPPED = pa.schema([("node", pa.int64()), ("hub", pa.int64()), ("kind", pa.string())])
 MEMBERS = pa.schema([("band", pa.int32()), ("hash", pa.int64()), ("node", pa.int64())])
-# Documents × bands that are grouped at once; more are taken some bands at a time.
+# Documents x bands grouped at once; above it, bands are processed in several passes.
 MAX_MEMBERSHIPS = 8_000_000
 
 
 def exact(
     spark: SparkSession, nodes: DataFrame, by: tuple[Key, ...], work: Path
 ) -> tuple[DataFrame, DataFrame | None]:
-    """What is left of `nodes`, and (node, hub, kind) of what agrees with another in a hash of `by`.
+    """`nodes` without exact duplicates, and (node, hub, kind) of those by the hashes in `by`.
 
-    One after the other: what one key drops takes no part in the next. The hub is the document that
-    the survivor policy prefers.
+    Keys apply one after the other: a document dropped by one takes no part in the next. The hub is
+    the document that the survivor policy prefers.
     """
     found: DataFrame | None = None
     for key in by:
@@ -44,7 +44,7 @@ def exact(
 
 
 def _agreeing(nodes: DataFrame, key: Key) -> DataFrame:
-    """Each document but the preferred one of those that agree in `key`, with that one."""
+    """The documents equal in `key` to a preferred one, with that one as their hub."""
     hashed = nodes.select("node", "rank", F.col(COLUMNS[key]).alias("hash"))
     shared = hashed.groupBy("hash").agg(F.count("hash").alias("n")).filter(F.col("n") > 1)
     members = shared.select("hash").join(hashed, on="hash", how="inner")
@@ -57,21 +57,21 @@ def _agreeing(nodes: DataFrame, key: Key) -> DataFrame:
 
 
 def memberships(nodes: DataFrame, bands: range) -> DataFrame:
-    """(band, hash, node): a document is a member of one bucket a band, if it has a signature."""
+    """(band, hash, node): one bucket per band for every document with a signature."""
     several = F.slice("bands", bands.start + 1, len(bands))
     member = nodes.select("node", F.posexplode(several).alias("place", "hash"))
     return member.select((F.col("place") + bands.start).alias("band"), "hash", "node")
 
 
 def passes(num_documents: int, num_bands: int) -> Iterator[range]:
-    """Ranges of bands, few enough at a time for a bounded number of memberships."""
+    """Ranges of bands, each with at most `MAX_MEMBERSHIPS` memberships."""
     at_once = max(1, min(num_bands, MAX_MEMBERSHIPS // max(1, num_documents)))
     for start in range(0, num_bands, at_once):
         yield range(start, min(start + at_once, num_bands))
 
 
 def near(nodes: DataFrame, bands: range) -> DataFrame:
-    """(a, b): each document linked to the smallest node of a bucket, for some bands."""
+    """(a, b): each document linked to the smallest node of its buckets, for a range of bands."""
     member = memberships(nodes, bands)
     linked = buckets(member).join(member, on=["band", "hash"], how="inner")
     edges = linked.filter(F.col("node") != F.col("hub"))
@@ -79,6 +79,6 @@ def near(nodes: DataFrame, bands: range) -> DataFrame:
 
 
 def buckets(member: DataFrame) -> DataFrame:
-    """(band, hash, hub): the buckets of two documents and more, with their smallest node."""
+    """(band, hash, hub): the buckets of two or more documents, with their smallest node."""
     hubs = member.groupBy("band", "hash").agg(F.min("node").alias("hub"), F.count("*").alias("n"))
     return hubs.filter(F.col("n") > 1).select("band", "hash", "hub")

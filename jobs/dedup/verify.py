@@ -1,6 +1,6 @@
-"""Exact Jaccard similarity of pairs of documents: to verify links, and to judge a run by a sample.
+"""Exact Jaccard similarity of pairs of documents: to verify links, and to estimate precision.
 
-Only documents that stand in a pair have their texts read again and their shingles kept.
+Texts are read again, and shingles stored, only for documents that are in a pair.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from jobs.engine.progress import track
 from jobs.engine.stage import Job
 from schemas.datasets import JACCARD, KEY, PAIRS_TO_COMPARE, SHINGLES
 
-# Hubs tried in one bucket. Documents unlike the first are compared with the smallest among them,
-# and so on; a bucket with more kinds than this is mere chance.
+# Hubs tried per bucket. Documents unlike the first hub are compared with the smallest among them,
+# and so on; more distinct documents than this share a bucket only by chance.
 MAX_HUBS = 16
 MAX_SAMPLED_CHARS = 200_000
 _LINKED = pa.schema([*links.MEMBERS, pa.field("hub", pa.int64())])
@@ -31,7 +31,7 @@ _LINKED = pa.schema([*links.MEMBERS, pa.field("hub", pa.int64())])
 
 @dataclass(frozen=True)
 class Side:
-    """Where documents are looked up: a root's `bands` and its texts."""
+    """A root's `bands` and texts, in which documents are looked up."""
 
     nodes: DataFrame
     texts: DataFrame
@@ -67,7 +67,7 @@ def compare(job: Job, pairs: DataFrame, of_a: DataFrame, of_b: DataFrame, work: 
 
 
 def ends(pairs: DataFrame) -> DataFrame:
-    """(node): all that stand in a pair."""
+    """(node): all documents in `pairs`."""
     return (
         pairs.select(F.col("a").alias("node"))
         .union(pairs.select(F.col("b").alias("node")))
@@ -76,10 +76,10 @@ def ends(pairs: DataFrame) -> DataFrame:
 
 
 def verified(job: Job, member: DataFrame, side: Side, work: Path) -> tuple[DataFrame, int]:
-    """Edges (a, b) between members of a bucket that are alike, and memberships left unverified.
+    """Edges (a, b) between similar members of a bucket, and the number left unverified.
 
     `member` is (band, hash, node). In each bucket all are compared with the smallest node; those
-    unlike it form a bucket of their own, and are compared again.
+    unlike it form a bucket of their own and are compared again.
     """
     minimum = job.recipe.verify.min_similarity
     linked = _linked(job, member, work / "linked-0")
@@ -101,7 +101,7 @@ def verified(job: Job, member: DataFrame, side: Side, work: Path) -> tuple[DataF
 
 
 def _linked(job: Job, member: DataFrame, folder: Path) -> Stored:
-    """Members of buckets of two and more, but the hubs, each with its hub."""
+    """The members of buckets of two or more, without the hubs, each with its hub."""
     both = links.buckets(member).join(member, on=["band", "hash"], how="inner")
     others = both.filter(F.col("node") != F.col("hub")).select(*_LINKED.names)
     return store(job.spark, others, folder, _LINKED)
@@ -114,11 +114,11 @@ def _pairs(linked: DataFrame) -> DataFrame:
 def estimated(
     job: Job, nodes: DataFrame, linked: DataFrame, dropped: DataFrame, work: Path
 ) -> Estimate:
-    """Precision and recall from a sample of the links (a, b), and how like their survivors a
-    sample of the dropped documents is (a: dropped, b: survivor).
+    """Precision and recall from a sample of the links (a, b) and of the dropped documents
+    (a: dropped, b: survivor).
 
-    The sample is small enough for this process, which spares children and their start; pairs with
-    a text of more than `MAX_SAMPLED_CHARS` are left out.
+    The sample is small enough for this process, without children; pairs with a text of more than
+    `MAX_SAMPLED_CHARS` are left out.
     """
     settings, minhash = job.recipe.verify, job.recipe.minhash
     samples = [_sample(pairs, settings.sample_pairs) for pairs in (linked, dropped)]
@@ -142,7 +142,7 @@ def estimated(
 
 
 def _sample(pairs: DataFrame, number: int) -> pa.Table:
-    """Up to `number` pairs, the same whatever the engine and the order."""
+    """Up to `number` pairs, independent of engine and order."""
     order = [F.xxhash64("a", "b"), F.col("a"), F.col("b")]
     chosen = pairs.select("a", "b").distinct().orderBy(*order).limit(number)
     return chosen.toArrow().cast(links.EDGES)

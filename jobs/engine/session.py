@@ -5,6 +5,7 @@ Jobs use only the DataFrame API that all three share.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shutil
@@ -29,6 +30,15 @@ class Engine:
 
     name: str
     spark: SparkSession
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose the engine: `--master`, `--remote`, `--verbose`."""
+    text = "run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
+    parser.add_argument("--master", metavar="URL", help=text)
+    text = "run on a Spark Connect service, e.g. sc://HOST"
+    parser.add_argument("--remote", metavar="URL", help=text)
+    parser.add_argument("--verbose", action="store_true", help="show the engine's log")
 
 
 @contextlib.contextmanager

@@ -187,9 +187,7 @@ def test_a_run_in_which_too_many_pages_fail_ends_with_an_error(
     recipe = dataclasses.replace(Recipe(), name="test", extract=settings)
     job = Job(recipe, tmp_path / "root", engines("sail"), (str(path),))
     if deadly == extract.MIN_FAILURES:
-        with pytest.raises(
-            UserError, match=r"20 of 50 pages \(40\.0%\) ended"
-        ):
+        with pytest.raises(UserError, match=r"20 of 50 pages \(40\.0%\) ended"):
             pipeline.run(job, (extract.STAGE,))
         assert manifest.read(job.folder("documents")) is None
         made = [path.stat().st_mtime_ns for path in job.folder("documents").glob("*.parquet")]
