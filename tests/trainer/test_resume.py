@@ -184,7 +184,7 @@ def test_an_unfinished_run_is_gone_on_with_only_when_asked(
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")}
     assert main(arguments) == 2
     assert (
-        "holds this run, unfinished after step 2; --resume goes on with it"
+        "holds this run, unfinished after step 2; continue it with --resume"
         in capsys.readouterr().err
     )
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")} == before
