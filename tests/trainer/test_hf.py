@@ -309,7 +309,7 @@ def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "32"}, "hidden_size = '32': must be of type int"),
         ({"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide"),
-        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer beside it has ids up to 276"),
+        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer in this folder has ids up to 276"),
         ({"vocab_size": 0.5}, "vocab_size = 0.5: must be a whole number"),
         ({"vocab_size": 384}, "has 320 rows, config.json says vocab_size = 384"),
         ({"intermediate_size": 47}, "config.json asks for"),
