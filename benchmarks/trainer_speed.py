@@ -34,7 +34,7 @@ from trainer.settings import (
     RunSettings,
 )
 from trainer.train import run_folder
-from trainer.train.loop import Run
+from trainer.train.run import Run
 from trainer.train.step import prepare
 
 CPU = Ranks(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Which weights each optimizer takes, what a state holds, and that a loaded one goes on exactly."""
+"""Which weights each optimizer takes, what a state holds, and that a loaded one continues exactly."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from trainer.cli import main, parser, wait_without_spinning
 from trainer.data.loader import Loader
 from trainer.model import checkpoint
 from trainer.train import step
-from trainer.train.loop import Run
+from trainer.train.run import Run
 
 PROJECT = Path(__file__).parents[2]
 

@@ -15,11 +15,8 @@ from torch import Tensor, nn
 
 from schemas.tokenizer import Tokenizer
 from trainer.distributed import Ranks
-from trainer.evaluate import tasks
-from trainer.evaluate.tasks import (
-    TASKS,
-    Candidate,
-    Example,
+from trainer.evaluate import likelihood
+from trainer.evaluate.likelihood import (
     Metric,
     ScoredSpan,
     encode_pair,
@@ -27,6 +24,7 @@ from trainer.evaluate.tasks import (
     score,
     scored_spans,
 )
+from trainer.evaluate.tasks import TASKS, Candidate, Example
 from trainer.model.model import LanguageModel
 
 ALONE = Ranks(torch.device("cpu"))
@@ -64,7 +62,7 @@ def test_scores_are_those_of_reading_one_token_at_a_time(
     seed: int, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 2:
-        monkeypatch.setattr(tasks, "LOGITS", 1000)  # three places at once
+        monkeypatch.setattr(likelihood, "LOGITS", 1000)  # three places at once
     groups = random_groups(seed, tokenizer.boundary)
     made = [span for group in groups for span in group]
     sizes = [40, 200, 8192]
@@ -198,7 +196,7 @@ def test_a_model_that_knows_the_answers_gets_them_all(
     assert wrong["acc"].score == wrong["acc_norm"].score == 0
 
 
-def test_winogrande_is_told_by_what_follows_the_option(
+def test_winogrande_is_scored_by_what_follows_the_option(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
     examples = [

@@ -135,7 +135,6 @@ class Imported(NamedTuple):
     """A model from a Hugging Face folder, in fp32 on its device, and its tokenizer."""
 
     model: LanguageModel
-    config: ModelConfig
     tokenizer: Tokenizer
 
 
@@ -169,7 +168,7 @@ def load(folder: str | Path, device: torch.device) -> Imported:
                 rows = torch.cat([rows, rows.mean(0).expand(more, -1)])
             weights[name] = rows
     _copy_weights(weights, model, folder)
-    return Imported(model.to(device), config, tokenizer)
+    return Imported(model.to(device), tokenizer)
 
 
 def config_of(values: dict[str, Any], tokenizer: Tokenizer, source: str) -> ModelConfig:
