@@ -1,4 +1,4 @@
-"""Which weights each optimizer takes, what a state holds, and that a loaded one continues exactly."""
+"""Which weights each optimizer takes, what a state holds, and that a loaded one continues alike."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ LOGITS = 1 << 25  # numbers at once: 128 MiB in fp32
 
 
 class Metric(NamedTuple):
-    """A score, its standard error, chance, and how many standard errors it is above chance."""
+    """A score, its standard error, chance, and how many standard errors of guessing it is above."""
 
     name: str
     score: float

@@ -334,7 +334,7 @@ def _greedy_agreement(
 ) -> Tensor:
     """Which of the tokens that both write greedily after the prompt are equal, as 0 or 1."""
     count = min(NUM_GREEDY, model.config.max_position_embeddings - prompt.shape[1])
-    theirs = loaded.generate(
+    theirs: Tensor = loaded.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False
     )
     tokens = prompt
