@@ -32,7 +32,7 @@ from trainer.settings import (
     RunSettings,
 )
 from trainer.train import run_folder
-from trainer.train.loop import Run
+from trainer.train.run import Run
 from trainer.train.step import prepare
 from trainer_corpus import held_out, write
 from trainer_reference import PlainModel, plain_step

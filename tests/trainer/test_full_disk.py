@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
+def test_a_small_disk_fills_up_and_the_run_resumes_once_there_is_room(
     small_disk: Callable[[int], Path],
     arguments: list[str],
     tmp_path: Path,

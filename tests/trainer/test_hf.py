@@ -173,7 +173,7 @@ def test_every_kind_of_tokenizer_goes_out_and_comes_in(kind: str, tmp_path: Path
     the, cat = known.encode("the"), known.encode("cat")
     assert rendered == [known.boundary, user, *the, end, assistant, *cat, end]
     again = hf.load(tmp_path / "hf", CPU)
-    assert again.config == out.ours.model.config
+    assert again.model.config == out.ours.model.config
     assert again.tokenizer.control_ids == known.control_ids
     with torch.no_grad():
         tokens = torch.tensor([ids])
@@ -255,8 +255,8 @@ def test_a_model_of_transformers_computes_the_same_here(
     tokens = random_tokens(tokenizer)
     ours = found.model.eval()(tokens)
     torch.testing.assert_close(ours, theirs(tokens).logits, atol=1e-5, rtol=0)
-    assert found.config.settings.rope_theta == 1e6
-    assert found.config.max_position_embeddings == 64
+    assert found.model.config.settings.rope_theta == 1e6
+    assert found.model.config.max_position_embeddings == 64
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -309,7 +309,7 @@ def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "32"}, "hidden_size = '32': must be of type int"),
         ({"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide"),
-        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer beside it has ids up to 276"),
+        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer in this folder has ids up to 276"),
         ({"vocab_size": 0.5}, "vocab_size = 0.5: must be a whole number"),
         ({"vocab_size": 384}, "has 320 rows, config.json says vocab_size = 384"),
         ({"intermediate_size": 47}, "config.json asks for"),

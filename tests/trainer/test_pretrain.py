@@ -18,7 +18,7 @@ from trainer.cli import main, parser, wait_without_spinning
 from trainer.data.loader import Loader
 from trainer.model import checkpoint
 from trainer.train import step
-from trainer.train.loop import Run
+from trainer.train.run import Run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -187,8 +187,8 @@ def in_two_processes(arguments: list[str]) -> None:
 def test_two_processes_have_the_losses_of_one(
     arguments: list[str], recipe_file: Path, tmp_path: Path
 ) -> None:
-    pieces = "[run]\ndevice_batch_size = 1\neval_every = 4"
-    recipe_file.write_text(recipe_file.read_text().replace("[run]", pieces))
+    settings = "[run]\ndevice_batch_size = 1\neval_every = 4"
+    recipe_file.write_text(recipe_file.read_text().replace("[run]", settings))
     assert main(arguments) == 0
     in_two_processes([*arguments[:-4], "--out", str(tmp_path / "two"), "--device", "cpu"])
     one, other = log_of(tmp_path / "run"), log_of(tmp_path / "two")
@@ -271,10 +271,10 @@ def test_lost_steps_are_skipped_with_shard_and_row_and_too_many_end_the_run(
     """Row 2 of steps 3 and 4, and of all from 6 on, has a loss of infinity."""
     original = step.row_losses
 
-    def row_losses(training: Any, model: Any, piece: Any) -> torch.Tensor:
-        losses = original(training, model, piece)
+    def row_losses(training: Any, model: Any, micro_batch: Any) -> torch.Tensor:
+        losses = original(training, model, micro_batch)
         lost = {tuple(training.loader.batch(n).inputs[2].tolist()) for n in (2, 3, 5, 6, 7)}
-        rows = [tuple(row) in lost for row in piece.inputs.tolist()]
+        rows = [tuple(row) in lost for row in micro_batch.inputs.tolist()]
         return losses + torch.where(torch.tensor(rows), torch.inf, 0.0)
 
     monkeypatch.setattr(step, "row_losses", row_losses)
@@ -283,7 +283,7 @@ def test_lost_steps_are_skipped_with_shard_and_row_and_too_many_end_the_run(
     said = capsys.readouterr()
     named = r"row 2 \((train-\d+\.parquet), document ([\w-]+)\)"
     assert (
-        len(re.findall(rf"step \d: loss inf, .* weights untouched; {named}$", said.out, re.M)) == 4
+        len(re.findall(rf"step \d: loss inf, .* weights unchanged; {named}$", said.out, re.M)) == 4
     )
     assert re.search(rf"step 8: .*{named}: 3 such steps in a row .*lower optimizer", said.err)
     log = {line["step"]: line for line in log_of(tmp_path / "run") if "loss" in line}
@@ -335,7 +335,10 @@ def test_files_beside_the_shards_are_named_in_one_warning(
         f"warning: {own_shards}: not listed in manifest.json and not read: "
         "train-00000-0123456789abcdef.parquet, " in said
     )
-    assert "train-00004-0123456789abcdef.parquet and 2 more; left by a gristmill shard" in said
+    assert (
+        "train-00004-0123456789abcdef.parquet and 2 more; left by an interrupted gristmill shard"
+        in said
+    )
 
 
 def test_documents_are_no_conversations(
@@ -346,7 +349,7 @@ def test_documents_are_no_conversations(
     recipe_file.write_text(text[text.index("[data]") :])
     flags = ["--recipe", recipe_file, "--shards", shards_folder, "--out", tmp_path / "sft"]
     assert main(["sft", *map(str, flags), "--init-from", str(tmp_path / "run")]) == 2
-    assert "holds documents, no conversations" in capsys.readouterr().err
+    assert "holds documents, not conversations" in capsys.readouterr().err
     assert main(["sft", *map(str, flags)]) == 2
     assert "give --init-from RUN" in capsys.readouterr().err
 

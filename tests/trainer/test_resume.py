@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and goes on is the run that was not: oracle, an unbroken one."""
+"""A run that is killed anywhere and resumes is identical to an uninterrupted one, the oracle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from trainer.model import checkpoint
 NUM_STEPS = 8
 # Where a run dies: before the n-th call of one of these.
 PLACES = (
-    "trainer.train.loop.train_step",
-    "trainer.train.loop.validate_by_domain",
+    "trainer.train.run.train_step",
+    "trainer.train.run.validate_by_domain",
     "trainer.train.run_folder.log",
     "trainer.model.checkpoint.save_file",
     "trainer.model.checkpoint.flush",
@@ -117,7 +117,7 @@ def outcome(run: Path) -> tuple[list[tuple[int, float]], dict[str, str], list[st
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
-def test_a_run_killed_anywhere_goes_on_bit_for_bit(
+def test_a_run_killed_anywhere_resumes_bit_exactly(
     kind: str,
     command: Callable[[str, str], list[str]],
     tmp_path: Path,
@@ -167,30 +167,30 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_its_step(
 ) -> None:
     assert start(command("pretrain", "whole")) == 0
     arguments = command("pretrain", "stopped")
-    assert start(arguments, "trainer.train.loop.train_step", 5, stop) == code
+    assert start(arguments, "trainer.train.run.train_step", 5, stop) == code
     assert checkpoint.find(tmp_path / "stopped")[1]["step"] == 5
     assert start([*arguments, "--resume"]) == 0
     assert outcome(tmp_path / "stopped")[:2] == outcome(tmp_path / "whole")[:2]
 
 
-def test_an_unfinished_run_is_gone_on_with_only_when_asked(
+def test_an_unfinished_run_resumes_only_with_the_flag(
     command: Callable[[str, str], list[str]],
     start: Start,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.train.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.run.train_step", 4) == -signal.SIGKILL
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")}
     assert main(arguments) == 2
     assert (
-        "holds this run, unfinished after step 2; --resume goes on with it"
+        "holds this run, unfinished after step 2; continue it with --resume"
         in capsys.readouterr().err
     )
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")} == before
 
 
-def test_another_environment_is_said_and_goes_on(
+def test_another_environment_is_a_warning(
     command: Callable[[str, str], list[str]],
     start: Start,
     capsys: pytest.CaptureFixture[str],
@@ -198,14 +198,14 @@ def test_another_environment_is_said_and_goes_on(
     recipe_file: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.train.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.run.train_step", 4) == -signal.SIGKILL
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace("[run]", "[run]\ndevice_batch_size = 2"))
     assert main([*arguments, "--resume"]) == 0
     assert "warning: device_batch_size was 0, is 2: the last bits may" in capsys.readouterr().out
 
 
-def test_the_best_checkpoint_stays_beside_the_newest(
+def test_the_best_checkpoint_is_kept_with_the_newest(
     command: Callable[[str, str], list[str]], tmp_path: Path, recipe_file: Path
 ) -> None:
     text = recipe_file.read_text()
@@ -231,7 +231,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(
     assert kept == sorted({best[0].name, "step-000038", "step-000040"})
 
 
-def test_a_wsd_run_is_extended_as_if_it_had_been_longer_from_the_start(
+def test_an_extended_wsd_run_equals_one_that_was_longer_from_the_start(
     command: Callable[[str, str], list[str]],
     tmp_path: Path,
     recipe_file: Path,

@@ -238,7 +238,7 @@ def test_an_out_that_cannot_be_written_to_is_one_sentence(
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(
+def test_a_checkpoint_of_another_run_is_refused(
     arguments: list[str], tmp_path: Path, recipe_file: Path, capsys: Capture
 ) -> None:
     """`run.json` is of this run, what `latest` names of one with another learning rate."""

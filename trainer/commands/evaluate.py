@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from trainer.data.loader import Loader
     from trainer.distributed import Ranks
+    from trainer.evaluate.likelihood import TaskResult
     from trainer.evaluate.loss import DomainResult, Validation
-    from trainer.evaluate.tasks import TaskResult
     from trainer.model.checkpoint import Checkpoint
 
 SHOWN_DOMAINS = 20
@@ -151,7 +151,7 @@ def _evaluate_task(
     from rich.progress import Progress
 
     from schemas.printing import PlainConsole
-    from trainer.evaluate.tasks import evaluate_task
+    from trainer.evaluate.likelihood import evaluate_task
 
     task = TASKS[arguments.task]
     examples = read_examples(task, arguments.data, arguments.max_examples)

@@ -13,7 +13,7 @@ from schemas.printing import PlainConsole
 from trainer.settings import PretrainRecipe, Recipe, SftRecipe
 
 if TYPE_CHECKING:  # torch takes seconds; --help should not
-    from trainer.train.request import Request
+    from trainer.train.request import RunRequest
 
 _PRETRAIN = """\
 Train a model from scratch on a folder of shards (made by `gristmill shard`).
@@ -127,8 +127,8 @@ def _run(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> None:
         train(request, PlainConsole())
 
 
-def _request(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> Request:
-    from trainer.train.request import Beginning, Request
+def _request(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> RunRequest:
+    from trainer.train.request import Beginning, RunRequest
 
     if arguments.steps is not None:
         if arguments.steps < 1:
@@ -142,7 +142,7 @@ def _request(arguments: argparse.Namespace, kind: Any, recipe: Recipe) -> Reques
     }
     scratch: tuple[Beginning, Path | None] = ("scratch", None)
     beginning, weights = next(((k, v) for k, v in flags.items() if v is not None), scratch)
-    return Request(
+    return RunRequest(
         kind=kind,
         recipe=recipe,
         out=arguments.out,

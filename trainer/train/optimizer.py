@@ -1,14 +1,14 @@
-"""AdamW for all weights, or Muon for the layers' matrices and AdamW for the rest.
+"""The learning rate schedule, and AdamW for all weights or Muon for the layers' matrices.
+
+The learning rate is a pure function of the step, so a run can start at any step.
 
 AdamW (arXiv 1711.05101) is PyTorch's fused one: a single pass over weights, gradients and moments.
-Muon (https://kellerjordan.github.io/posts/muon, arXiv 2502.16982) makes a matrix's momentum
-orthogonal before it is added, by five rounds of Newton-Schulz: 15 products of matrices a step for
-each matrix, whatever the batch, so it wants batches of `MUON_MIN_TOKENS` tokens or more. Its update
-is scaled to the size that AdamW's usually has, so both go by learning rates of the same order.
+Muon (https://kellerjordan.github.io/posts/muon, arXiv 2502.16982) orthogonalizes a matrix's
+momentum by five Newton-Schulz iterations: 15 matrix products per matrix and step, whatever the
+batch, so it pays off from batches of `MUON_MIN_TOKENS` tokens on. Its update is scaled to the
+usual size of AdamW's, so learning rates are of the same order. AdamW takes the other weights.
 
-State is kept by parameter name, whole and in fp32, so it is the same for any number of ranks.
-
-The learning rate as a pure function of the step, so that any step can be started at.
+State is kept by parameter name, whole and in fp32: it does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -23,47 +23,38 @@ from torch import Tensor, nn
 from schemas.errors import UserError
 from trainer.settings import OptimizerSettings, ScheduleSettings
 
-
-def learning_rate_factor(settings: ScheduleSettings, step: int, num_steps: int) -> float:
-    """What the peak learning rate is multiplied by at `step` (0 .. `num_steps` - 1).
-
-    Linear warmup reaches 1 at its last step. After it `cosine` falls along half a cosine
-    (arXiv 1608.03983); `wsd` stays at 1 and falls linearly over the last `decay_fraction` of all
-    steps (warmup-stable-decay, arXiv 2404.06395). Both arrive at `min_ratio` one step after the
-    last, so that no step is spent on a learning rate of nothing.
-    """
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    if settings.kind == "cosine":
-        progress = _progress(step, settings.warmup_steps, num_steps)
-        shape = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        decay_start = num_steps - round(settings.decay_fraction * num_steps)
-        shape = 1 - _progress(step, max(decay_start, settings.warmup_steps), num_steps)
-    return settings.min_ratio + (1 - settings.min_ratio) * shape
-
-
-def _progress(step: int, start: int, end: int) -> float:
-    """How far `step` is from `start` (0) to `end` (1)."""
-    return min(1.0, max(0.0, (step - start) / max(1, end - start)))
-
-
-MUON_MIN_TOKENS = 8192  # tokens a step below which Newton-Schulz is a large part of the step
+MUON_MIN_TOKENS = 8192  # per step; below, Newton-Schulz takes a large part of the step
 _SLOTS = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     torch.optim.Muon: ("momentum_buffer",),
 }
 
 
+def learning_rate_factor(settings: ScheduleSettings, step: int, num_steps: int) -> float:
+    """Factor on the peak learning rate at `step` (0 .. `num_steps` - 1).
+
+    Linear warmup reaches 1 at its last step. Then `cosine` decays along half a cosine
+    (arXiv 1608.03983); `wsd` stays at 1 and decays linearly over the last `decay_fraction` of all
+    steps (warmup-stable-decay, arXiv 2404.06395). Both reach `min_ratio` one step after the last,
+    so that no step has a learning rate of 0.
+    """
+    start = settings.warmup_steps
+    if step < start:
+        return (step + 1) / start
+    if settings.kind == "wsd":
+        start = max(num_steps - round(settings.decay_fraction * num_steps), start)
+    progress = min(1.0, max(0.0, (step - start) / max(1, num_steps - start)))
+    shape = 1 - progress if settings.kind == "wsd" else 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.min_ratio + (1 - settings.min_ratio) * shape
+
+
 class ModelOptimizer:
-    """Updates every weight of a model; `parts` share its parameters out between them."""
+    """Updates every weight of a model; each of `parts` owns some of its parameters."""
 
     def __init__(self, model: nn.Module, parts: list[torch.optim.Optimizer], name: str) -> None:
         self.implementation = name
         self.parts = parts
-        self._names: dict[Tensor, str] = {
-            parameter: name for name, parameter in model.named_parameters()
-        }
+        self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self._peaks = [[group["lr"] for group in part.param_groups] for part in parts]
 
     def step(self) -> None:
@@ -83,7 +74,7 @@ class ModelOptimizer:
                 group["lr"] = peak * factor
 
     def state(self) -> dict[str, Tensor]:
-        """What the steps so far have left, by `{parameter}.{slot}`, on the CPU; empty before one.
+        """A copy of the state on the CPU, by `{parameter}.{slot}`; empty before the first step.
 
         AdamW's slots are `step`, `exp_avg` and `exp_avg_sq`, Muon's is `momentum_buffer`.
         """
@@ -95,7 +86,7 @@ class ModelOptimizer:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`; `UserError` names what it lacks or has beyond this optimizer's."""
+        """Restore a `state`; `UserError` names an entry that is missing or unknown."""
         known = {f"{self._names[p]}.{slot}" for part in self.parts for p, slot in _slots(part)}
         if state and state.keys() != known:
             odd = sorted(state.keys() ^ known)[0]
@@ -109,7 +100,7 @@ class ModelOptimizer:
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> ModelOptimizer:
-    """The optimizer that `settings.kind` names, at its peak learning rates."""
+    """The optimizer of `settings.kind`, at its peak learning rates."""
     if settings.kind == "adamw":
         groups = parameter_groups(model, settings.weight_decay)
         return ModelOptimizer(model, [_adamw(groups, settings)], "fused AdamW")
@@ -129,32 +120,29 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> ModelOptim
 
 
 def muon_warning(
-    settings: OptimizerSettings, tokens_a_step: int, bfloat16_is_fast: bool = True
+    settings: OptimizerSettings, tokens_per_step: int, bfloat16_is_fast: bool = True
 ) -> str | None:
-    """What to say where Muon costs more than it can win; None where there is nothing to say."""
+    """Why Muon costs more than it gains here, if it does."""
     if settings.kind != "muon":
         return None
     if not bfloat16_is_fast:
         return (
-            "optimizer.kind = 'muon': its matrix products are in bf16 whatever run.dtype says, and "
-            "this device is slow at bf16; take 'adamw'"
+            "optimizer.kind = 'muon': its matrix products are in bf16 whatever run.dtype is, and "
+            "this device is slow at bf16; use 'adamw'"
         )
-    if tokens_a_step >= MUON_MIN_TOKENS:
+    if tokens_per_step >= MUON_MIN_TOKENS:
         return None
     return (
-        f"optimizer.kind = 'muon' with {tokens_a_step:,} tokens a step: its matrix products cost "
-        f"the same whatever the batch; take at least {MUON_MIN_TOKENS:,} tokens a step, or 'adamw'"
+        f"optimizer.kind = 'muon' with {tokens_per_step:,} tokens per step: its matrix products "
+        f"cost the same for any batch; use at least {MUON_MIN_TOKENS:,} tokens per step or 'adamw'"
     )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms and embeddings (a tied head with them) do not."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-        (decayed if is_matrix else kept).append(parameter)
+    """Matrices decay; norms and embeddings (and a tied head) do not."""
+    embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    decayed = [p for p in model.parameters() if p.ndim >= 2 and p not in embeddings]
+    kept = [p for p in model.parameters() if p.ndim < 2 or p in embeddings]
     return [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},
@@ -172,7 +160,7 @@ def _adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.o
 
 
 def _slots(part: torch.optim.Optimizer) -> Iterator[tuple[nn.Parameter, str]]:
-    """Each parameter of `part` with each name of its state."""
+    """Each parameter of `part` with each of its state slots."""
     for group in part.param_groups:
         for parameter in group["params"]:
             for slot in _SLOTS[type(part)]:

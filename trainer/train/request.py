@@ -16,17 +16,17 @@ from trainer.settings import Recipe
 
 Kind = Literal["pretrain", "sft"]
 Beginning = Literal["scratch", "init-from", "extend", "from-hf"]
-# Settings of [run] that decide which numbers come out; the others say how and how often.
+# Settings of [run] that decide a run's numbers; the others say how and how often.
 DECIDING = ("num_steps", "seed")
-NAMED_FILES = 5  # of those that are not listed
+NAMED_FILES = 5  # unlisted files that a warning names
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a user asks for: a recipe, and what the flags say beside it.
+class RunRequest:
+    """A recipe and the flags of `trainer pretrain` or `trainer sft`.
 
-    `beginning` says what `weights` is: a checkpoint whose weights are taken (`init-from`), one that
-    is gone on with for more steps (`extend`), or a Hugging Face folder (`from-hf`).
+    `beginning` says what `weights` is: a checkpoint to take weights from (`init-from`), one to
+    continue for more steps (`extend`), or a Hugging Face folder (`from-hf`).
     """
 
     kind: Kind
@@ -39,13 +39,8 @@ class Request:
     weights: Path | None = None
 
 
-def folders(request: Request) -> list[Path]:
-    """The folders of shards, in the order of the mixture."""
-    return [Path(mixed.folder) for mixed in _mixture(request)]
-
-
-def open_data(request: Request) -> tuple[Loader, Loader]:
-    """The batches to train on, and the held-out rows; `UserError` names what does not fit."""
+def open_data(request: RunRequest) -> tuple[Loader, Loader]:
+    """Loaders of the training batches and of the held-out rows."""
     data, run, mixture = request.recipe.data, request.recipe.run, _mixture(request)
     loader = Loader(
         mixture,
@@ -56,7 +51,7 @@ def open_data(request: Request) -> tuple[Loader, Loader]:
         vocab_size=data.vocab_size,
         check_files=True,
     )
-    loader.epochs(run.num_steps)  # refuses more than a source's max_epochs
+    loader.epochs(run.num_steps)  # raises an error above a source's max_epochs
     rows = run.device_batch_size or data.batch_size
     validation = Loader(
         mixture, seq_len=data.seq_len, rows=rows, packing="best_fit", split="validation"
@@ -64,8 +59,39 @@ def open_data(request: Request) -> tuple[Loader, Loader]:
     return loader, validation
 
 
-def identity(request: Request, loader: Loader, origin: dict[str, Any]) -> dict[str, Any]:
-    """What makes two runs the same run."""
+def folders(request: RunRequest) -> list[Path]:
+    """The folders of shards, in the order of the mixture."""
+    return [Path(mixed.folder) for mixed in _mixture(request)]
+
+
+def _mixture(request: RunRequest) -> list[Mixed]:
+    sources = request.recipe.data.sources
+    if bool(sources) == bool(request.shards):
+        both = "both" if sources else "neither"
+        raise UserError(
+            f"data: {both} of --shards DIR and [[data.sources]] of the recipe given; give one"
+        )
+    if request.shards:
+        return [Mixed(folder) for folder in request.shards]
+    return [Mixed(Path(s.shards), s.weight, s.max_epochs) for s in sources]
+
+
+def _packing(request: RunRequest) -> Packing:
+    """The recipe's packing, with `auto` decided by what the shards hold."""
+    read = [manifests.read(folder) for folder in folders(request)]
+    kinds = {str(m.extra.get("kind", "documents")) if m else "documents" for m in read}
+    if request.kind == "sft" and kinds == {"documents"}:
+        raise UserError(
+            f"{folders(request)[0]}: holds documents, not conversations; make shards for trainer "
+            "sft with gristmill conversations, or train on these with trainer pretrain"
+        )
+    if request.recipe.data.packing == "auto":
+        return "best_fit" if "conversations" in kinds else "concat"
+    return request.recipe.data.packing
+
+
+def identity(request: RunRequest, loader: Loader, origin: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's numbers: two runs with equal identities are the same run."""
     settings = asdict(request.recipe)
     del settings["sample"], settings["data"]
     settings["run"] = {name: settings["run"][name] for name in DECIDING}
@@ -78,51 +104,21 @@ def identity(request: Request, loader: Loader, origin: dict[str, Any]) -> dict[s
     }
 
 
-def warnings_of_data(request: Request, loader: Loader) -> list[str]:
-    """Files beside the shards that are not read, and conversations that may not fit in a row."""
-    said, room = [], request.recipe.data.seq_len + 1
+def warnings_of_data(request: RunRequest, loader: Loader) -> list[str]:
+    """Warnings of files that are not read, and of conversations that may not fit in a row."""
+    warnings, room = [], request.recipe.data.seq_len + 1
     for shards in (source.shards for source in loader.sources):
         if shards.unlisted:
             more = len(shards.unlisted) - NAMED_FILES
             named = ", ".join(shards.unlisted[:NAMED_FILES]) + (f" and {more} more" * (more > 0))
-            said.append(
-                f"{shards.folder}: not listed in {MANIFEST_FILE} and not read: {named}; left by a "
-                "gristmill shard that did not end, or copied here"
+            warnings.append(
+                f"{shards.folder}: not listed in {MANIFEST_FILE} and not read: {named}; left by an "
+                "interrupted gristmill shard, or copied here"
             )
-        settings = shards.manifest.settings.get("conversations", {})
-        if settings.get("context", 0) > room:
-            said.append(
-                f"{shards.folder}: conversations of up to {settings['context']} tokens; those over "
-                f"data.seq_len + 1 = {room} are cut into pieces"
+        context = shards.manifest.settings.get("conversations", {}).get("context", 0)
+        if context > room:
+            warnings.append(
+                f"{shards.folder}: conversations have up to {context} tokens; those over "
+                f"data.seq_len + 1 = {room} are split"
             )
-    return said
-
-
-def _mixture(request: Request) -> list[Mixed]:
-    sources = request.recipe.data.sources
-    if bool(sources) == bool(request.shards):
-        both = "both" if sources else "neither"
-        raise UserError(
-            f"data: {both} of --shards DIR and [[data.sources]] of the recipe given; one of them "
-            "must say where the shards are"
-        )
-    if request.shards:
-        return [Mixed(folder) for folder in request.shards]
-    return [Mixed(Path(s.shards), s.weight, s.max_epochs) for s in sources]
-
-
-def _packing(request: Request) -> Packing:
-    kinds = {_kind_of(folder) for folder in folders(request)}
-    if request.kind == "sft" and kinds == {"documents"}:
-        raise UserError(
-            f"{folders(request)[0]}: holds documents, no conversations: gristmill conversations "
-            "makes shards for trainer sft; trainer pretrain takes these"
-        )
-    if request.recipe.data.packing == "auto":
-        return "best_fit" if "conversations" in kinds else "concat"
-    return request.recipe.data.packing
-
-
-def _kind_of(folder: Path) -> str:
-    manifest = manifests.read(folder)
-    return "documents" if manifest is None else str(manifest.extra.get("kind", "documents"))
+    return warnings

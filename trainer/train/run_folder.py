@@ -1,11 +1,11 @@
 """A run's folder: what it was started with, its log and its report.
 
 RUN/run.json      settings, data specification, tokenizer: written first
-RUN/log.jsonl     a line a step, an evaluation and a sample
+RUN/log.jsonl     a line per step, evaluation and sample
 RUN/loss.png      the log as a picture
-RUN/report.json   the numbers at the end: written last; a run is finished when it is there
+RUN/report.json   the final numbers: written last; a run is finished when it exists
 
-Checkpoints lie beside them, see `trainer.model.checkpoint`.
+Checkpoints are in the same folder, see `trainer.model.checkpoint`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from trainer.durable import fault, read_json, write_json
 from trainer.model.checkpoint import LATEST
 
 RUN_FILE, LOG_FILE, PLOT_FILE, REPORT_FILE = "run.json", "log.jsonl", "loss.png", "report.json"
-NAMED_CHANGES = 3  # of settings
+NAMED_CHANGES = 3  # settings that an error names
 Found = Literal["nothing", "unfinished", "finished"]
 
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Make the folder and keep other trainers out of it; `UserError` where one is at work.
+    """Create the folder and lock it; `UserError` where another trainer holds the lock.
 
-    The lock is the folder's own, and goes with the process. A file system without locks has none.
-    A folder that was made here and is left empty is removed again.
+    The lock is on the folder itself and ends with the process. A file system without locks has
+    none. A folder that was created here and stays empty is removed.
     """
     try:
-        there = run.exists()
+        existed = run.exists()
         run.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -51,7 +51,7 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        if not there:
+        if not existed:
             with contextlib.suppress(OSError):
                 run.rmdir()
 
@@ -59,9 +59,12 @@ def locked(run: Path) -> Iterator[None]:
 def inspect(run: Path, identity: dict[str, Any]) -> Found:
     """What `run` holds of the run `identity`; `UserError` where it holds anything else.
 
-    An attempt of other settings that got to no checkpoint counts as nothing.
+    A run of other settings that has no checkpoint yet counts as nothing.
     """
-    if not run.exists() or (run.is_dir() and not any(map(_counts, run.iterdir()))):
+    names = [path.name for path in run.iterdir()] if run.is_dir() else []
+    # a kill during the first write leaves a temporary file, which does not count
+    names = [n for n in names if not (n.startswith(f".{RUN_FILE}.") and n.endswith(".tmp"))]
+    if not run.exists() or (run.is_dir() and not names):
         return "nothing"
     if not (run / RUN_FILE).exists():
         raise UserError(f"{run}: not empty and no run of this trainer; choose another --out")
@@ -69,15 +72,15 @@ def inspect(run: Path, identity: dict[str, Any]) -> Found:
     old = read_json(run / RUN_FILE).get("identity")
     if not isinstance(old, dict):
         raise UserError(f"{run / RUN_FILE}: not written by this trainer; choose another --out")
-    if old != identity and not finished and not (run / LATEST).exists():
+    if old == identity:
+        return "finished" if finished else "unfinished"
+    if not finished and not (run / LATEST).exists():
         return "nothing"
-    if old != identity:
-        state = "a finished" if finished else "an unfinished"
-        raise UserError(
-            f"{run}: holds {state} run of other settings ({changes(old, identity)}); "
-            "choose another --out"
-        )
-    return "finished" if finished else "unfinished"
+    state = "a finished" if finished else "an unfinished"
+    raise UserError(
+        f"{run}: holds {state} run of other settings ({changes(old, identity)}); "
+        "choose another --out"
+    )
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -87,10 +90,21 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     return "; ".join(found[:NAMED_CHANGES]) + more
 
 
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        pairs = [(f"{name}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{name}[{i}]", *both) for i, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return [f"{name} = {old}, now {new}"] if old != new else []
+    return [change for key, before, after in pairs for change in _differences(before, after, key)]
+
+
 def begin(run: Path, description: dict[str, Any], step: int) -> None:
-    """Make the folder ready to go on after `step` steps; the log keeps what came before."""
+    """Prepare the folder for the steps after `step`; the log keeps the lines up to it."""
     run.mkdir(parents=True, exist_ok=True)
-    write_json(run / RUN_FILE, description)  # first: what it holds is a run's, whatever comes
+    write_json(run / RUN_FILE, description)  # first: it marks the folder as a run's
     kept = [line for line in read_log(run) if line["step"] <= step] if step else []
     with atomic_path(run / LOG_FILE) as temporary:
         temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
@@ -102,8 +116,12 @@ def log(run: Path, record: dict[str, Any]) -> None:
         file.write(_line(record))
 
 
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The log's records; a line that a kill or a full disk tore is left out."""
+    """The log's records, without a last line that a kill or a full disk cut short."""
     if not (run / LOG_FILE).exists():
         return []
     found, text = [], (run / LOG_FILE).read_text(encoding="utf-8", errors="replace")
@@ -120,26 +138,5 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def finish(run: Path, report: dict[str, Any]) -> None:
-    """Write the report: the run is finished."""
+    """Write the report, which marks the run as finished."""
     write_json(run / REPORT_FILE, report)
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file says that a folder is in use; what a kill left of our first write does not."""
-    return not (path.name.startswith(f".{RUN_FILE}.") and path.name.endswith(".tmp"))
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """`section.key = old, now new` for every value that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        pairs = [(f"{name}.{key}".lstrip("."), old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(f"{name}[{i}]", *both) for i, both in enumerate(zip(old, new, strict=True))]
-    else:
-        return [f"{name} = {old}, now {new}"] if old != new else []
-    return [change for key, before, after in pairs for change in _differences(before, after, key)]

@@ -1,4 +1,4 @@
-"""The weights that a run begins with: drawn, taken from a checkpoint, or gone on with."""
+"""The weights that a run starts with: new, from a checkpoint, or from its own latest checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from schemas.errors import UserError
-from schemas.tokenizer import Tokenizer
 from trainer.data import spec
 from trainer.data.loader import Loader
 from trainer.distributed import Ranks
@@ -22,12 +21,15 @@ from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe, ScheduleSettings
 from trainer.train import run_folder
 from trainer.train.optimizer import learning_rate_factor
-from trainer.train.request import Request, identity
+from trainer.train.request import RunRequest, identity
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model to train, after `step` steps that left `optimizer`; `origin` tells it from others."""
+    """A model on its device after `step` steps, with the `optimizer` and checkpoint `state` of it.
+
+    `origin` says where the run's first weights came from; it is a part of the run's identity.
+    """
 
     model: LanguageModel
     origin: dict[str, Any]
@@ -36,35 +38,54 @@ class Weights:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def first_weights(request: Request, loader: Loader, group: Ranks) -> Weights:
-    """The weights that the request begins with, on the device."""
-    if request.beginning == "scratch":
-        return Weights(_new_model(request, loader).to(group.device), {"from": "scratch"})
-    assert request.weights is not None
+def initial_weights(request: RunRequest, loader: Loader, group: Ranks) -> Weights:
+    """The weights that the request names; `UserError` where data or recipe do not fit them."""
+    own = loader.shards.tokenizer
+    if request.weights is None:
+        assert isinstance(request.recipe, PretrainRecipe)
+        torch.manual_seed(request.recipe.run.seed)
+        config = ModelConfig(
+            request.recipe.model,
+            own.padded_vocab_size,
+            own.boundary,
+            request.recipe.data.seq_len,
+        )
+        model = LanguageModel(config)  # on the CPU: equal weights on every rank and device
+        return Weights(model.to(group.device), {"from": "scratch"})
     if request.beginning == "from-hf":
         imported = hf.load(request.weights, group.device)
-        _require_ids(loader, imported.tokenizer, request.weights)
+        theirs = imported.tokenizer  # may split text otherwise, but its ids must mean the same
+        if (theirs.token_bytes, theirs.control_ids) != (own.token_bytes, own.control_ids):
+            raise UserError(
+                f"{request.weights}: its token ids differ from those of {loader.shards.folder} "
+                f"({own.name}); make shards with --tokenizer {request.weights / 'tokenizer.json'}"
+            )
+        _require_shape(request, loader, imported.model)
         files = sorted(request.weights.glob("*.safetensors"))
         origin = {"from": "from-hf", "files": {file.name: sha256(file) for file in files}}
-        return Weights(_fitting(request, loader, imported.model), origin)
+        return Weights(imported.model, origin)
     loaded = checkpoint.load(request.weights, group.device)
-    _require_tokenizer(loader, loaded)
-    model = _fitting(request, loader, loaded.model)
+    if loaded.tokenizer.hash != own.hash:
+        raise UserError(
+            f"{loader.shards.folder}: tokenizer {own.name} ({own.hash[:12]}), "
+            f"{loaded.folder} was trained with {loaded.tokenizer.name} "
+            f"({loaded.tokenizer.hash[:12]})"
+        )
+    _require_shape(request, loader, loaded.model)
     digest = sha256(loaded.folder / checkpoint.STATE_FILE)
     origin = {"from": request.beginning, "state_sha256": digest}
     if request.beginning == "init-from":
-        return Weights(model, origin)
+        return Weights(loaded.model, origin)
     _require_extensible(request, loader, loaded)
-    optimizer = checkpoint.load_optimizer(loaded.folder, loaded.state)
-    return Weights(model, origin, int(loaded.state["step"]), optimizer, loaded.state)
+    return _at_checkpoint(loaded, origin)
 
 
 def latest_weights(
-    out: Path, first: Weights, identity: dict[str, Any], group: Ranks
+    out: Path, initial: Weights, identity: dict[str, Any], group: Ranks
 ) -> Weights | None:
-    """The newest checkpoint of the run; None where it got to none.
+    """The newest checkpoint of the run; None where there is none yet.
 
-    `UserError` where the checkpoint is of a run of another `identity`.
+    `UserError` where it is the checkpoint of a run of another `identity`.
     """
     if checkpoint.pointed(out, checkpoint.LATEST) is None:
         return None
@@ -72,71 +93,39 @@ def latest_weights(
     if loaded.state.get("identity") != identity:
         changes = run_folder.changes(loaded.state.get("identity") or {}, identity)
         raise UserError(f"{loaded.folder}: of a run of other settings ({changes})")
+    return _at_checkpoint(loaded, initial.origin)
+
+
+def _at_checkpoint(loaded: Checkpoint, origin: dict[str, Any]) -> Weights:
     optimizer = checkpoint.load_optimizer(loaded.folder, loaded.state)
-    return Weights(loaded.model, first.origin, int(loaded.state["step"]), optimizer, loaded.state)
+    return Weights(loaded.model, origin, int(loaded.state["step"]), optimizer, loaded.state)
 
 
-def _new_model(request: Request, loader: Loader) -> LanguageModel:
-    """Drawn on the CPU from the seed: equal weights on every rank and device."""
-    assert isinstance(request.recipe, PretrainRecipe)
-    tokenizer = loader.shards.tokenizer
-    config = ModelConfig(
-        request.recipe.model,
-        tokenizer.padded_vocab_size,
-        tokenizer.boundary,
-        request.recipe.data.seq_len,
-    )
-    torch.manual_seed(request.recipe.run.seed)
-    return LanguageModel(config)
-
-
-def _fitting(request: Request, loader: Loader, model: LanguageModel) -> LanguageModel:
-    """The loaded model, once it is known that data and recipe fit it."""
-    config, seq_len = model.config, request.recipe.data.seq_len
-    vocab_size = loader.shards.tokenizer.padded_vocab_size
+def _require_shape(request: RunRequest, loader: Loader, model: LanguageModel) -> None:
+    """`UserError` unless the loaded model fits the row length, the vocabulary and `[model]`."""
+    config, seq_len, tokenizer = model.config, request.recipe.data.seq_len, loader.shards.tokenizer
     if seq_len > config.max_position_embeddings:
         raise UserError(
             f"data.seq_len = {seq_len}: the model of {request.weights} reads at most "
             f"{config.max_position_embeddings} tokens"
         )
-    if config.vocab_size != vocab_size:
+    if config.vocab_size != tokenizer.padded_vocab_size:
         raise UserError(
             f"{request.weights}: a vocabulary of {config.vocab_size}, the shards' tokenizer "
-            f"{loader.shards.tokenizer.name} has {vocab_size}"
+            f"{tokenizer.name} has {tokenizer.padded_vocab_size}"
         )
     if isinstance(request.recipe, PretrainRecipe) and request.recipe.model != config.settings:
+        known = asdict(config.settings)
         changes = "; ".join(
-            f"model.{name} = {wanted}, the weights have {asdict(config.settings)[name]}"
+            f"model.{name} = {wanted}, the weights have {known[name]}"
             for name, wanted in asdict(request.recipe.model).items()
-            if asdict(config.settings)[name] != wanted
+            if known[name] != wanted
         )
-        raise UserError(f"{request.weights}: {changes}; give the recipe the shape of the weights")
-    return model
+        raise UserError(f"{request.weights}: {changes}; set [model] to the shape of the weights")
 
 
-def _require_ids(loader: Loader, tokenizer: Tokenizer, folder: Path) -> None:
-    """`UserError` unless each id means the same; how text is split is the shards' affair."""
-    own = loader.shards.tokenizer
-    if (tokenizer.token_bytes, tokenizer.control_ids) != (own.token_bytes, own.control_ids):
-        raise UserError(
-            f"{folder}: its tokenizer's ids mean something else than those of "
-            f"{loader.shards.folder} ({own.name}); make shards with --tokenizer "
-            f"{folder / 'tokenizer.json'}"
-        )
-
-
-def _require_tokenizer(loader: Loader, loaded: Checkpoint) -> None:
-    shards = loader.shards
-    if loaded.tokenizer.hash != shards.tokenizer.hash:
-        raise UserError(
-            f"{shards.folder}: tokenizer {shards.tokenizer.name} ({shards.tokenizer.hash[:12]}), "
-            f"{loaded.folder} was trained with {loaded.tokenizer.name} "
-            f"({loaded.tokenizer.hash[:12]})"
-        )
-
-
-def _require_extensible(request: Request, loader: Loader, loaded: Checkpoint) -> None:
-    """`UserError` unless the run is the checkpoint's, only longer, and its decay is not begun."""
+def _require_extensible(request: RunRequest, loader: Loader, loaded: Checkpoint) -> None:
+    """`UserError` unless the run is the checkpoint's, only longer, and its decay has not begun."""
     old, step = loaded.state["identity"], int(loaded.state["step"])
     spec.require_same(
         spec.from_json(old["data"], str(loaded.folder)), loader.spec, str(loaded.folder)
@@ -145,8 +134,8 @@ def _require_extensible(request: Request, loader: Loader, loaded: Checkpoint) ->
     for name in sorted(new.keys() | old["settings"].keys()):
         if name not in ("run", "schedule") and new.get(name) != old["settings"].get(name):
             raise UserError(
-                f"{loaded.folder}: [{name}] differs from that run's: --extend changes "
-                "run.num_steps and the schedule's decay alone; --init-from takes weights only"
+                f"{loaded.folder}: [{name}] differs from that run's: --extend may change only "
+                "run.num_steps and the schedule's decay; --init-from takes the weights alone"
             )
     before, after = old["settings"]["run"]["num_steps"], request.recipe.run.num_steps
     factors = [
@@ -157,5 +146,5 @@ def _require_extensible(request: Request, loader: Loader, loaded: Checkpoint) ->
         raise UserError(
             f"{loaded.folder}: step {step} of {before} cannot be extended to run.num_steps = "
             f"{after}: the schedule must be 'wsd' with its learning rate at the peak there, and "
-            f"the new run longer than {step} steps"
+            f"run.num_steps above {step}"
         )
