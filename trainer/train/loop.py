@@ -17,8 +17,8 @@ from rich.console import Console
 from torch import Tensor
 
 from schemas.errors import UserError
-from trainer.commands.where import where
 from trainer.data.loader import Batch, Loader
+from trainer.data.trace import origin_of
 from trainer.distributed import Stopped, StopSignals
 from trainer.evaluate.loss import Validation, bytes_of_tokens, validate_by_domain
 from trainer.generate.chat import reply_text
@@ -127,7 +127,9 @@ class Run:
         if not bad:
             last = self.training.recipe.data.batch_size - 1
             return f"each row's loss and gradient are finite, those of rows 0 to {last} are not"
-        origins = [(row, where(self.training.loader, batch.step, row)) for row in bad[:NAMED_ROWS]]
+        origins = [
+            (row, origin_of(self.training.loader, batch.step, row)) for row in bad[:NAMED_ROWS]
+        ]
         named = [f"row {row} ({o.shard}, document {o.id})" for row, o in origins if o is not None]
         return ", ".join(named) + (f" and {len(bad) - len(named)} more" if bad[NAMED_ROWS:] else "")
 
