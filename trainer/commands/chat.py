@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import UserError
-from trainer.commands.flags import add_checkpoint, add_device, add_sampling, sampling_settings
+from trainer.commands import flags
 
 if TYPE_CHECKING:  # torch takes seconds; --help should not
     from trainer.generate.chat import Chat
@@ -45,15 +45,9 @@ _HELP = """\
 
 def add_parser(commands: Any) -> None:
     """Add `trainer chat` to the command line's subparsers."""
-    command = commands.add_parser(
-        "chat",
-        help="chat with a fine-tuned model",
-        description=_CHAT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    add_checkpoint(command)
-    add_device(command)
+    command = flags.add_command(commands, "chat", run, "chat with a fine-tuned model", _CHAT)
+    flags.add_checkpoint(command)
+    flags.add_device(command)
     add = command.add_argument
     # fmt: off
     add("--prompt", metavar="TEXT", help="send this message, print the reply and end")
@@ -64,7 +58,7 @@ def add_parser(commands: Any) -> None:
     add("--max-tool-calls", type=int, default=3, metavar="N",
         help="answer at most N tool calls per message (default: %(default)s)")
     # fmt: on
-    add_sampling(command, max_tokens=256)
+    flags.add_sampling(command, max_tokens=256)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -80,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--max-tool-calls {most}: must be at least 0")
     if prompt is not None and not prompt.strip():
         raise UserError(f"--prompt {prompt!r}: must not be blank")
-    settings = sampling_settings(arguments, "trainer chat")
+    settings = flags.sampling_settings(arguments, "trainer chat")
     with ranks(arguments.device) as group:
         loaded, screen = checkpoint.load(arguments.checkpoint, group.device), Screen()
         model, context = loaded.model, loaded.model.config.max_position_embeddings

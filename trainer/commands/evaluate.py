@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.errors import UserError
 from schemas.printing import printable
-from trainer.commands.flags import add_checkpoint, add_device
+from trainer.commands import flags
 from trainer.evaluate.tasks import TASKS, read_examples
 
 if TYPE_CHECKING:
@@ -42,15 +42,11 @@ Score answers to questions by log-likelihood, with standard error and chance lev
 
 def add_parser(commands: Any) -> None:
     """Add `trainer eval` to the command line's subparsers."""
-    command = commands.add_parser(
-        "eval",
-        help="measure held-out loss, also by domain; score tasks",
-        description=_EVAL,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = flags.add_command(
+        commands, "eval", run, "measure held-out loss, also by domain; score tasks", _EVAL
     )
-    command.set_defaults(run=run)
-    add_checkpoint(command)
-    add_device(command)
+    flags.add_checkpoint(command)
+    flags.add_device(command)
     add = command.add_argument
     # fmt: off
     add("--shards", nargs="+", type=Path, default=[], metavar="DIR",

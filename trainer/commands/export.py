@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from trainer.commands.flags import add_checkpoint
+from trainer.commands import flags
 
 _EXPORT = """\
 Write a checkpoint as a Hugging Face model: config.json, model.safetensors, tokenizer.json and the
@@ -21,18 +21,14 @@ our code.
 
 def add_parser(commands: Any) -> None:
     """Add `trainer export` to the command line's subparsers."""
-    command = commands.add_parser(
-        "export",
-        help="write a model for transformers and other tools",
-        description=_EXPORT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = flags.add_command(
+        commands, "export", run, "write a model for transformers and other tools", _EXPORT
     )
-    command.set_defaults(run=run)
     add = command.add_argument
     # fmt: off
     add("folder", type=Path, metavar="DIR", help="write to this folder, new or empty")
     add("--to", choices=["hf"], required=True, help="write this format; hf: Hugging Face")
-    add_checkpoint(command)
+    flags.add_checkpoint(command)
     add("--dtype", choices=["float32", "bfloat16"], default="float32",
         help="store the weights as this type (default: float32)")
     add("--check", action="store_true",

@@ -1,9 +1,14 @@
-"""Flags that several commands share, and what they stand for: a device, sampling, batches."""
+"""What several commands share: how a command and common flags are declared, and what they mean.
+
+Sampling flags become `SampleSettings`, batch flags a `Loader`; `UserError` names a bad value.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from schemas import manifest
 from schemas.config import from_dict
@@ -16,25 +21,34 @@ from trainer.settings import SampleSettings
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    summary: str,
+    description: str,
+) -> argparse.ArgumentParser:
+    """Add a command to the command line's subparsers; returns its parser, for flags."""
+    form = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(name, help=summary, description=description, formatter_class=form)
+    command.set_defaults(run=run)
+    return command  # type: ignore[no-any-return]
+
+
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`."""
-    command.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="RUN",
-        help="load the latest checkpoint of this run, or one of its steps (RUN/step-N)",
-    )
+    # fmt: off
+    command.add_argument("--checkpoint", required=True, type=Path, metavar="RUN",
+        help="load the latest checkpoint of this run, or one of its steps (RUN/step-N)")
+    # fmt: on
 
 
 def add_device(command: argparse.ArgumentParser) -> None:
     """Add `--device`."""
-    command.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="compute on this device; auto: a GPU if there is one (default: auto)",
-    )
+    # fmt: off
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+        help="compute on this device; auto: a GPU if there is one (default: auto)")
+    # fmt: on
 
 
 def add_sampling(command: argparse.ArgumentParser, max_tokens: int) -> None:

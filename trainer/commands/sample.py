@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from schemas.errors import UserError
-from trainer.commands.flags import add_checkpoint, add_device, add_sampling, sampling_settings
+from trainer.commands import flags
 
 _SAMPLE = """\
 Let a base model continue a prompt; --prompt "" begins a document.
@@ -20,22 +20,18 @@ Let a base model continue a prompt; --prompt "" begins a document.
 
 def add_parser(commands: Any) -> None:
     """Add `trainer sample` to the command line's subparsers."""
-    command = commands.add_parser(
-        "sample",
-        help="continue a prompt with a base model",
-        description=_SAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = flags.add_command(
+        commands, "sample", run, "continue a prompt with a base model", _SAMPLE
     )
-    command.set_defaults(run=run)
-    add_checkpoint(command)
-    add_device(command)
+    flags.add_checkpoint(command)
+    flags.add_device(command)
     add = command.add_argument
     # fmt: off
     add("--prompt", required=True, metavar="TEXT", help="continue this text")
     add("--num-samples", type=int, default=1, metavar="N",
         help="write N samples in one batch, seeded --seed, --seed + 1, ... (default: 1)")
     # fmt: on
-    add_sampling(command, max_tokens=200)
+    flags.add_sampling(command, max_tokens=200)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from trainer.generate.streaming import Screen
     from trainer.model import checkpoint  # torch takes seconds; --help should not
 
-    settings, count = sampling_settings(arguments, "trainer sample"), arguments.num_samples
+    settings, count = flags.sampling_settings(arguments, "trainer sample"), arguments.num_samples
     if count < 1:
         raise UserError(f"--num-samples {count}: must be at least 1")
     with ranks(arguments.device) as group:

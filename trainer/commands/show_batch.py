@@ -19,7 +19,7 @@ from rich.text import Text
 from schemas.errors import UserError
 from schemas.printing import PlainConsole, printable
 from schemas.tokenizer import Tokenizer
-from trainer.commands.flags import add_batches, open_loader
+from trainer.commands import flags
 from trainer.data.loader import IGNORED, Batch
 
 CONTEXT, TARGET, PADDING = "dim", "green", "bright_black"
@@ -35,14 +35,14 @@ padding grey, control tokens bold; without colors, learned tokens are between âŸ
 
 def add_parser(commands: Any) -> None:
     """Add `trainer show-batch` to the command line's subparsers."""
-    command = commands.add_parser(
+    command = flags.add_command(
+        commands,
         "show-batch",
-        help="print rows of a batch, colored by what is learned",
-        description=_SHOW_BATCH,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run,
+        "print rows of a batch, colored by what is learned",
+        _SHOW_BATCH,
     )
-    command.set_defaults(run=run)
-    add_batches(command)
+    flags.add_batches(command)
     add = command.add_argument
     # fmt: off
     add("--step", type=int, default=0, metavar="N",
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     for flag, value, least in (("--step", arguments.step, 0), ("--rows", arguments.rows, 1)):
         if value < least:
             raise UserError(f"{flag} {value}: must be at least {least}")
-    loader = open_loader(arguments)
+    loader = flags.open_loader(arguments)
     batch, tokenizer = loader.batch(arguments.step), loader.shards.tokenizer
     show(PlainConsole(), batch, tokenizer, min(arguments.rows, loader.spec.rows))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.config import load_toml
 from schemas.errors import UserError
 from schemas.printing import PlainConsole
-from trainer.commands.flags import add_device
+from trainer.commands import flags
 from trainer.settings import PretrainRecipe, Recipe, SftRecipe
 
 if TYPE_CHECKING:  # torch takes seconds; --help should not
@@ -50,23 +50,15 @@ To mix several sets with weights, list them as [[data.sources]] in the recipe.
 
 def add_parsers(commands: Any) -> None:
     """Add `trainer pretrain` and `trainer sft` to the command line's subparsers."""
-    form = argparse.RawDescriptionHelpFormatter
-    pretrain = commands.add_parser(
-        "pretrain", help="train a model on shards", description=_PRETRAIN, formatter_class=form
+    pretrain = flags.add_command(
+        commands, "pretrain", _pretrain, "train a model on shards", _PRETRAIN
     )
-    pretrain.set_defaults(run=_pretrain)
     _add_flags(pretrain)
-    pretrain.add_argument(
-        "--depth",
-        type=int,
-        metavar="N",
-        help="use N layers; derive all other sizes and the learning rate (default: off)",
-    )
-    sft = commands.add_parser(
-        "sft", help="fine-tune a model on conversations", description=_SFT, formatter_class=form
-    )
-    sft.set_defaults(run=_sft)
-    _add_flags(sft)
+    # fmt: off
+    pretrain.add_argument("--depth", type=int, metavar="N",
+        help="use N layers; derive all other sizes and the learning rate (default: off)")
+    # fmt: on
+    _add_flags(flags.add_command(commands, "sft", _sft, "fine-tune a model on conversations", _SFT))
 
 
 def _add_flags(command: argparse.ArgumentParser) -> None:
@@ -88,7 +80,7 @@ def _add_flags(command: argparse.ArgumentParser) -> None:
         help="start from the weights of a Hugging Face model")
     add("--dry-run", action="store_true", help="check settings and estimate costs; write nothing")
     # fmt: on
-    add_device(command)
+    flags.add_device(command)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -119,14 +111,14 @@ def _run(arguments: argparse.Namespace, kind: Kind, recipe: Recipe) -> None:
             raise UserError(f"--steps {arguments.steps}: must be at least 1")
         settings = dataclasses.replace(recipe.run, num_steps=arguments.steps)
         recipe = dataclasses.replace(recipe, run=settings)
-    flags: dict[Beginning, Path | None] = {
+    beginnings: dict[Beginning, Path | None] = {
         "init-from": arguments.init_from,
         "extend": arguments.extend,
         "from-hf": arguments.from_hf,
     }
     beginning: Beginning = "scratch"
     weights = None
-    for flag, path in flags.items():  # argparse allows one of them
+    for flag, path in beginnings.items():  # argparse allows one of them
         if path is not None:
             beginning, weights = flag, path
     request = Request(

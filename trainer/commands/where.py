@@ -25,7 +25,7 @@ from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 from schemas.printing import PlainConsole, printable
-from trainer.commands.flags import add_batches, open_loader
+from trainer.commands import flags
 from trainer.data.trace import Occurrence, TokenOrigin, origin_of, rows_with
 
 _WHERE = """\
@@ -44,14 +44,10 @@ _OF_LANGUAGE = ("language", "language_score")  # signals that are columns, not a
 
 def add_parser(commands: Any) -> None:
     """Add `trainer where` to the command line's subparsers."""
-    command = commands.add_parser(
-        "where",
-        help="trace a token to its page, or a page to steps and rows",
-        description=_WHERE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = flags.add_command(
+        commands, "where", run, "trace a token to its page, or a page to steps and rows", _WHERE
     )
-    command.set_defaults(run=run)
-    add_batches(command)
+    flags.add_batches(command)
     add = command.add_argument
     # fmt: off
     add("--step", type=int, metavar="N",
@@ -70,7 +66,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """`trainer where`."""
-    loader = open_loader(arguments)
+    loader = flags.open_loader(arguments)
     if arguments.url is not None or arguments.document_id is not None:
         steps = _steps_to_search(arguments)
         found = rows_with(loader, steps, url=arguments.url, document_id=arguments.document_id)

@@ -135,11 +135,9 @@ def origin_of(loader: Loader, step: int, row: int, position: int = 0) -> TokenOr
         if not 0 <= value <= most:
             raise UserError(f"{flag} {value}: must be from 0 to {most}")
     run_row = step * spec.rows + row
-    source, own = next(
-        (source, own.start)
-        for number, source in enumerate(loader.sources)
-        if (own := loader.mixture.rows_of(number, run_row, run_row + 1))
-    )
+    shares = [loader.mixture.rows_of(n, run_row, run_row + 1) for n in range(len(loader.sources))]
+    number = next(number for number, rows in enumerate(shares) if rows)
+    source, own = loader.sources[number], shares[number].start
     place = source.place(own)
     plan = source.plan(place.epoch)
     segments = plan.segments(place.row, place.row + 1)
