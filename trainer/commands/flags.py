@@ -64,7 +64,7 @@ def add_sampling(command: argparse.ArgumentParser, max_tokens: int) -> None:
     add("--top-p", type=float, default=default.top_p, metavar="P",
         help="sample from the fewest tokens that reach probability P (default: 1, all)")
     add("--min-p", type=float, default=default.min_p, metavar="P",
-        help="sample from tokens at least P times as likely as the likeliest (default: 0)")
+        help="drop tokens less than P times as likely as the likeliest (default: 0)")
     add("--repetition-penalty", type=float, default=default.repetition_penalty, metavar="X",
         help="penalize repeated tokens by the factor X (default: 1, off)")
     add("--seed", type=int, default=default.seed, metavar="N",
@@ -95,7 +95,7 @@ def add_batches(command: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=8, metavar="B",
         help="put B rows into a global batch (default: %(default)s)")
     add("--packing", choices=["auto", "concat", "best_fit"], default="auto",
-        help="pack rows so; auto: best_fit for conversations, else concat (default: auto)")
+        help="pack documents like this; auto: by the kind of shards (default: auto)")
     add("--seed", type=int, default=0, metavar="N",
         help="seed the order of the data (default: %(default)s)")
     # fmt: on
