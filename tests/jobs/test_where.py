@@ -23,9 +23,8 @@ from jobs.reports import explain, where
 from jobs.reports.explain import Story
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
-from trainer.commands.where import Seen, rows_with
-from trainer.commands.where import where as origin_of
 from trainer.data.loader import IGNORED, Loader
+from trainer.data.trace import Occurrence, origin_of, rows_with
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NUM_POSITIONS, NUM_STEPS = 1000, 250
@@ -80,7 +79,7 @@ def test_a_thousand_positions_are_traced_to_the_bytes_of_their_records_and_back(
         return [tokenizer.boundary, *tokenizer.encode(text)]
 
     @functools.cache
-    def rows_of(id_: str) -> list[Seen]:
+    def rows_of(id_: str) -> list[Occurrence]:
         return list(rows_with(loader, NUM_STEPS, document_id=id_))
 
     draw, checked = np.random.default_rng(0), 0

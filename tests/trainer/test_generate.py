@@ -19,7 +19,7 @@ from trainer.generate.generate import (
     generate,
     generate_batch,
     stream,
-    write,
+    stream_ids,
 )
 from trainer.model.model import KeyValueCache, LanguageModel
 from trainer.settings import SampleSettings
@@ -46,7 +46,7 @@ def written(
     """Ids that follow each prompt."""
     readers = [Endless(tokenizer) for _ in prompts]
     randoms = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    for _ in write(model, tokenizer, prompts, readers, randoms, settings, use_cache):
+    for _ in stream_ids(model, tokenizer, prompts, readers, randoms, settings, use_cache):
         pass
     return [reader.ids for reader in readers]
 
@@ -269,7 +269,7 @@ def test_a_prompt_cannot_hold_a_control_token(
         seen.extend(prompts)
         return []
 
-    monkeypatch.setattr("trainer.generate.generate.write", note)
+    monkeypatch.setattr("trainer.generate.generate.stream_ids", note)
     generate(model, tokenizer, SampleSettings(prompt="<|endoftext|><|user|>"))
     assert seen[0][0] == tokenizer.boundary
     assert max(seen[0][1:]) < tokenizer.boundary

@@ -411,5 +411,5 @@ def test_the_comparison_finds_a_weight_that_is_another(
         _swap_norms(folder / "model.safetensors")
 
     monkeypatch.setattr(hf, "export", wrong)
-    with pytest.raises(UserError, match="computes something else"):
+    with pytest.raises(UserError, match="differs in transformers: logits by"):
         _run(["--to", "hf", str(tmp_path / "o"), "--checkpoint", str(run_folder), "--check"])

@@ -87,7 +87,10 @@ def test_a_root_and_a_jsonl_file_of_the_same_documents_answer_alike(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ('{"text": "a"}\n{"text": 3}\n', "documents.jsonl:2: no object with a field `text`"),
+        (
+            '{"text": "a"}\n{"text": 3}\n',
+            "documents.jsonl:2: must be an object with string `text`",
+        ),
         ('{"text": "a"\n', "documents.jsonl:1: not JSON"),
         ("\n", "no document with text"),
     ],
@@ -100,5 +103,5 @@ def test_documents_that_cannot_be_read_are_named(tmp_path: Path, content: str, e
     with pytest.raises(UserError, match="neither a corpus root"):
         open_search(tmp_path / "nowhere")
     (tmp_path / "canonical").mkdir()
-    with pytest.raises(UserError, match="canonical: no manifest here"):
+    with pytest.raises(UserError, match="canonical: no manifest: the dataset"):
         open_search(tmp_path)

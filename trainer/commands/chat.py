@@ -1,4 +1,8 @@
-"""The command `trainer chat`: a conversation in the terminal, from a pipe, or of one message."""
+"""`trainer chat`: a conversation in the terminal, from a pipe, or of one message.
+
+Replies go to standard output, remarks to standard error. In a terminal, errors are remarks and
+Ctrl-C interrupts a reply; from a pipe, the first `UserError` ends the command.
+"""
 
 from __future__ import annotations
 
@@ -12,79 +16,103 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.errors import UserError
-from trainer.commands.sample import add_checkpoint, add_drawing, settings_of
-from trainer.settings import SampleSettings
+from trainer.commands import flags
 
 if TYPE_CHECKING:  # torch takes seconds; --help should not
     from trainer.generate.chat import Chat
     from trainer.generate.streaming import Screen
-    from trainer.model.checkpoint import Checkpoint
 
 _CHAT = """\
-Talk with a model that was fine-tuned on conversations.
+Chat with a model that was fine-tuned on conversations.
 
-In the terminal, where /help lists what else it understands:
+Chat in the terminal; /help lists the commands:
   trainer chat --checkpoint demo-chat/assistant
 
-One message, or a line a message:
+Send one message, or one message per line:
   trainer chat --checkpoint demo-chat/assistant --prompt "What is a mill?"
   trainer chat --checkpoint demo-chat/assistant --system "Be brief." < questions.txt
 
-Calls of a tool named search answered from the documents of a corpus:
+Answer calls of a tool named search from the documents of a corpus:
   trainer chat --checkpoint demo-chat/assistant --search demo/corpus --prompt "Who mills?"
 """
-
 _HELP = """\
-/system TEXT      begin anew with this system text (without TEXT: with none)
-/reset            begin anew with the same system text
-/temperature X    0: the likeliest token; 1: as the model says
-/help             this
-/quit             end, as Ctrl-D does; Ctrl-C breaks a reply off"""
+/system TEXT      start over with this system prompt (without TEXT: with none)
+/reset            start over with the same system prompt
+/temperature T    divide logits by T; 0: always take the likeliest token
+/help             list the commands
+/quit             end, as Ctrl-D does; Ctrl-C interrupts a reply"""
 
 
 def add_parser(commands: Any) -> None:
     """Add `trainer chat` to the command line's subparsers."""
-    command = commands.add_parser(
-        "chat",
-        help="talk with a model",
-        description=_CHAT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.set_defaults(run=run)
-    add_checkpoint(command)
+    command = flags.add_command(commands, "chat", run, "chat with a fine-tuned model", _CHAT)
+    flags.add_checkpoint(command)
+    flags.add_device(command)
     add = command.add_argument
-    add("--prompt", metavar="TEXT", help="say this, print the reply and end")
-    add("--system", default="", metavar="TEXT", help="what the model is told before all else")
-    add(
-        "--search", type=Path, metavar="ROOT_OR_JSONL",
-        help="answer calls of the tool search from these documents",
-    )  # fmt: skip
-    add("--max-tool-calls", type=int, default=3, metavar="N", help="for one message (3)")
-    add_drawing(command, max_tokens=256)
+    # fmt: off
+    add("--prompt", metavar="TEXT", help="send this message, print the reply and end")
+    add("--system", default="", metavar="TEXT",
+        help="begin the conversation with this system prompt (default: none)")
+    add("--search", type=Path, metavar="ROOT_OR_JSONL",
+        help="answer calls of the tool search from these documents (default: don't)")
+    add("--max-tool-calls", type=int, default=3, metavar="N",
+        help="answer at most N tool calls per message (default: %(default)s)")
+    # fmt: on
+    flags.add_sampling(command, max_tokens=256)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """`trainer chat`."""
     from trainer.distributed import ranks
+    from trainer.generate.chat import Chat
+    from trainer.generate.search import PASSAGE_WORDS, open_search
     from trainer.generate.streaming import Screen
     from trainer.model import checkpoint
 
-    if arguments.max_tool_calls < 0:
-        raise UserError(f"--max-tool-calls {arguments.max_tool_calls}: must be at least 0")
-    if arguments.prompt is not None and not arguments.prompt.strip():
-        raise UserError(f"--prompt {arguments.prompt!r}: must say something")
-    settings = settings_of(arguments, "trainer chat")
+    prompt, most = arguments.prompt, arguments.max_tool_calls
+    if most < 0:
+        raise UserError(f"--max-tool-calls {most}: must be at least 0")
+    if prompt is not None and not prompt.strip():
+        raise UserError(f"--prompt {prompt!r}: must not be blank")
+    settings = flags.sampling_settings(arguments, "trainer chat")
     with ranks(arguments.device) as group:
         loaded, screen = checkpoint.load(arguments.checkpoint, group.device), Screen()
-        chat = _chat(arguments, settings, loaded, screen)
-        if arguments.prompt is not None:
-            say(chat, arguments.prompt, screen)
+        model, context = loaded.model, loaded.model.config.max_position_embeddings
+        if loaded.state.get("kind") != "sft":
+            screen.remark(f"{loaded.folder}: a base model, not fine-tuned on conversations")
+        search = None
+        if arguments.search is not None:
+            words = max(20, min(PASSAGE_WORDS, context // 10))  # so that a result holds a passage
+            index = open_search(arguments.search, words)
+            screen.remark(f"search: {len(index.passages):,} passages of {arguments.search}")
+            search = index.best
+        chat = Chat(model, loaded.tokenizer, settings, arguments.system, search, most)
+        if prompt is not None:
+            say(chat, prompt, screen)
         elif sys.stdin.isatty():
-            size = f"{loaded.model.num_parameters:,} parameters, context {_context(loaded)} tokens"
+            size = f"{model.num_parameters:,} parameters, context {context} tokens"
             screen.line(f"{loaded.folder}: {size}. /help lists the commands.")
-            talk(chat, _asked(screen), screen, interactive=True)
+            talk(chat, _typed_lines(screen), screen, interactive=True)
         else:
-            talk(chat, _piped(), screen)
+            talk(chat, _piped_lines(), screen)
+
+
+def _typed_lines(screen: Screen) -> Iterator[str]:
+    """Lines typed in the terminal, up to Ctrl-D, or Ctrl-C between replies."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # gives input() a history and arrow keys
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            screen.line("")
+            return
+
+
+def _piped_lines() -> Iterator[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return (line.rstrip("\r\n") for line in sys.stdin)
 
 
 def talk(chat: Chat, lines: Iterator[str], screen: Screen, interactive: bool = False) -> None:
@@ -104,88 +132,42 @@ def talk(chat: Chat, lines: Iterator[str], screen: Screen, interactive: bool = F
 
 
 def say(chat: Chat, text: str, screen: Screen, interactive: bool = False) -> None:
-    """Say `text` and show the reply as it is written; Ctrl-C breaks it off where interactive."""
-    from trainer.generate.chat import shown
+    """Send `text` and stream the reply to the screen; if interactive, Ctrl-C interrupts it."""
+    from trainer.generate.chat import render
 
-    pieces = chat.say(text)
+    events = chat.say(text)
     try:
-        for piece in pieces:
-            if piece.kind == "note":
-                screen.remark(piece.text)
-            elif piece.kind == "text":
-                screen.text(piece.text)
+        for event in events:
+            if event.kind == "note":
+                screen.remark(event.text)
+            elif event.kind == "text":
+                screen.text(event.text)
             else:
-                screen.line(shown(piece))
+                screen.line(render(event))
     except KeyboardInterrupt:
-        pieces.close()
+        events.close()
         if not interactive:
             raise
-        screen.remark("broken off")
+        screen.remark("interrupted")
     screen.end_line()
 
 
 def command(chat: Chat, line: str, screen: Screen) -> None:
-    """Do what a line that begins with / says; `UserError` on one that says nothing."""
+    """Run the command of a line that begins with /; `UserError` on an unknown one."""
     name, _, value = line.partition(" ")
     if name == "/help":
         screen.line(_HELP)
     elif name == "/reset":
         chat.reset()
-        screen.remark("begun anew")
+        screen.remark("started over")
     elif name == "/system":
         chat.reset(value.strip())
-        screen.remark("begun anew with this system text" if value.strip() else "no system text")
+        screen.remark(f"started over {'with this' if value.strip() else 'without a'} system prompt")
     elif name == "/temperature":
-        chat.settings = _with_temperature(chat, value)
+        try:
+            chat.settings = dataclasses.replace(chat.settings, temperature=float(value))
+        except ValueError:
+            raise UserError(f"/temperature {value}: must be a number of at least 0") from None
         screen.remark(f"temperature {chat.settings.temperature:g}")
     else:
-        raise UserError(f"{name}: no command; /help lists them (a message begins without /)")
-
-
-def _with_temperature(chat: Chat, value: str) -> SampleSettings:
-    try:
-        return dataclasses.replace(chat.settings, temperature=float(value))
-    except ValueError:
-        raise UserError(f"/temperature {value}: must be a number of at least 0") from None
-
-
-def _chat(
-    arguments: argparse.Namespace, settings: SampleSettings, loaded: Checkpoint, screen: Screen
-) -> Chat:
-    from trainer.generate.chat import Chat
-    from trainer.generate.search import PASSAGE_WORDS, open_search
-
-    if loaded.state.get("kind") != "sft":
-        screen.remark(f"{loaded.folder}: a base model; it was never shown a conversation")
-    search = None
-    if arguments.search is not None:
-        words = max(20, min(PASSAGE_WORDS, _context(loaded) // 10))  # that a result holds one whole
-        index = open_search(arguments.search, words)
-        screen.remark(f"search: {len(index.passages):,} passages of {arguments.search}")
-        search = index.best
-    return Chat(
-        loaded.model, loaded.tokenizer, settings, arguments.system, search,
-        arguments.max_tool_calls,
-    )  # fmt: skip
-
-
-def _context(loaded: Checkpoint) -> int:
-    return loaded.model.config.max_position_embeddings
-
-
-def _asked(screen: Screen) -> Iterator[str]:
-    """Lines that a person writes, up to Ctrl-D, or Ctrl-C where nothing is being written."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  # input() then has a history and arrow keys
-    while True:
-        try:
-            yield input("> ")
-        except (EOFError, KeyboardInterrupt):
-            screen.line("")
-            return
-
-
-def _piped() -> Iterator[str]:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    return (line.rstrip("\r\n") for line in sys.stdin)
+        raise UserError(f"{name}: unknown command; /help lists them (messages can't begin with /)")

@@ -1,4 +1,8 @@
-"""The command `trainer eval`: how well a model predicts held-out text, and answers questions."""
+"""`trainer eval`: how well a model predicts held-out text, and how well it answers questions.
+
+Losses are in nats per token and bits per byte, scores are shares or perplexities. Raises
+`UserError` for flags that don't fit together and for shards of another tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.errors import UserError
 from schemas.printing import printable
-from trainer.commands.sample import add_checkpoint
+from trainer.commands import flags
 from trainer.evaluate.tasks import TASKS, read_examples
 
 if TYPE_CHECKING:
     import torch
 
-    from trainer.data.loader import Loader
     from trainer.distributed import Ranks
     from trainer.evaluate.likelihood import TaskResult
     from trainer.evaluate.loss import DomainResult, Validation
@@ -26,44 +29,42 @@ if TYPE_CHECKING:
 
 SHOWN_DOMAINS = 20
 _EVAL = """\
-Evaluate a model on the held-out text of shards, as pretraining does:
+Measure the loss on the held-out text of shards, as pretraining does:
   trainer eval --checkpoint demo/model --shards demo/corpus/shards
 
-The same, and the sites with the most text, each with its bits per byte:
+Measure it for each registered domain, too:
   trainer eval --checkpoint demo/model --shards demo/corpus/shards --by domain
 
-On questions, by the log-likelihood of their answers, beside chance and standard error:
+Score answers to questions by log-likelihood, with standard error and chance level:
   trainer eval --checkpoint demo/model --task arc_easy --data arc_easy.jsonl
-
---json prints a JSON object instead of a table, with all domains.
 """
 
 
 def add_parser(commands: Any) -> None:
     """Add `trainer eval` to the command line's subparsers."""
-    command = commands.add_parser(
-        "eval",
-        help="loss on held-out text, by domain too; scores of tasks",
-        description=_EVAL,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    command = flags.add_command(
+        commands, "eval", run, "measure held-out loss, also by domain; score tasks", _EVAL
     )
-    command.set_defaults(run=run)
-    add_checkpoint(command)
+    flags.add_checkpoint(command)
+    flags.add_device(command)
     add = command.add_argument
-    add("--shards", nargs="+", type=Path, default=[], metavar="DIR", help="folders of shards")
-    add("--by", choices=["domain"], help="also by the registered domain of the pages")
-    add("--max-rows", type=int, default=0, metavar="N", help="first rows of each folder (0: all)")
-    add("--batch-size", type=int, default=8, metavar="B", help="rows at a time (8)")
-    add("--task", choices=list(TASKS), help="what the questions are")
-    add(
-        "--data", type=Path, metavar="FILE", help="with --task: the questions, a JSON object a line"
-    )
-    add("--max-examples", type=int, default=0, metavar="N", help="first questions (0: all)")
-    add(
-        "--dtype", choices=["float32", "bfloat16", "auto"], default="float32",
-        help="auto takes bfloat16 where a short benchmark finds it faster (float32)",
-    )  # fmt: skip
-    add("--json", action="store_true", help="print JSON, no table")
+    # fmt: off
+    add("--shards", nargs="+", type=Path, default=[], metavar="DIR",
+        help="measure the held-out text of these folders of shards")
+    add("--by", choices=["domain"], help="with --shards: list the loss by registered domain, too")
+    add("--max-rows", type=int, default=0, metavar="N",
+        help="with --shards: read the first N rows of each folder; 0: all (default: %(default)s)")
+    add("--batch-size", type=int, default=8, metavar="B",
+        help="with --shards: read B rows at a time (default: %(default)s)")
+    add("--task", choices=list(TASKS), help="score this task")
+    add("--data", type=Path, metavar="FILE",
+        help="with --task: read its questions from this file, one JSON object per line")
+    add("--max-examples", type=int, default=0, metavar="N",
+        help="with --task: read the first N questions; 0: all (default: %(default)s)")
+    add("--dtype", choices=["float32", "bfloat16", "auto"], default="float32",
+        help="compute in this type; auto: the faster one (default: float32)")
+    add("--json", action="store_true", help="print a JSON object, with all domains")
+    # fmt: on
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,10 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
     from trainer.model.precision import choose_dtype
 
     with ranks(arguments.device) as group:
-        loaded, dtype = (
-            checkpoint.load(arguments.checkpoint, group.device),
-            choose_dtype(arguments.dtype, group),
-        )
+        loaded = checkpoint.load(arguments.checkpoint, group.device)
+        dtype = choose_dtype(arguments.dtype, group)
         if arguments.shards:
             _evaluate_shards(arguments, loaded, group, dtype)
         if arguments.task:
@@ -89,9 +88,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("give --shards DIR (held-out text) or --task NAME (questions)")
     if bool(arguments.task) != (arguments.data is not None):
         given, missing = ("--task", "--data FILE") if arguments.task else ("--data", "--task NAME")
-        raise UserError(f"{given} needs {missing}: the two go together")
+        raise UserError(f"{given} needs {missing}")
     if arguments.by and not arguments.shards:
-        raise UserError(f"--by {arguments.by}: needs --shards DIR, questions have no domain")
+        raise UserError(f"--by {arguments.by}: needs --shards DIR; questions have no domain")
     for flag, value, least in (
         ("--max-rows", arguments.max_rows, 0),
         ("--batch-size", arguments.batch_size, 1),
@@ -104,29 +103,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _evaluate_shards(
     arguments: argparse.Namespace, loaded: Checkpoint, group: Ranks, dtype: torch.dtype
 ) -> None:
-    from trainer.evaluate.loss import bytes_of_tokens, validate, validate_by_domain
-
-    loader, domains = _open(arguments, loaded), None
-    sizes = bytes_of_tokens(loaded.tokenizer).to(group.device)
-    if arguments.by:
-        found, domains = validate_by_domain(
-            loaded.model, loader, sizes, group, dtype, max_rows=arguments.max_rows
-        )
-    else:
-        found = validate(loaded.model, loader, sizes, group, dtype, max_rows=arguments.max_rows)
-    if not group.is_first:
-        return
-    if arguments.json:
-        more = {} if domains is None else {"domains": [asdict(domain) for domain in domains]}
-        folders = [str(folder) for folder in arguments.shards]
-        _print_json(loaded, dtype, shards=folders, **asdict(found), **more)
-    else:
-        _show_validation(loaded, found, domains)
-
-
-def _open(arguments: argparse.Namespace, loaded: Checkpoint) -> Loader:
-    """The held-out rows, once it is known that the model reads their tokens."""
     from trainer.data.loader import Loader
+    from trainer.evaluate.loss import bytes_of_tokens, validate, validate_by_domain
 
     loader = Loader(
         arguments.shards,
@@ -139,10 +117,25 @@ def _open(arguments: argparse.Namespace, loaded: Checkpoint) -> Loader:
     own, theirs = loaded.tokenizer, loader.shards.tokenizer
     if own.hash != theirs.hash:
         raise UserError(
-            f"{arguments.shards[0]}: tokenizer {theirs.name} ({theirs.hash[:12]}), the model of "
-            f"{loaded.folder} reads {own.name} ({own.hash[:12]})"
+            f"{arguments.shards[0]}: tokenized with {theirs.name} ({theirs.hash[:12]}), but the "
+            f"model of {loaded.folder} uses {own.name} ({own.hash[:12]}); give shards of that one"
         )
-    return loader
+    sizes, rows = bytes_of_tokens(own).to(group.device), arguments.max_rows
+    domains = None
+    if arguments.by:
+        found, domains = validate_by_domain(
+            loaded.model, loader, sizes, group, dtype, max_rows=rows
+        )
+    else:
+        found = validate(loaded.model, loader, sizes, group, dtype, max_rows=rows)
+    if not group.is_first:
+        return
+    if arguments.json:
+        more = {} if domains is None else {"domains": [asdict(domain) for domain in domains]}
+        folders = [str(folder) for folder in arguments.shards]
+        _print_json(loaded, dtype, shards=folders, **asdict(found), **more)
+    else:
+        _show_validation(loaded, found, domains)
 
 
 def _evaluate_task(
@@ -158,10 +151,10 @@ def _evaluate_task(
     errors = PlainConsole(stderr=True)
     hidden = not (group.is_first and errors.is_terminal)
     with Progress(console=errors, transient=True, disable=hidden) as bar:
-        asked = bar.add_task(task.name, total=len(examples))
+        done = bar.add_task(task.name, total=len(examples))
         found = evaluate_task(
             task, examples, loaded.model, loaded.tokenizer, group, dtype,
-            done=lambda count: bar.advance(asked, count),
+            done=lambda count: bar.advance(done, count),
         )  # fmt: skip
     if not group.is_first:
         return
@@ -176,13 +169,12 @@ def _evaluate_task(
 
 
 def _print_json(loaded: Checkpoint, dtype: torch.dtype, **values: Any) -> None:
-    named = {"checkpoint": str(loaded.folder), "step": loaded.state["step"]}
-    named["dtype"] = str(dtype).removeprefix("torch.")
-    print(json.dumps(_finite({**named, **values})))
+    model = {"checkpoint": str(loaded.folder), "step": loaded.state["step"]}
+    print(json.dumps(_finite({**model, "dtype": str(dtype).removeprefix("torch."), **values})))
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for what JSON has no number for."""
+    """The value with null for infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -194,36 +186,33 @@ def _show_validation(
     loaded: Checkpoint, found: Validation, domains: list[DomainResult] | None
 ) -> None:
     print(f"{loaded.folder}, held-out text:")
-    print(f"  loss           {found.loss:.4f} nats a target, {found.targets:,} targets")
+    print(f"  loss           {found.loss:.4f} nats per token, {found.targets:,} targets")
     print(f"  bits per byte  {found.bits_per_byte:.4f}, {found.text_bytes:,} bytes of text")
     if domains is None:
         return
-    shown = domains[:SHOWN_DOMAINS]
     rows = [
-        (d.domain, f"{d.documents:,}", f"{d.text_bytes:,}", f"{d.bits_per_byte:.4f}") for d in shown
+        (d.domain, f"{d.documents:,}", f"{d.text_bytes:,}", f"{d.bits_per_byte:.4f}")
+        for d in domains[:SHOWN_DOMAINS]
     ]
     print()
     _print_table(("domain", "documents", "bytes", "bits per byte"), rows)
-    if len(domains) > len(shown):
-        print(f"and {len(domains) - len(shown):,} domains with less text; --json has all of them")
+    if more := len(domains) - len(rows):
+        print(f"and {more:,} domains with less text; --json prints all of them")
 
 
 def _show_task(loaded: Checkpoint, found: TaskResult) -> None:
     print(f"{loaded.folder}, {found.task}, {found.examples:,} examples:")
     if found.cut:
         context = loaded.model.config.max_position_embeddings
-        print(
-            f"longer than the {context} tokens that the model reads, their beginning cut: "
-            f"{found.cut:,}"
-        )
+        print(f"truncated at the start to the context of {context} tokens: {found.cut:,} examples")
     print()
     rows = [
         (
             m.name,
             f"{m.score:.5g}" if m.chance is None else f"{m.score:.4f}",
-            _or_none(m.stderr, "± {:.4f}"),
-            _or_none(m.chance, "{:.4f}"),
-            _or_none(m.above_chance, "{:+.1f}"),
+            "-" if m.stderr is None else f"± {m.stderr:.4f}",
+            "-" if m.chance is None else f"{m.chance:.4f}",
+            "-" if m.above_chance is None else f"{m.above_chance:+.1f}",
             f"{found.examples:,}",
         )
         for m in found.metrics
@@ -231,12 +220,8 @@ def _show_task(loaded: Checkpoint, found: TaskResult) -> None:
     _print_table(("", "score", "std. error", "chance", "z above chance", "n"), rows)
 
 
-def _or_none(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns under their heads, the first to the left and the others to the right."""
+    """Columns under their heads, the first aligned left and the others right."""
     lines = [tuple(map(printable, row)) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for first, *others in lines:

@@ -1,11 +1,11 @@
-"""Let a model write: several rows at once, one token each a step, what was read kept in a cache.
+"""Generate text from prompts: several rows at once, one token per row and step, with a KV cache.
 
-A row is a prompt, a source of random numbers, and a reader: it says which ids may come next and
-turns those that came into text. Rows that end leave the batch. A row's draws are its own, and its
-tokens do not see the others', so in a batch it becomes what it becomes alone, as far as sums of
-fp32 numbers in another order agree: in greedy writing, unless two ids are as likely to 1e-6 or so.
+A row is a prompt, a random generator, and a reader: it says which ids may come next and turns ids
+into text. Rows that end leave the batch. Rows draw and attend independently, so a row's ids in a
+batch are those it gets alone, up to rounding of fp32 sums in another order: greedy ids can differ
+where two logits agree to about six digits.
 
-Cost of a token: one pass of the model over it, attention over what came before.
+Cost per token: one forward pass over it, with attention to all tokens before it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from trainer.settings import SampleSettings
 Finish = Literal["boundary", "end", "stop", "max_tokens", "context"]
 
 
-class Piece(NamedTuple):
-    """Something to show: text as it comes, or what `trainer.generate.chat` tells beside it."""
+class StreamEvent(NamedTuple):
+    """Something to show now: generated text, or what `trainer.generate.chat` adds to it."""
 
     kind: Literal["text", "call", "cut_call", "result", "note"]
     text: str
@@ -43,11 +43,11 @@ class Reader(Protocol):
     def allowed(self) -> Tensor:
         """Which ids may come next: V, bool."""
 
-    def take(self, token: int) -> list[Piece]:
-        """Read one id; what can be shown now."""
+    def take(self, token: int) -> list[StreamEvent]:
+        """Read one id; returns what can be shown now."""
 
-    def close(self, finish: Finish) -> list[Piece]:
-        """The row ends because of `finish`; what can be shown still."""
+    def close(self, finish: Finish) -> list[StreamEvent]:
+        """The row ends because of `finish`; returns what was held back."""
 
 
 @dataclass(frozen=True)
@@ -59,56 +59,19 @@ class Generation:
     finish: Finish
 
 
-class TextReader:
-    """Reads what a base model writes: text, up to the document boundary or a stop text."""
-
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
-        self.finish: Finish | None = None
-        self.ids: list[int] = []
-        self._tokenizer, self._stream = tokenizer, TextStream(stops)
-        self._allowed = allowed_ids(tokenizer, [tokenizer.boundary])
-
-    def allowed(self) -> Tensor:
-        """Text and the boundary."""
-        return self._allowed
-
-    def take(self, token: int) -> list[Piece]:
-        """Read one id; the text that it makes certain."""
-        if token == self._tokenizer.boundary:
-            return self.close("boundary")
-        self.ids.append(token)
-        text = self._stream.take(self._tokenizer.decode_bytes([token]))
-        if self._stream.stopped:
-            self.finish = "stop"
-        return [Piece("text", text)] if text else []
-
-    def close(self, finish: Finish) -> list[Piece]:
-        """Give what was held back."""
-        text = self._stream.close()
-        self.finish = "stop" if self._stream.stopped else finish
-        return [Piece("text", text)] if text else []
-
-
-def allowed_ids(tokenizer: Tokenizer, control: Iterable[int] = ()) -> Tensor:
-    """Mask of the ids that may be drawn, V bool: those that text can produce, and `control`."""
-    allowed = torch.zeros(tokenizer.padded_vocab_size, dtype=torch.bool)
-    allowed[[*tokenizer.token_bytes, *control]] = True
-    return allowed
-
-
 def generate(model: LanguageModel, tokenizer: Tokenizer, settings: SampleSettings) -> Generation:
-    """Continue `settings.prompt`, which begins a document; `UserError` on a prompt too long."""
+    """Continue `settings.prompt`, which begins a document; `UserError` if it is too long."""
     return generate_batch(model, tokenizer, [settings.prompt], settings)[0]
 
 
 def generate_batch(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], settings: SampleSettings
 ) -> list[Generation]:
-    """Continue several prompts at once; row i is drawn with `settings.seed` + i."""
+    """Continue several prompts at once; row i has the seed `settings.seed` + i."""
     readers = [TextReader(tokenizer, settings.stop) for _ in prompts]
     texts = [""] * len(prompts)
-    for row, piece in stream(model, tokenizer, prompts, settings, readers):
-        texts[row] += piece.text
+    for row, event in stream(model, tokenizer, prompts, settings, readers):
+        texts[row] += event.text
     return [
         Generation(text, tuple(reader.ids), reader.finish or "max_tokens")
         for text, reader in zip(texts, readers, strict=True)
@@ -121,19 +84,19 @@ def stream(
     prompts: Sequence[str],
     settings: SampleSettings,
     readers: Sequence[Reader],
-) -> Iterator[tuple[int, Piece]]:
-    """Yield row and text as the model writes; each prompt begins a document."""
+) -> Iterator[tuple[int, StreamEvent]]:
+    """Yield row and event as text is generated; each prompt begins a document."""
     ids = [[tokenizer.boundary, *tokenizer.encode(prompt)] for prompt in prompts]
     context = model.config.max_position_embeddings
     for prompt in ids:
         if len(prompt) > context:
             raise UserError(f"prompt: {len(prompt)} tokens, this model reads at most {context}")
     randoms = [torch.Generator().manual_seed(settings.seed + i) for i in range(len(prompts))]
-    return write(model, tokenizer, ids, readers, randoms, settings)
+    return stream_ids(model, tokenizer, ids, readers, randoms, settings)
 
 
 @torch.no_grad()
-def write(
+def stream_ids(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[list[int]],
@@ -141,11 +104,11 @@ def write(
     randoms: Sequence[torch.Generator],
     settings: SampleSettings,
     use_cache: bool = True,
-) -> Iterator[tuple[int, Piece]]:
-    """Write up to `max_tokens` ids after each prompt, fewer where the context is full.
+) -> Iterator[tuple[int, StreamEvent]]:
+    """Draw up to `max_tokens` ids after each prompt, fewer if the context is full.
 
-    Yields row and piece. `use_cache=False` reads everything again for each token: the oracle of
-    the cache.
+    Yields row and event. `use_cache=False` reads all tokens again for each one, which tests the
+    cache.
     """
     rows = [
         _Row(i, prompt, reader, random, settings)
@@ -172,20 +135,20 @@ def write(
 
 @dataclass
 class _Row:
-    """A row that is being written."""
+    """A row that is being generated."""
 
     number: int
     new: list[int]  # what the model has not read yet
     reader: Reader
     random: torch.Generator
     settings: SampleSettings
-    left: int = 0  # how many ids it may still get
+    left: int = 0  # ids that may still be drawn
     full: Finish = "max_tokens"  # what ends it when none is left
     text: Tensor | None = None  # V bool: ids that are penalized when seen; None: none is
     seen: Tensor | None = None
 
-    def begin(self, context: int, text: Tensor | None) -> Iterator[tuple[int, Piece]]:
-        """Set how long it may get; it ends at once where that is nothing."""
+    def begin(self, context: int, text: Tensor | None) -> Iterator[tuple[int, StreamEvent]]:
+        """Set how many ids may be drawn; the row ends at once if that is none."""
         room = context - len(self.new)
         self.left = min(self.settings.max_tokens, room)
         self.full = "max_tokens" if self.settings.max_tokens <= room else "context"
@@ -193,18 +156,18 @@ class _Row:
             self.text, self.seen = text, torch.zeros_like(text)
             self._see(self.new)
         if not self.left:
-            yield from ((self.number, piece) for piece in self.reader.close(self.full))
+            yield from ((self.number, event) for event in self.reader.close(self.full))
 
-    def take(self, logits: Tensor) -> Iterator[tuple[int, Piece]]:
-        """Draw the next id from logits V; yields what can be shown now."""
+    def take(self, logits: Tensor) -> Iterator[tuple[int, StreamEvent]]:
+        """Draw the next id from `logits` (V); yields what can be shown now."""
         logits = logits.masked_fill(~self.reader.allowed(), -torch.inf)
         self.new = [pick(logits, self.settings, self.random, self.seen)]
         self.left -= 1
         self._see(self.new)
-        pieces = self.reader.take(self.new[0])
+        events = self.reader.take(self.new[0])
         if self.reader.finish is None and not self.left:
-            pieces = [*pieces, *self.reader.close(self.full)]
-        yield from ((self.number, piece) for piece in pieces)
+            events = [*events, *self.reader.close(self.full)]
+        yield from ((self.number, event) for event in events)
 
     def _see(self, ids: list[int]) -> None:
         if self.text is not None and self.seen is not None:
@@ -212,7 +175,7 @@ class _Row:
 
 
 class _Context:
-    """What a model has read: in its cache, or as ids to be read again."""
+    """What a model has read: in its cache, or as ids to read again."""
 
     def __init__(self, model: LanguageModel, capacity: int, use_cache: bool) -> None:
         num_layers = model.config.settings.num_hidden_layers
@@ -221,13 +184,13 @@ class _Context:
         self.tokens: list[list[int]] = []
 
     def read(self, new: list[list[int]]) -> Tensor:
-        """Read on in each row; logits (B x V, fp32, CPU) of what follows."""
+        """Read more ids of each row; returns logits (B x V, fp32, CPU) of the next id."""
         self.tokens = self.tokens or [[] for _ in new]
         for own, more in zip(self.tokens, new, strict=True):
             own.extend(more)
         rows = self.tokens if self.cache is None else new
         longest = max(map(len, rows))
-        padding = self.model.config.boundary  # any id: nothing sees what comes after it
+        padding = self.model.config.boundary  # any id: no token attends to later ones
         padded = [row + [padding] * (longest - len(row)) for row in rows]
         hidden = self.model.model(torch.tensor(padded, device=self.device), self.cache)
         if self.cache is not None and len(set(map(len, rows))) > 1:
@@ -237,7 +200,44 @@ class _Context:
         return head.float().cpu()  # type: ignore[no-any-return]
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows alone."""
+        """Keep these rows only."""
         self.tokens = [self.tokens[row] for row in rows]
         if self.cache is not None:
             self.cache.keep(rows)
+
+
+class TextReader:
+    """Reads the text of a base model, up to the document boundary or a stop text."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
+        self.finish: Finish | None = None
+        self.ids: list[int] = []
+        self._tokenizer, self._stream = tokenizer, TextStream(stops)
+        self._allowed = allowed_ids(tokenizer, [tokenizer.boundary])
+
+    def allowed(self) -> Tensor:
+        """Ids of text, and the boundary."""
+        return self._allowed
+
+    def take(self, token: int) -> list[StreamEvent]:
+        """Read one id; returns the text that it completes."""
+        if token == self._tokenizer.boundary:
+            return self.close("boundary")
+        self.ids.append(token)
+        text = self._stream.take(self._tokenizer.decode_bytes([token]))
+        if self._stream.stopped:
+            self.finish = "stop"
+        return [StreamEvent("text", text)] if text else []
+
+    def close(self, finish: Finish) -> list[StreamEvent]:
+        """Return the text that was held back."""
+        text = self._stream.close()
+        self.finish = "stop" if self._stream.stopped else finish
+        return [StreamEvent("text", text)] if text else []
+
+
+def allowed_ids(tokenizer: Tokenizer, control: Iterable[int] = ()) -> Tensor:
+    """Mask of the ids that may be drawn, V bool: those that text can produce, and `control`."""
+    allowed = torch.zeros(tokenizer.padded_vocab_size, dtype=torch.bool)
+    allowed[[*tokenizer.token_bytes, *control]] = True
+    return allowed

@@ -1,7 +1,8 @@
-"""The next id from a model's logits: what may be drawn, and how likely each is.
+"""Draw the next id from a model's logits.
 
-In transformers' order: repetition penalty, temperature, then top-k, top-p and min-p, each on what
-the one before it left. Cost: a partial sort of the vocabulary with `top_k`, a whole one without.
+The settings apply in transformers' order, each to what the one before it left: repetition penalty,
+temperature, top-k, top-p, min-p. Cost: a partial sort of the vocabulary with `top_k`, a full one
+without.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ def pick(
 ) -> int:
     """One id from `logits` (V, fp32): the likeliest at temperature 0, else drawn.
 
-    `seen` (V, bool) are the ids that `repetition_penalty` is for. `UserError` on logits that are
-    no numbers, as of a model that diverged.
+    `seen` (V, bool) are the ids that `repetition_penalty` applies to. `UserError` on logits that
+    are not finite.
     """
     if not logits.max().isfinite():
         raise UserError("the model's logits are not finite: its weights diverged or are damaged")
@@ -32,14 +33,14 @@ def pick(
 def distribution(
     logits: Tensor, settings: SampleSettings, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Ids and with which probability (fp64, sum 1) each is drawn; temperature must be above 0.
+    """Ids and the probability of each (fp64, sum 1); the temperature must be above 0.
 
     `top_p` keeps the fewest likeliest ids whose probabilities reach it (arXiv 1904.09751), `min_p`
-    those at least that part as likely as the likeliest (arXiv 2407.01082).
+    those at least `min_p` times as likely as the likeliest (arXiv 2407.01082).
     """
     logits = penalized(logits, settings.repetition_penalty, seen)
     values, ids = logits.topk(min(settings.top_k or len(logits), len(logits)))
-    # In fp64 and below 0, so that no temperature, however small, makes an infinity.
+    # In fp64 and at most 0, so that no temperature, however small, overflows.
     probabilities = ((values - values[0]).double() / settings.temperature).softmax(-1)
     if settings.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
@@ -51,7 +52,7 @@ def distribution(
 
 
 def penalized(logits: Tensor, penalty: float, seen: Tensor | None) -> Tensor:
-    """Logits of `seen` ids over `penalty`, or times it where negative (arXiv 1909.05858)."""
+    """Logits with `seen` ids divided by `penalty`, negative ones multiplied (arXiv 1909.05858)."""
     if seen is None or penalty == 1:
         return logits
     less = torch.where(logits > 0, logits / penalty, logits * penalty)

@@ -1,13 +1,13 @@
-"""A search tool for chat: BM25 over passages of documents, all in memory, built at the start.
+"""A search tool for chat: BM25 over passages of documents, in memory.
 
-Documents are those of a corpus root's `canonical`, or of a JSONL file. They are cut into passages
-at the ends of sentences; a word is a run of letters and digits, in lower case. A passage's score is
+Documents are those of a corpus root's dataset `canonical`, or of a JSONL file. They are split into
+passages of whole sentences; words are runs of letters and digits, lowercased. A passage's score is
 the sum, over the query's words, of idf · f · (k1 + 1) / (f + k1 · (1 - b + b · length / mean
 length)), with idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic
 Relevance Framework, 2009; k1 and b as in Lucene).
 
-Cost: the start reads all text and keeps it in memory, a query adds up the postings of its words.
-It is for corpora that fit in memory several times over.
+Cost: opening reads all text and keeps it, so memory must hold the corpus several times over; a
+query adds up the postings of its words. Raises `UserError` naming the file and line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from schemas import manifest as manifests
 from schemas.errors import UserError
 
 K1, B = 1.2, 0.75
-PASSAGE_WORDS = 100  # a passage ends with the sentence that reaches so many
+PASSAGE_WORDS = 100  # a passage ends with the sentence that reaches this length
 NUM_RESULTS = 3
 _WORD = re.compile(r"\w+")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -34,56 +34,14 @@ _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 
 @dataclass(frozen=True)
 class Passage:
-    """Some sentences of a document, and where it was."""
+    """Some sentences of a document, and its URL."""
 
     text: str
     url: str | None = None
 
 
-class Search:
-    """An index of passages: for each word, the passages with it and how often."""
-
-    def __init__(self, passages: Iterable[Passage]) -> None:
-        self.passages = list(passages)
-        self._words: dict[str, int] = {}
-        lengths, words = self._read()
-        places = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-        pairs, counts = np.unique(words * max(1, len(lengths)) + places, return_counts=True)
-        found, self._in = np.divmod(pairs, max(1, len(lengths)))
-        self._begin = np.searchsorted(found, np.arange(len(self._words) + 1))
-        long = 1 - B + B * lengths / max(1.0, lengths.mean() if len(lengths) else 1.0)
-        self._weights = counts * (K1 + 1) / (counts + K1 * long[self._in])
-
-    def best(self, query: str, count: int = NUM_RESULTS) -> list[Passage]:
-        """At most `count` passages that share a word with the query, the best first."""
-        scores = np.zeros(len(self.passages))
-        for word in dict.fromkeys(words_of(query)):
-            if (number := self._words.get(word)) is not None:
-                begin, end = self._begin[number], self._begin[number + 1]
-                having = end - begin
-                idf = np.log1p((len(self.passages) - having + 0.5) / (having + 0.5))
-                scores[self._in[begin:end]] += idf * self._weights[begin:end]
-        order = np.argsort(-scores, kind="stable")[:count]
-        return [self.passages[i] for i in order if scores[i] > 0]
-
-    def _read(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Words of each passage: how many, and their numbers one after the other."""
-        known, numbers, lengths = self._words, [], []
-        for passage in self.passages:
-            words = [known.setdefault(word, len(known)) for word in words_of(passage.text)]
-            numbers.append(np.array(words, dtype=np.int64))
-            lengths.append(len(words))
-        joined = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
-        return np.array(lengths, dtype=np.int64), joined
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, as they are compared."""
-    return _WORD.findall(text.lower())
-
-
 def open_search(source: Path, passage_words: int = PASSAGE_WORDS) -> Search:
-    """Index a corpus root or a JSONL file of objects with `text` and perhaps `url`."""
+    """Index a corpus root, or a JSONL file of objects with `text` and optionally `url`."""
     if (source / "canonical").is_dir():
         documents = _canonical(source / "canonical")
     elif source.is_file():
@@ -98,29 +56,10 @@ def open_search(source: Path, passage_words: int = PASSAGE_WORDS) -> Search:
     return search
 
 
-def split(
-    text: str, url: str | None = None, passage_words: int = PASSAGE_WORDS
-) -> Iterator[Passage]:
-    """Cut a text into passages; a sentence of twice `passage_words` is cut within."""
-    words: list[str] = []
-    for sentence in _SENTENCES.split(text):
-        words += sentence.split()
-        begin = 0
-        while len(words) - begin >= 2 * passage_words:
-            yield Passage(" ".join(words[begin : begin + passage_words]), url)
-            begin += passage_words
-        words = words[begin:]
-        if len(words) >= passage_words:
-            yield Passage(" ".join(words), url)
-            words = []
-    if words:
-        yield Passage(" ".join(words), url)
-
-
 def _canonical(folder: Path) -> Iterator[tuple[str, str | None]]:
     manifest = manifests.read(folder)
     if manifest is None:
-        raise UserError(f"{folder}: no manifest here: the dataset is not finished")
+        raise UserError(f"{folder}: no manifest: the dataset is not finished")
     for path in manifest.paths(folder):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=["text", "url"]):
@@ -139,6 +78,67 @@ def _jsonl(path: Path) -> Iterator[tuple[str, str | None]]:
             except ValueError as error:
                 raise UserError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise UserError(f"{path}:{number}: no object with a field `text`")
+                raise UserError(f"{path}:{number}: must be an object with string `text`")
             url = row.get("url")
             yield row["text"], url if isinstance(url, str) else None
+
+
+def split(
+    text: str, url: str | None = None, passage_words: int = PASSAGE_WORDS
+) -> Iterator[Passage]:
+    """Split a text into passages; only sentences of twice `passage_words` are cut."""
+    words: list[str] = []
+    for sentence in _SENTENCES.split(text):
+        words += sentence.split()
+        begin = 0
+        while len(words) - begin >= 2 * passage_words:
+            yield Passage(" ".join(words[begin : begin + passage_words]), url)
+            begin += passage_words
+        words = words[begin:]
+        if len(words) >= passage_words:
+            yield Passage(" ".join(words), url)
+            words = []
+    if words:
+        yield Passage(" ".join(words), url)
+
+
+class Search:
+    """An index of passages: for each word, the passages that contain it and how often."""
+
+    def __init__(self, passages: Iterable[Passage]) -> None:
+        self.passages = list(passages)
+        self._words: dict[str, int] = {}
+        lengths, words = self._number_words()
+        places = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+        pairs, counts = np.unique(words * max(1, len(lengths)) + places, return_counts=True)
+        found, self._in = np.divmod(pairs, max(1, len(lengths)))
+        self._begin = np.searchsorted(found, np.arange(len(self._words) + 1))
+        long = 1 - B + B * lengths / max(1.0, lengths.mean() if len(lengths) else 1.0)
+        self._weights = counts * (K1 + 1) / (counts + K1 * long[self._in])
+
+    def best(self, query: str, count: int = NUM_RESULTS) -> list[Passage]:
+        """At most `count` passages that share a word with the query, best first."""
+        scores = np.zeros(len(self.passages))
+        for word in dict.fromkeys(words_of(query)):
+            if (number := self._words.get(word)) is not None:
+                begin, end = self._begin[number], self._begin[number + 1]
+                having = end - begin
+                idf = np.log1p((len(self.passages) - having + 0.5) / (having + 0.5))
+                scores[self._in[begin:end]] += idf * self._weights[begin:end]
+        order = np.argsort(-scores, kind="stable")[:count]
+        return [self.passages[i] for i in order if scores[i] > 0]
+
+    def _number_words(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """How many words each passage has, and the numbers of all words in order."""
+        known, numbers, lengths = self._words, [], []
+        for passage in self.passages:
+            words = [known.setdefault(word, len(known)) for word in words_of(passage.text)]
+            numbers.append(np.array(words, dtype=np.int64))
+            lengths.append(len(words))
+        joined = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
+        return np.array(lengths, dtype=np.int64), joined
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, lowercased."""
+    return _WORD.findall(text.lower())

@@ -1,9 +1,8 @@
-"""Bytes of tokens to text as it can be shown: whole characters, and nothing of a stop text.
+"""Text from a model as it is generated: from bytes to complete characters, and to the terminal.
 
-A token may end within a UTF-8 character, and a stop text may come in pieces: what could still
-become either is held back. The text does not depend on how the bytes are cut into tokens.
-
-What a model writes, on a terminal: as it comes, and without what a terminal would obey.
+A token may end within a UTF-8 character, and a stop text may span tokens: bytes and characters that
+could still become either are held back, so text does not depend on where tokens end. On the screen,
+characters that control a terminal are replaced.
 """
 
 from __future__ import annotations
@@ -15,39 +14,8 @@ import sys
 from schemas.printing import printable
 
 
-class Screen:
-    """Text on standard output, remarks on standard error, each remark on a line of its own."""
-
-    def __init__(self) -> None:
-        self._at_start = True  # of a line
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a terminal that has not all characters
-                stream.reconfigure(errors="replace")
-
-    def text(self, text: str) -> None:
-        """Show text where the last ended."""
-        if text:
-            print(printable(text), end="", flush=True)
-            self._at_start = text.endswith("\n")
-
-    def line(self, text: str) -> None:
-        """Show text on a line of its own."""
-        self.end_line()
-        self.text(f"{text}\n")
-
-    def end_line(self) -> None:
-        """Begin a new line, unless one has begun."""
-        if not self._at_start:
-            self.text("\n")
-
-    def remark(self, text: str) -> None:
-        """Say something that is not what the model wrote."""
-        self.end_line()
-        print(f"({printable(text)})", file=sys.stderr, flush=True)
-
-
 class TextStream:
-    """Takes bytes and gives text, up to the first of `stops` that is complete."""
+    """Turns bytes into text, up to the first of `stops` that is complete."""
 
     def __init__(self, stops: tuple[str, ...] = ()) -> None:
         self.stops, self.stopped = stops, False
@@ -55,9 +23,9 @@ class TextStream:
         self._held = ""
 
     def take(self, data: bytes, last: bool = False) -> str:
-        """The text that `data` makes certain; bytes that are no UTF-8 become U+FFFD.
+        """The text that `data` completes; bytes that are not UTF-8 become U+FFFD.
 
-        With `last` nothing is held back any more. Nothing comes after a stop text.
+        With `last`, nothing is held back. After a stop text there is no more text.
         """
         if self.stopped:
             return ""
@@ -69,13 +37,44 @@ class TextStream:
         return text
 
     def close(self) -> str:
-        """What was held back."""
+        """The text that was held back."""
         return self.take(b"", last=True)
 
     def _doubtful(self) -> int:
-        """How many of the last characters may be the beginning of a stop text."""
+        """How many of the last characters may begin a stop text."""
         longest = min(max(map(len, self.stops), default=1) - 1, len(self._held))
         for length in range(longest, 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self.stops):
                 return length
         return 0
+
+
+class Screen:
+    """Writes text to standard output, and remarks to standard error, one per line."""
+
+    def __init__(self) -> None:
+        self._at_start = True  # of a line
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters
+                stream.reconfigure(errors="replace")
+
+    def text(self, text: str) -> None:
+        """Append text to the current line."""
+        if text:
+            print(printable(text), end="", flush=True)
+            self._at_start = text.endswith("\n")
+
+    def line(self, text: str) -> None:
+        """Print text on a line of its own."""
+        self.end_line()
+        self.text(f"{text}\n")
+
+    def end_line(self) -> None:
+        """Begin a new line, unless at the start of one."""
+        if not self._at_start:
+            self.text("\n")
+
+    def remark(self, text: str) -> None:
+        """Print something that the model did not write."""
+        self.end_line()
+        print(f"({printable(text)})", file=sys.stderr, flush=True)

@@ -28,8 +28,8 @@ from torch import Tensor
 from schemas.config import to_json
 from schemas.errors import UserError
 from schemas.printing import PlainConsole
-from trainer.commands.where import where
 from trainer.data.loader import Batch, Loader
+from trainer.data.trace import origin_of
 from trainer.distributed import Ranks, Stopped, StopSignals, ranks
 from trainer.durable import fault, read_json
 from trainer.evaluate.loss import Validation, bytes_of_tokens, validate_by_domain
@@ -252,7 +252,7 @@ class Run:
         bad = rows_not_finite(training, batch)
         named = []
         for row in bad[:NAMED_ROWS]:
-            if (origin := where(training.loader, batch.step, row)) is not None:
+            if (origin := origin_of(training.loader, batch.step, row)) is not None:
                 named.append(f"row {row} ({origin.shard}, document {origin.id})")
         more = f" and {len(bad) - len(named)} more" if bad[NAMED_ROWS:] else ""
         rows = ", ".join(named) + more

@@ -21,12 +21,12 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.manifest import shards_content_hash
-from trainer.commands.where import rows_with, where
 from trainer.data.epoch_plan import _seed
 from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
 from trainer.data.packing import permutation
 from trainer.data.rows import HELD_WINDOWS
 from trainer.data.spec import DataSpec
+from trainer.data.trace import origin_of, rows_with
 
 # A slow reader: the contract in plain Python, everything read from the start.
 
@@ -434,7 +434,7 @@ def test_where_names_the_document_of_any_token_and_comes_back(
     steps = len(expected) // 6
     for step, row, position in draw.integers(0, [steps, 6, 25], (60, 3)).tolist():
         token, _, document, place = expected[step * 6 + row][position]
-        origin = where(loader, step, row, position)
+        origin = origin_of(loader, step, row, position)
         if document is None:
             assert origin is None
             continue
@@ -452,6 +452,6 @@ def test_where_names_the_document_of_any_token_and_comes_back(
 
 def test_a_place_outside_the_batch_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="--row 6: must be from 0 to 5"):
-        where(open_loader(folders, "pages"), 0, 6)
+        origin_of(open_loader(folders, "pages"), 0, 6)
     with pytest.raises(UserError, match="--pos 33: must be from 0 to 32"):
-        where(open_loader(folders, "pages"), 0, 0, 33)
+        origin_of(open_loader(folders, "pages"), 0, 0, 33)
