@@ -4,7 +4,7 @@ The manifest is written last, by rename, so that no reader ever sees a part of a
 fingerprint says what the dataset was made from (settings and the fingerprints of its inputs), so
 that a later run knows whether it is still valid; paths, times and versions stand outside it.
 
-The content hash: what names shards of tokens by what they hold, as docs/format.md says.
+The content hash: what names shards of tokens by what they hold, as docs/reference/format.md says.
 
 Their writer puts it into the manifest, a reader computes it again from what the manifest lists, and
 a checkpoint holds shards to it.
