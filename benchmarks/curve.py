@@ -1,4 +1,4 @@
-"""The picture of docs/dedup.md: how likely MinHash finds a pair, by its similarity.
+"""The picture of docs/explanation/dedup.md: how likely MinHash finds a pair, by its similarity.
 
 python benchmarks/curve.py docs/curve.svg
 """

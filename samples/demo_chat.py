@@ -4,7 +4,7 @@
 
 The commands are those that a user types. Everything goes to demo-chat/ (made anew each time);
 demo-chat/report.json holds the numbers of the table, demo-chat/held_out.json every reply to the
-held-out questions. docs/demo-chat.md tells what is seen.
+held-out questions. docs/tutorial.md tells what is seen.
 """
 
 from __future__ import annotations

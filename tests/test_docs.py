@@ -11,7 +11,11 @@ from corpus.recipe import Recipe
 from jobs import cli as jobs_cli
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
 
 
 def _flags(parser: argparse.ArgumentParser) -> set[str]:
@@ -31,7 +35,7 @@ def test_every_flag_and_command_of_gristmill_is_documented() -> None:
 
 
 def test_every_setting_of_a_recipe_is_documented() -> None:
-    text = (PROJECT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    text = (PROJECT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
     for section in dataclasses.fields(Recipe):
         default = getattr(Recipe(), section.name)
         if not dataclasses.is_dataclass(default):

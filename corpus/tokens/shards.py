@@ -201,7 +201,7 @@ def write_shard(
 
     A table with a column `loss_mask` (uint8, as long as its row's tokens) makes a shard with one.
     Both files, the rows and their lengths, appear whole, under names that end in the first 16
-    digits of the shard's SHA-256. `extra` is as docs/format.md says. Memory beside the table's is
+    digits of the shard's SHA-256. `extra`: docs/reference/format.md. Memory beside the table's is
     that of a few row groups.
     """
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]).to_numpy()
@@ -230,7 +230,7 @@ def write_shard(
 
 
 def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:
-    """The manifest's `extra` for these shards, as docs/format.md has it."""
+    """The manifest's `extra` for these shards, as docs/reference/format.md has it."""
     return {
         "format": SHARD_FORMAT,
         "kind": kind,

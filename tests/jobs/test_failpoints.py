@@ -267,7 +267,7 @@ def fault_of(folder, text):
         path = folder / file["name"]
         data = path.read_bytes()
         replaced = stated["dataset"] == "documents" and len(data) != file["bytes"]
-        if replaced:  # by forget, under its name (docs/format.md): whole, with as many rows
+        if replaced:  # by forget, under its name (format.md): whole, with as many rows
             counts["replaced"] += 1
         elif len(data) != file["bytes"]:
             return f"{path}: {len(data)} bytes"

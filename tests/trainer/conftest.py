@@ -132,7 +132,7 @@ def _write_file(
 
 
 def content_hash(files: tuple[DataFile, ...], tokenizer: Tokenizer) -> str:
-    """As docs/format.md says it."""
+    """As docs/reference/format.md says it."""
     shards = [[f.extra["split"], f.extra["index"], f.sha256] for f in files]
     parts = {"format": 2, "shards": sorted(shards), "tokenizer": tokenizer.hash}
     text = json.dumps({**parts, "vocab_size": tokenizer.vocab_size}, sort_keys=True)
