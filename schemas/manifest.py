@@ -4,8 +4,8 @@ The manifest is written last, by rename, so that readers never see part of a dat
 fingerprint covers what the dataset was made from (settings and the fingerprints of its inputs), so
 that a later run knows whether it is still valid. Paths, times and versions are not part of it.
 
-Shards also have a content hash (docs/reference/format.md). Their writer stores it in the manifest, readers
-compute it again from the listed files, and a checkpoint names the shards that it was trained on by it.
+Shards also have a content hash (docs/reference/format.md). Their writer stores it in the manifest,
+readers compute it again from the listed files, and checkpoints name their shards by it.
 """
 
 from __future__ import annotations
