@@ -33,7 +33,7 @@ def test_the_scores_are_those_of_the_formula(texts: list[str], query: str) -> No
             idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
             f = document[word]
             long = 1 - B + B * document.total() / (mean or 1)
-            total += idf * f * (K1 + 1) / (f + K1 * long) if f else 0
+            total += idf * f / (f + K1 * long) if f else 0
         return total
 
     expected = [score(document) for document in documents]

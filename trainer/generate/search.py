@@ -1,13 +1,13 @@
-"""A search tool for chat: BM25 over passages of documents, in memory.
+"""A search tool for chat: BM25 (bm25s) over passages of documents, in memory.
 
-Documents are those of a corpus root's dataset `canonical`, or of a JSONL file. They are split into
+Documents are those of a corpus directory's `canonical`, or of a JSONL file. They are split into
 passages of whole sentences; words are runs of letters and digits, lowercased. A passage's score is
-the sum, over the query's words, of idf · f · (k1 + 1) / (f + k1 · (1 - b + b · length / mean
-length)), with idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic
-Relevance Framework, 2009; k1 and b as in Lucene).
+the sum over the query's words of idf * f / (f + k1 * (1 - b + b * length / mean length)), with
+idf = ln(1 + (N - n + 0.5) / (n + 0.5)) (Robertson and Zaragoza, The Probabilistic Relevance
+Framework, 2009; k1 and b as in Lucene).
 
-Cost: opening reads all text and keeps it, so memory must hold the corpus several times over; a
-query adds up the postings of its words. Raises `UserError` naming the file and line.
+Opening reads all text and keeps it, so memory must hold the corpus several times. Raises
+`UserError` naming the file and line.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import bm25s
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from schemas import json_text
@@ -103,40 +103,24 @@ def split(
 
 
 class Search:
-    """An index of passages: for each word, the passages that contain it and how often."""
+    """A BM25 index of passages."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
         self.passages = list(passages)
-        self._words: dict[str, int] = {}
-        lengths, words = self._number_words()
-        places = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
-        pairs, counts = np.unique(words * max(1, len(lengths)) + places, return_counts=True)
-        found, self._in = np.divmod(pairs, max(1, len(lengths)))
-        self._begin = np.searchsorted(found, np.arange(len(self._words) + 1))
-        long = 1 - B + B * lengths / max(1.0, lengths.mean() if len(lengths) else 1.0)
-        self._weights = counts * (K1 + 1) / (counts + K1 * long[self._in])
+        words = [words_of(passage.text) for passage in self.passages]
+        self._index: bm25s.BM25 | None = None
+        if any(words):
+            self._index = bm25s.BM25(method="lucene", k1=K1, b=B)
+            self._index.index(words, show_progress=False)
 
     def best(self, query: str, count: int = NUM_RESULTS) -> list[Passage]:
         """At most `count` passages that share a word with the query, best first."""
-        scores = np.zeros(len(self.passages))
-        for word in dict.fromkeys(words_of(query)):
-            if (number := self._words.get(word)) is not None:
-                begin, end = self._begin[number], self._begin[number + 1]
-                having = end - begin
-                idf = np.log1p((len(self.passages) - having + 0.5) / (having + 0.5))
-                scores[self._in[begin:end]] += idf * self._weights[begin:end]
+        words = list(dict.fromkeys(words_of(query)))
+        if not words or self._index is None:
+            return []
+        scores = self._index.get_scores(words)
         order = np.argsort(-scores, kind="stable")[:count]
         return [self.passages[i] for i in order if scores[i] > 0]
-
-    def _number_words(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """How many words each passage has, and the numbers of all words in order."""
-        known, numbers, lengths = self._words, [], []
-        for passage in self.passages:
-            words = [known.setdefault(word, len(known)) for word in words_of(passage.text)]
-            numbers.append(np.array(words, dtype=np.int64))
-            lengths.append(len(words))
-        joined = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
-        return np.array(lengths, dtype=np.int64), joined
 
 
 def words_of(text: str) -> list[str]:
