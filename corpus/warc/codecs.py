@@ -10,6 +10,7 @@ iipc/warc-specifications for dictionaries.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
@@ -17,7 +18,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import xxhash
@@ -33,8 +33,7 @@ _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"
 _UNSUPPORTED = {b"BZh": "a bzip2", b"PK\x03\x04": "a zip (such as WACZ)", b"\xfd7zXZ": "an xz"}
 
 MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
-# What each kind of work costs of a `ReadBudget`. A decompressed byte costs 1 byte; trying a member
-# or record costs 1 step.
+# Costs and limits of `ReadBudget`. A decompressed byte costs 1 byte, a member or record 1 step.
 BYTES_PER_BYTE_SEARCHED, BYTES_PER_BYTE_REREAD = 8, 32
 _STEPS_PER_LZ4_READER, _STEPS_PER_BLOCK = 9, 1 / 16
 _FREE_STEPS, _FILE_BYTES_PER_STEP = 2048, 64
@@ -57,23 +56,23 @@ class DamageError(Exception):
 
 
 class ReadBudget:
-    """Keeps the time to read a file proportional to its size, however the file is made.
+    """Keeps the time to read a file proportional to its size, whatever the file holds.
 
-    A hostile file makes a reader do the same work many times: bombs, thousands of empty members,
-    members nested in each other, damage that is searched again from every offset. Whoever does
-    such work adds its cost to one of two counters, then asks `exhausted`:
+    A hostile file makes a reader do much work per byte: bombs, thousands of empty members,
+    members nested in each other, damage that is searched again from every offset. Code that does
+    such work adds its cost to one of two counters, which have limits:
 
-        counter     costs                                              allowed up to a position
+        counter     cost                                               limit at a position
         num_bytes   1 per byte decompressed (and per compressed byte   `slack` + 200 per byte of
                     of a failed attempt), 8 per byte searched for a    the file
                     record, 32 per byte that will be read again
         num_steps   1 per member, record or possible member tried,     2,048 + 1 per 64 bytes of
                     9 per lz4 reader, 1/16 per block of a frame        the file
 
-    The position is the furthest offset reached, so reading on earns new budget. Text compresses 3
-    to 20 times and a record takes over 100 bytes: only files made for it exhaust their budget.
-
-    Nothing stops then. Each caller takes the cheap choice where it had an expensive one:
+    The position is the furthest offset reached, so the limits grow as the file is read. Text
+    compresses 3 to 20 times and a record takes over 100 bytes, so that only a file built for it
+    exceeds a limit. That is not an error: while `exhausted` is true, expensive choices are replaced
+    by cheap ones that may give up a record.
 
         possible_members        skips candidates closer than the codec's `min_bytes`
         head_of                 reads 4 KiB of a candidate, not up to 256 KiB
@@ -89,7 +88,7 @@ class ReadBudget:
         self.num_bytes, self.num_steps = 0, 0.0
 
     def exhausted(self, position: int) -> bool:
-        """Whether reading up to `position` has cost more than is allowed."""
+        """Whether reading up to `position` has cost more than its limits."""
         self._furthest = furthest = max(self._furthest, position)
         return (
             self.num_bytes > self._slack + MAX_RATIO * furthest
@@ -123,12 +122,7 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -199,7 +193,7 @@ class Gzip:
 
     def bookmark(self) -> Callable[[], Gzip]:
         """A function that returns a reader at the present place."""
-        return self._copy()._copy
+        return self._copy()._copy  # of a copy, since this reader moves on
 
     def _copy(self) -> Gzip:
         twin = copy.copy(self)
@@ -457,18 +451,15 @@ def head_of(source: Source, codec: Codec, offset: int, size: int = 16) -> bytes 
     max_bytes = 4096 if budget.exhausted(offset) else codec.max_head_bytes
     if isinstance(member, Gzip):
         member.must_begin_by = offset + max_bytes
-    try:
+    with contextlib.suppress(DamageError):
         while len(head) < size and member.position - offset <= max_bytes:
             data = member.read(max(64, size - len(head)))
             budget.num_bytes += len(data)
             if not data:
                 return head.lstrip(b"\r\n")
             head += data
-    except DamageError:
-        pass
-    else:
-        if len(head) >= size:
-            return head.lstrip(b"\r\n")
+    if len(head) >= size:
+        return head.lstrip(b"\r\n")
     budget.num_bytes += member.position - offset
     return head.lstrip(b"\r\n") or None
 

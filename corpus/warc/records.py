@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from corpus.warc.codecs import Plain, Source, codec_of, possible_members
-from corpus.warc.stream import Archive, Stream, text_of
+from corpus.warc.stream import Archive, Stream
 from schemas.errors import UserError
 
 MAX_HEADER_BYTES = 64 << 10
@@ -60,7 +60,7 @@ def parse_headers(block: bytes) -> Headers:
     # ASCII is decoded at once; else each line by itself, since their encodings may differ.
     raws: list[Any] = block.decode().splitlines() if block.isascii() else block.splitlines()
     for raw in raws[1:]:
-        text = raw if isinstance(raw, str) else text_of(raw)
+        text = raw if isinstance(raw, str) else _text_of(raw)
         if text[:1] in (" ", "\t") and lines:
             lines[-1] = (lines[-1][0], f"{lines[-1][1]} {text.strip()}".strip())
             continue
@@ -68,6 +68,14 @@ def parse_headers(block: bytes) -> Headers:
         if colon:
             lines.append((name.strip().lower(), value.strip()))
     return Headers(lines)
+
+
+def _text_of(raw: bytes) -> str:
+    """A header line as text: UTF-8, else Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 @dataclass(frozen=True)
@@ -437,7 +445,7 @@ class Arc:
     def opens(self, head: bytes) -> bool:
         """A line of fields with a date, or the start of a URL."""
         line, end, _ = head.partition(b"\n")
-        return bool(_fields(text_of(line)) if end else _PREFIX.match(head))
+        return bool(_fields(_text_of(line)) if end else _PREFIX.match(head))
 
     def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
         """A line of fields after a line end or NUL; inside a line, a stricter pattern."""
@@ -451,7 +459,7 @@ class Arc:
 
     def parse(self, header: bytes) -> Lines:
         """The line's fields as WARC headers; empty if it is not a line of fields."""
-        fields = _fields(text_of(header))
+        fields = _fields(_text_of(header))
         return _as_warc(*fields) if fields else []
 
     def ends(self, tail: bytes) -> bool:

@@ -64,14 +64,6 @@ class Framing(Protocol):
         """Whether `tail` is the separator and then the next record or nothing."""
 
 
-def text_of(raw: bytes) -> str:
-    """A header line as text: UTF-8, else Latin-1."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
 @dataclass(frozen=True)
 class Archive:
     """An open file, how it is compressed, and how its records are delimited."""
