@@ -253,7 +253,8 @@ def extract_page(row: dict[str, Any], record: Record, kind: str, gates: Gates) -
     if kind == "conversion":
         text = _wet_text(row, record, gates)
     else:
-        html = _html(row, record, _response(row, record, settings), gates)
+        response = _response(row, record, settings)
+        html = _html(row, record, response, gates)
         bounds = Bounds(settings.max_nodes, settings.max_depth)
         with limited(settings.max_cpu_seconds):
             page = ResiliparsePage(html, bounds)
