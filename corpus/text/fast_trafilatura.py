@@ -110,8 +110,10 @@ def _patch() -> AttributeMarks:
     """Replace internals of trafilatura; looks all of them up before it replaces the first."""
     from lxml.etree import ElementDefaultClassLookup
     from lxml.html import HtmlComment, HtmlElement, HtmlEntity, HtmlProcessingInstruction
-    from trafilatura import core, external, utils, xpaths
+    from trafilatura import core as trafilatura_core
+    from trafilatura import external, utils, xpaths
 
+    core: Any = trafilatura_core  # its imports are no part of its typed interface
     marks = AttributeMarks()
     lists: tuple[list[Any], ...] = (
         xpaths.RAW_TREE_PRUNE_XPATH,
