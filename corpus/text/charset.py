@@ -1,10 +1,10 @@
-"""Bytes of a page to text: candidates are scored, none is believed.
+"""Bytes of a page to text, by scoring the candidate encodings.
 
-A header or a meta tag is wrong on a few pages in a hundred, a detector on others, and one bad
-byte makes strict UTF-8 fail. So: a byte order mark decides; else UTF-8 if what is not ASCII is
-mostly valid UTF-8; else the candidate (HTTP header, meta tag, detector, windows-1252) whose text
-looks least like something decoded wrongly. Labels mean what the WHATWG Encoding Standard says,
-e.g. iso-8859-1 is windows-1252. Cost: one strict decoding for valid UTF-8; else a few.
+Headers and meta tags are wrong on a few pages in a hundred, a detector on others, and one bad byte
+makes strict UTF-8 fail. So a byte order mark decides; else UTF-8, if most bytes beyond ASCII are
+valid UTF-8; else the candidate (HTTP header, meta tag, detector, windows-1252) whose text has the
+fewest signs of wrong decoding. Labels mean what the WHATWG Encoding Standard says: iso-8859-1 is
+windows-1252. Cost: one strict decoding for valid UTF-8; else a few.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 from resiliparse.parse.encoding import detect_encoding
 
-PRESCAN_BYTES = 16 << 10  # WHATWG says 1024; real pages have the tag after scripts, too
+PRESCAN_BYTES = 16 << 10  # WHATWG says 1024; real pages have the tag after scripts too
 _SAMPLE_BYTES = 64 << 10
 _BOMS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16le",
     codecs.BOM_UTF16_BE: "utf-16be",
 }
-# WHATWG label -> its encoding, where Python's own meaning of the label differs; and the codec that
-# decodes that encoding as browsers do. https://encoding.spec.whatwg.org/#names-and-labels
+# Labels whose WHATWG encoding differs from Python's, and the codecs that decode as browsers do:
+# https://encoding.spec.whatwg.org/#names-and-labels
 _LABELS = {
     **dict.fromkeys(["ascii", "us-ascii", "iso-8859-1", "iso8859-1", "latin1"], "windows-1252"),
     **dict.fromkeys(["latin-1", "l1", "iso_8859-1", "cp1252", "ansi"], "windows-1252"),
@@ -52,116 +52,13 @@ _CODECS = {
     "utf-16le": "utf-16-le",
     "utf-16be": "utf-16-be",
 }
+_NOT_FOR_PAGES = {"utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
 _TAG_ATTRIBUTE = re.compile(
     r"""([^\s"'<>/=]+)\s{0,9}=\s{0,9}(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))""", re.ASCII
 )
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """The text, and the encoding (WHATWG name) that it was decoded with."""
-
-    text: str
-    charset: str
-
-
-def decode(body: bytes, http_charset: str | None = None) -> Decoded:
-    """Decode a page; bytes that its encoding does not have become U+FFFD."""
-    for mark, charset in _BOMS.items():
-        if body.startswith(mark):
-            return _decoded(body[len(mark) :], charset)
-    declared = [http_charset, meta_charset(body)]
-    names = [name for name in map(encoding_of, declared) if name]
-    if wide := _utf16_without_mark(body):
-        return _decoded(body, wide)
-    if b"\x1b$" in body and "iso-2022-jp" in names:
-        return _decoded(body, "iso-2022-jp")
-    try:
-        return Decoded(body.decode("utf-8"), "utf-8")
-    except UnicodeDecodeError:
-        if _mostly_utf8(body, "utf-8" in names):
-            return _decoded(body, "utf-8")
-    return _decoded(body, _best(body, [name for name in names if name != "utf-8"]))
-
-
-def encoding_of(label: str | None) -> str | None:
-    """The encoding that a label stands for (WHATWG name), or None for an unknown one."""
-    name = (label or "").strip(" \t\r\n\"'").lower()
-    if found := re.fullmatch(r"(?:windows|cp|x-cp)-?(125[0-8])", name):
-        name = f"windows-{found[1]}"
-    elif found := re.fullmatch(r"iso[-_]?8859[-_]?(\d{1,2})(?:-[ie])?(?::\d{4})?", name):
-        name = f"iso-8859-{found[1]}"
-    name = _LABELS.get(name, name)
-    try:
-        codec = codecs.lookup(_CODECS.get(name, name))
-    except (LookupError, ValueError):
-        return None
-    if not codec._is_text_encoding or codec.name in _NOT_FOR_PAGES:
-        return None
-    return "utf-8" if name.startswith("utf-16") else name
-
-
-_NOT_FOR_PAGES = {"utf-7", "idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"}
-
-
-def _decoded(body: bytes, charset: str) -> Decoded:
-    return Decoded(body.decode(_CODECS.get(charset, charset), "replace"), charset)
-
-
-def meta_charset(body: bytes) -> str | None:
-    """The label in the page's meta tags or XML declaration, as written."""
-    head = body[:PRESCAN_BYTES].decode("latin-1")
-    for tag in meta_tags(head):
-        if tag.get("charset"):
-            return tag["charset"]
-        if tag.get("http-equiv", "").lower() == "content-type":
-            found = re.search(r"charset\s*=\s*[\"']?([^\s\"';,]+)", tag.get("content", ""), re.I)
-            if found:
-                return found[1]
-    declaration = re.match(r"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([^\"'>]+)", head)
-    return declaration[1] if declaration else None
-
-
-def meta_tags(head: str) -> Iterator[dict[str, str]]:
-    """The attributes of each meta tag in `head` that is not inside a comment; linear time."""
-    lowered = head.lower()
-    meta, comment = lowered.find("<meta"), lowered.find("<!--")
-    while meta >= 0:
-        if 0 <= comment < meta:
-            past = lowered.find("-->", comment)
-            if past < 0:
-                break
-            comment = lowered.find("<!--", past)
-        else:
-            past = lowered.find(">", meta)
-            if past < 0:
-                break
-            found = _TAG_ATTRIBUTE.finditer(head[meta + 5 : min(past, meta + 2048)])
-            yield {m[1].lower(): m[2] or m[3] or m[4] or "" for m in found}
-            if 0 <= comment < past:
-                comment = lowered.find("<!--", past)
-        if meta < past:
-            meta = lowered.find("<meta", past)
-
-
-def _utf16_without_mark(body: bytes) -> str | None:
-    """UTF-16 by its zero bytes, of which no other encoding of a page has many."""
-    head = body[:512]
-    even, odd = head[::2].count(0), head[1::2].count(0)
-    if max(even, odd) < len(head) // 4 or min(even, odd) > len(head) // 32:
-        return None
-    return "utf-16le" if odd > even else "utf-16be"
-
-
-def _mostly_utf8(body: bytes, declared: bool) -> bool:
-    """Whether more of what is not ASCII is valid UTF-8 than is not; as much, where declared."""
-    text = body.decode("utf-8", "replace")
-    wrong = text.count("�")
-    valid = sum(1 for c in text if c > "\x7f") - wrong
-    return valid > wrong or (declared and valid == wrong)
-
-
-# Wrongly decoded text shows in what stands beside what. Weights by how seldom a real text has it.
+# Pairs of characters that show wrong decoding, weighted by how rare they are in real text.
 _FAULTS = [
     (10.0, re.compile("�")),
     (5.0, re.compile("[\x80-\x9f\ue000-\uf8ff]")),
@@ -185,12 +82,113 @@ _EVERYDAY_ROWS = {
 _PUNCTUATION = [*range(0xA0, 0xC0), *range(0x2010, 0x2040), *range(0x3000, 0x3020)]
 _FULL_WIDTH = range(0xFF01, 0xFF5F)
 _KANA = range(0x3041, 0x3100)
-_DEFAULT_LABEL = "windows-1252"  # what servers say that were never told
-_MIN_HIGH_BYTES = 60  # below, the detector takes Dutch for Slovak
+_DEFAULT_LABEL = "windows-1252"  # what unconfigured servers say
+_MIN_HIGH_BYTES = 60  # with fewer, the detector takes Dutch for Slovak
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The text, and the encoding (WHATWG name) it was decoded with."""
+
+    text: str
+    charset: str
+
+
+def decode(body: bytes, http_charset: str | None = None) -> Decoded:
+    """Decode a page; bytes that are invalid in its encoding become U+FFFD."""
+    for mark, charset in _BOMS.items():
+        if body.startswith(mark):
+            return _decoded(body[len(mark) :], charset)
+    declared = [http_charset, meta_charset(body)]
+    names = [name for name in map(encoding_of, declared) if name]
+    if wide := _utf16_without_mark(body):
+        return _decoded(body, wide)
+    if b"\x1b$" in body and "iso-2022-jp" in names:
+        return _decoded(body, "iso-2022-jp")
+    try:
+        return Decoded(body.decode("utf-8"), "utf-8")
+    except UnicodeDecodeError:
+        if _mostly_utf8(body, "utf-8" in names):
+            return _decoded(body, "utf-8")
+    return _decoded(body, _best(body, [name for name in names if name != "utf-8"]))
+
+
+def encoding_of(label: str | None) -> str | None:
+    """The encoding of a label (WHATWG name), or None if the label is unknown."""
+    name = (label or "").strip(" \t\r\n\"'").lower()
+    if found := re.fullmatch(r"(?:windows|cp|x-cp)-?(125[0-8])", name):
+        name = f"windows-{found[1]}"
+    elif found := re.fullmatch(r"iso[-_]?8859[-_]?(\d{1,2})(?:-[ie])?(?::\d{4})?", name):
+        name = f"iso-8859-{found[1]}"
+    name = _LABELS.get(name, name)
+    try:
+        codec = codecs.lookup(_CODECS.get(name, name))
+    except (LookupError, ValueError):
+        return None
+    if not codec._is_text_encoding or codec.name in _NOT_FOR_PAGES:
+        return None
+    return "utf-8" if name.startswith("utf-16") else name
+
+
+def _decoded(body: bytes, charset: str) -> Decoded:
+    return Decoded(body.decode(_CODECS.get(charset, charset), "replace"), charset)
+
+
+def meta_charset(body: bytes) -> str | None:
+    """The label in the page's meta tags or XML declaration, unchanged."""
+    head = body[:PRESCAN_BYTES].decode("latin-1")
+    for tag in meta_tags(head):
+        if tag.get("charset"):
+            return tag["charset"]
+        if tag.get("http-equiv", "").lower() == "content-type":
+            found = re.search(r"charset\s*=\s*[\"']?([^\s\"';,]+)", tag.get("content", ""), re.I)
+            if found:
+                return found[1]
+    declaration = re.match(r"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([^\"'>]+)", head)
+    return declaration[1] if declaration else None
+
+
+def meta_tags(head: str) -> Iterator[dict[str, str]]:
+    """The attributes of each meta tag in `head` outside comments; linear time."""
+    lowered = head.lower()
+    meta, comment = lowered.find("<meta"), lowered.find("<!--")
+    while meta >= 0:
+        if 0 <= comment < meta:
+            past = lowered.find("-->", comment)
+            if past < 0:
+                break
+            comment = lowered.find("<!--", past)
+        else:
+            past = lowered.find(">", meta)
+            if past < 0:
+                break
+            found = _TAG_ATTRIBUTE.finditer(head[meta + 5 : min(past, meta + 2048)])
+            yield {m[1].lower(): m[2] or m[3] or m[4] or "" for m in found}
+            if 0 <= comment < past:
+                comment = lowered.find("<!--", past)
+        if meta < past:
+            meta = lowered.find("<meta", past)
+
+
+def _utf16_without_mark(body: bytes) -> str | None:
+    """UTF-16 by its zero bytes; pages in other encodings have few."""
+    head = body[:512]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) < len(head) // 4 or min(even, odd) > len(head) // 32:
+        return None
+    return "utf-16le" if odd > even else "utf-16be"
+
+
+def _mostly_utf8(body: bytes, declared: bool) -> bool:
+    """Whether more characters beyond ASCII are valid UTF-8 than invalid; as many, if declared."""
+    text = body.decode("utf-8", "replace")
+    wrong = text.count("�")
+    valid = sum(1 for c in text if c > "\x7f") - wrong
+    return valid > wrong or (declared and valid == wrong)
 
 
 def _best(body: bytes, declared: list[str]) -> str:
-    """The candidate with the least faults a character beyond ASCII; earlier ones win ties."""
+    """The candidate with the fewest faults per character beyond ASCII; earlier ones win ties."""
     sample = _beyond_ascii(body)
     guess = encoding_of(detect_encoding(body))
     num_high = sum(1 for byte in sample if byte > 0x7F)
@@ -207,7 +205,7 @@ def _best(body: bytes, declared: list[str]) -> str:
 
 
 def _beyond_ascii(body: bytes) -> bytes:
-    """The words of the page that are not ASCII, up to a limit."""
+    """The words of the page that are not ASCII, up to 64 KiB."""
     parts, size = [], 0
     for word in re.split(rb"[\s<>]+", body):
         if not word.isascii():
@@ -219,7 +217,7 @@ def _beyond_ascii(body: bytes) -> bytes:
 
 
 def _badness(sample: bytes, name: str) -> float:
-    """Weighted faults a character beyond ASCII, to two places so that a trifle decides nothing."""
+    """Weighted faults per character beyond ASCII, rounded so that a tiny difference is a tie."""
     text = sample.decode(_CODECS.get(name, name), "replace")
     beyond = [c for c in text if c > "\x7f"]
     faults = sum(weight * len(pattern.findall(text)) for weight, pattern in _FAULTS)
@@ -231,7 +229,7 @@ def _badness(sample: bytes, name: str) -> float:
 
 @functools.cache
 def _everyday(name: str) -> frozenset[str]:
-    """The characters that most of a text in this encoding is made of."""
+    """The characters that make up most of a text in this encoding."""
     codec, leads = _EVERYDAY_ROWS[name]
     trails = [*range(0x40, 0x7F), *range(0xA1, 0xFF)]
     rows = bytes(b for lead in leads for trail in trails for b in (lead, trail))

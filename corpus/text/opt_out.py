@@ -1,4 +1,4 @@
-"""What a page says about being used for training: noai, TDM reservation, X-Robots-Tag.
+"""What a page says about being used for training: noai and TDM reservation.
 
 `noai` and `noimageai` are directives of the robots meta tag and of the X-Robots-Tag header
 (DeviantArt, 2022). TDMRep (W3C Community Group report, 2024): header or meta `tdm-reservation`
@@ -14,28 +14,26 @@ from corpus.text.charset import meta_tags
 from corpus.warc.records import Headers
 
 HEAD_CHARS = 64 << 10
-_WORDS = (b"noai", b"noimageai", b"tdm-reservation")  # without one, no meta tag need be read
+_WORDS = (b"noai", b"noimageai", b"tdm-reservation")  # without one, meta tags are not parsed
 _NOAI = re.compile(r"\b(?:noai|noimageai)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Rights:
-    """What header and meta tags say; `x_robots_tag` is the header as sent."""
+    """What header and meta tags say."""
 
     noai: bool
     tdm_reservation: bool
-    x_robots_tag: str | None
 
 
 def rights_of(headers: Headers, text: str) -> Rights:
     """Read the HTTP headers, and the meta tags in the first 64 Ki characters of `text`."""
-    robots_header = headers.joined("x-robots-tag")
-    noai = bool(_NOAI.search(robots_header or ""))
+    noai = bool(_NOAI.search(headers.joined("x-robots-tag") or ""))
     reserved = (headers.get("tdm-reservation") or "").strip() == "1"
     head = text[:HEAD_CHARS]
-    lowered = head.encode("utf-8", "replace").lower()  # faster than of a text
+    lowered = head.encode("utf-8", "replace").lower()  # faster than str.lower
     for tag in meta_tags(head) if any(word in lowered for word in _WORDS) else ():
         name, content = tag.get("name", "").lower(), tag.get("content", "")
         noai = noai or (name == "robots" and bool(_NOAI.search(content)))
         reserved = reserved or (name == "tdm-reservation" and content.strip() == "1")
-    return Rights(noai, reserved, robots_header)
+    return Rights(noai, reserved)

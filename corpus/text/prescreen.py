@@ -1,13 +1,12 @@
-"""A cheap look at a page, which tells whether extracting its text can pay.
+"""Pre-screening: identify a page's language before its text is extracted, from a few paragraphs.
 
-Nine tenths of a crawl is dropped after its text was extracted at great cost, most of it for its
-language, and a few paragraphs tell that. They are taken from the source as it stands, `<p>` by
-`<p>`, without parsing it; only where a page has next to none is it parsed, and resiliparse's text
-looked at. A page in two languages may start in one and keep to the other where it matters, so
-before one is dropped its longest passages are looked at one by one.
+Without it, nine tenths of a crawl would be extracted and then dropped, mostly for its language.
+Paragraphs are cut out of the source, `<p>` by `<p>`, without parsing it. Only a page with almost
+none is parsed, for resiliparse's text. A page in two languages may start in the wrong one, so
+before a page is dropped its longest passages are identified one by one.
 
-Cost: 0.7 ms a page on average, most of it where a page must be parsed. What it saves and what it
-loses: `benchmarks/cascade.py`.
+Cost: 0.7 ms per page on average, most of it for pages that must be parsed. What it saves and what
+it loses: `benchmarks/cascade.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from __future__ import annotations
 import contextlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from corpus.text import language_id
 from corpus.text.main_text import ResiliparsePage
 from schemas.config import check_range
 
-# Less in paragraphs than this says too little of a page.
-_ENOUGH_CHARS = 500
-# Less of main content says too little, too: mostly a menu, where the whole page has more to say.
-_MIN_WORDS = 60
-# A passage: a paragraph or line of prose. What it is written in shows in its first characters. The
-# text of a page will not be in a language that has less than a quarter of its prose.
+UNWANTED_LANGUAGE = "look.unwanted_language"  # `rejected_by` of pages that do not pass
+
+_ENOUGH_CHARS = 500  # in paragraphs; a page with fewer is parsed
+_MIN_WORDS = 60  # of main content; less is mostly a menu, and the whole page's text is used
+# A passage is a paragraph or line of prose; its first characters show its language. A page's text
+# will not be in a language that has less than a quarter of its prose.
 _PASSAGE_CHARS, _PASSAGE_HEAD, _MAX_PASSAGES = 60, 150, 5
 _PASSAGE_SCORE, _PASSAGE_SHARE = 0.5, 0.25
 
@@ -36,7 +35,7 @@ _OPENING = re.compile(
 )
 _CLOSING = {"script": re.compile("</script", re.I), "style": re.compile("</style", re.I)}
 _CLOSING["!--"] = re.compile("-->")
-# What ends a paragraph: another block (HTML standard, 8.1.2.4), of which these are the common ones.
+# A paragraph ends at another block (HTML standard, 8.1.2.4); these are the common ones.
 _BLOCK = re.compile(
     "</?(?:[pP]|[dD][iIlL][vV]?|[uUoO][lL]|[lL][iI]|[tT][aA][bB][lL][eE]|[tT][dD]|[hH][1-6])[\\s>]"
 )
@@ -48,10 +47,10 @@ _MAX_PARAGRAPH = 1 << 14
 class Look:
     """Settings, section [look] of the recipe.
 
-    `languages` (ISO 639 codes): pages in none of them are not extracted; none listed, no look. A
-    page passes if the first `max_chars` characters have these with a probability of `min_score`
-    together, or if `min_passage_chars` characters of its longest passages, and a quarter of all,
-    are in one of them.
+    `languages` (ISO 639 codes): pages in none of them are not extracted; empty: no pre-screening.
+    A page passes if the first `max_chars` characters are in these languages with a total
+    probability of `min_score`, or if `min_passage_chars` characters of its longest passages, and a
+    quarter of all passages, are in one of them.
     """
 
     languages: tuple[str, ...] = ()
@@ -60,24 +59,23 @@ class Look:
     min_passage_chars: int = 400
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_score <= 1:
-            raise ValueError(f"min_score = {self.min_score}: must be from 0 to 1")
-        if self.max_chars < 1:
-            raise ValueError(f"max_chars = {self.max_chars}: must be 1 or more")
-        if self.min_passage_chars < 1:
-            raise ValueError(f"min_passage_chars = {self.min_passage_chars}: must be 1 or more")
+        check_range(self, 0, 1, "min_score")
         check_range(self, 1, 10**9, "max_chars", "min_passage_chars")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the look measured: columns `look_...` of `documents`."""
+class LookSignals:
+    """What pre-screening measured: columns `look_...` of `documents`.
 
-    num_chars: int  # of the text that was looked at first
-    language: str  # the most probable one; "" without text
-    score: float  # probability of the wanted languages together, 0 to 1
-    passage_chars: int | None  # of passages in wanted languages, 0 if they are under a quarter of
-    # all; None where the score sufficed
+    `score`: total probability of the wanted languages, 0 to 1, of the `num_chars` characters that
+    were identified; `language`: the most probable one, "" without text. `passage_chars`: characters
+    of passages in wanted languages, 0 if under a quarter of all, None if the score sufficed.
+    """
+
+    num_chars: int
+    language: str
+    score: float
+    passage_chars: int | None
 
     def passes(self, settings: Look) -> bool:
         """Whether the page is worth extracting."""
@@ -85,30 +83,44 @@ class Seen:
         return enough or self.score >= settings.min_score
 
 
-def look(page: ResiliparsePage, settings: Look, language_model: str = "") -> Seen:
-    """Measure a page; `language_model` as `lid.probabilities` takes it."""
+def look(page: ResiliparsePage, settings: Look, language_model: str = "") -> LookSignals:
+    """Pre-screen a page; `language_model` as for `language_id.probabilities`."""
     more = paragraphs(page.html)
-    first = list(_up_to(more, max(settings.max_chars, _ENOUGH_CHARS)))
+    first: list[str] = []
+    missing = max(settings.max_chars, _ENOUGH_CHARS)
+    while missing > 0 and (text := next(more, None)) is not None:
+        first.append(text)
+        missing -= len(text)
     if sum(map(len, first)) < _ENOUGH_CHARS:
-        first = _parsed_text(page).split("\n")
+        content = page.main_content
+        is_menu = len(content.split(maxsplit=_MIN_WORDS)) < _MIN_WORDS
+        first = (page.all_text if is_menu else content).split("\n")
     head = "\n".join(first)[: settings.max_chars]
     found = language_id.probabilities(head, language_model) if head.strip() else {}
     score = _wanted(found, settings.languages)
-    language = max(found, key=found.__getitem__, default="")
     passage_chars = None
     if score < settings.min_score:
         passages = [text for text in (*first, *more) if len(text) >= _PASSAGE_CHARS]
-        passage_chars = sum(_wanted_passages(passages, settings.languages, language_model))
+        passage_chars = 0
+        for passage in sorted(passages, key=len, reverse=True)[:_MAX_PASSAGES]:
+            languages = language_id.probabilities(passage[:_PASSAGE_HEAD], language_model)
+            if _wanted(languages, settings.languages) >= _PASSAGE_SCORE:
+                passage_chars += len(passage)
         if passage_chars < _PASSAGE_SHARE * sum(map(len, passages)):
             passage_chars = 0
-    return Seen(len(head), language, score, passage_chars)
+    language = max(found, key=found.__getitem__, default="")
+    return LookSignals(len(head), language, score, passage_chars)
+
+
+def _wanted(probabilities: dict[str, float], languages: tuple[str, ...]) -> float:
+    return min(1.0, sum(probabilities.get(language, 0.0) for language in languages))
 
 
 def paragraphs(source: str) -> Iterator[str]:
-    """The text of every `<p>` of 60 characters or more in a page's source, in order.
+    """The text of every `<p>` of 60 characters or more in a page's source, in order, not parsed.
 
-    Without parsing: comments, scripts and styles are passed over, a paragraph ends where another
-    block begins. Linear time.
+    Comments, scripts and styles are skipped; a paragraph ends where another block begins. Linear
+    time.
     """
     at = 0
     while found := _OPENING.search(source, at):
@@ -130,29 +142,3 @@ def paragraphs(source: str) -> Iterator[str]:
             text = " ".join(text.split())
             if len(text) >= _PASSAGE_CHARS:
                 yield text
-
-
-def _up_to(texts: Iterator[str], num_chars: int) -> Iterator[str]:
-    """Texts until they have `num_chars` characters."""
-    while num_chars > 0 and (text := next(texts, None)) is not None:
-        yield text
-        num_chars -= len(text)
-
-
-def _parsed_text(page: ResiliparsePage) -> str:
-    text = page.main_content
-    return page.all_text if len(text.split(maxsplit=_MIN_WORDS)) < _MIN_WORDS else text
-
-
-def _wanted(found: dict[str, float], languages: Iterable[str]) -> float:
-    return min(1.0, sum(found.get(language, 0.0) for language in languages))
-
-
-def _wanted_passages(
-    passages: list[str], languages: tuple[str, ...], language_model: str
-) -> Iterator[int]:
-    """Lengths of the passages, among the longest, that are in one of `languages`."""
-    for passage in sorted(passages, key=len, reverse=True)[:_MAX_PASSAGES]:
-        found = language_id.probabilities(passage[:_PASSAGE_HEAD], language_model)
-        if _wanted(found, languages) >= _PASSAGE_SCORE:
-            yield len(passage)

@@ -1,13 +1,11 @@
-"""Members of a compressed file: gzip members, zstd frames, lz4 frames, each read by itself.
+"""Members of a compressed file: gzip members, zstd frames and lz4 frames, each read by itself.
 
-Every reader starts at an offset in the file and gives bounded pieces of what is there, so that
-neither a large file nor a bomb is ever held whole. Checksums are verified where the format has
-them: gzip's CRC-32 and length by zlib, zstd's by its library, lz4's here (FastWARC does not).
+A reader starts at any offset of the file and returns bounded chunks, so neither a large file nor a
+decompression bomb is ever held in memory. Checksums are verified where the format has them: gzip's
+CRC-32 and length by zlib, zstd's by its library, lz4's here (FastWARC does not).
 
-Formats: RFC 1952 (gzip), RFC 8878 (zstd), lz4_Frame_format.md 1.6, and the WARC-zstd proposal of
+Sources: RFC 1952 (gzip), RFC 8878 (zstd), lz4_Frame_format.md 1.6, and the WARC-zstd proposal of
 iipc/warc-specifications for dictionaries.
-
-Files of a user's that may be packed by gzip or zstd, told by their ending; read in pieces.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import xxhash
@@ -28,12 +25,17 @@ from fastwarc.stream_io import Lz4Reader
 
 from schemas.errors import UserError
 
-MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
-_FREE_STEPS, _BYTES_PER_STEP, _STEPS_PER_BLOCK = 2048, 64, 1 / 16
-STEP = 1 << 16  # how far a reader may be ahead in the file of what it gave
-_FRAME_STEP = 1 << 13  # small, so that where frames are many, no new memory is asked for each
+STEP = 1 << 16  # how far a reader may be ahead in the file of what it returned
+_FRAME_STEP = 1 << 13  # small: a buffer of this size is allocated per frame
+_UNPACKED_CHUNK = 1 << 20
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"
-_OTHERS = {b"BZh": "bzip2", b"PK\x03\x04": "a zip, as WACZ is", b"\xfd7zXZ": "xz"}
+_UNSUPPORTED = {b"BZh": "a bzip2", b"PK\x03\x04": "a zip (such as WACZ)", b"\xfd7zXZ": "an xz"}
+
+MAX_RATIO = 200  # text compresses 3 to 20 times; zeros, which a bomb is made of, 1,030 times
+# Costs and limits of `ReadBudget`. A decompressed byte costs 1 byte, a member or record 1 step.
+BYTES_PER_BYTE_SEARCHED, BYTES_PER_BYTE_REREAD = 8, 32
+_STEPS_PER_LZ4_READER, _STEPS_PER_BLOCK = 9, 1 / 16
+_FREE_STEPS, _FILE_BYTES_PER_STEP = 2048, 64
 
 
 class DamageError(Exception):
@@ -44,43 +46,61 @@ class DamageError(Exception):
         self.detail, self.torn = detail, torn
 
     def copy(self) -> DamageError:
-        """The same without its traceback, to be kept.
+        """The same error without its traceback, safe to store.
 
-        A traceback refers to the reader that would keep it, so neither would be freed until the
-        garbage collector comes: after thousands of damaged frames, gigabytes.
+        A traceback refers to the reader that stores it. Neither would be freed before the next
+        garbage collection: gigabytes after thousands of damaged frames.
         """
         return DamageError(self.detail, self.torn)
 
 
-class Effort:
-    """What reading a file may cost, so that no file takes more time than its size earns.
+class ReadBudget:
+    """Keeps the time to read a file proportional to its size, whatever the file holds.
 
-    Two sums, which grow with the position reached in the file: decompressed bytes (`slack`, and
-    200 for each byte of the file; a byte that is searched or read again counts more) and steps,
-    each a member, record or possible member looked at (2,048, and one for 64 bytes). Archives
-    decompress to 3 to 20 times their size, and a record takes 100 bytes and more, so only files
-    made for it run out; what happens then is told where `exhausted` is asked.
+    A hostile file makes a reader do much work per byte: bombs, thousands of empty members,
+    members nested in each other, damage that is searched again from every offset. Code that does
+    such work adds its cost to one of two counters, which have limits:
+
+        counter     cost                                               limit at a position
+        num_bytes   1 per byte decompressed (and per compressed byte   `slack` + 200 per byte of
+                    of a failed attempt), 8 per byte searched for a    the file
+                    record, 32 per byte that will be read again
+        num_steps   1 per member, record or possible member tried,     2,048 + 1 per 64 bytes of
+                    9 per lz4 reader, 1/16 per block of a frame        the file
+
+    The position is the furthest offset reached, so the limits grow as the file is read. Text
+    compresses 3 to 20 times and a record takes over 100 bytes, so that only a file built for it
+    exceeds a limit. That is not an error: while `exhausted` is true, expensive choices are replaced
+    by cheap ones that may give up a record.
+
+        possible_members        skips candidates closer than the codec's `min_bytes`
+        head_of                 reads 4 KiB of a candidate, not up to 256 KiB
+        Frame                   is damaged at its next block header
+        Stream                  gives up a member at a ratio of 50, not 200, or at one record per
+                                40 bytes; does not search a damaged member for others inside it
+        records.read_records    skips members shorter than `min_bytes` as one damaged stretch, and
+                                trusts or rejects a block's length without reading ahead
     """
 
     def __init__(self, slack: int) -> None:
-        self._slack, self._reached = slack, 0
-        self.num_bytes, self.steps = 0, 0.0
+        self._slack, self._furthest = slack, 0
+        self.num_bytes, self.num_steps = 0, 0.0
 
     def exhausted(self, position: int) -> bool:
-        """Whether more was spent than a file read up to `position` earns."""
-        self._reached = reached = max(self._reached, position)
+        """Whether reading up to `position` has cost more than its limits."""
+        self._furthest = furthest = max(self._furthest, position)
         return (
-            self.num_bytes > self._slack + MAX_RATIO * reached
-            or self.steps > _FREE_STEPS + reached / _BYTES_PER_STEP
+            self.num_bytes > self._slack + MAX_RATIO * furthest
+            or self.num_steps > _FREE_STEPS + furthest / _FILE_BYTES_PER_STEP
         )
 
 
 class Source:
-    """A file read by offset; its size is what it was when it was opened."""
+    """A file read by offset; its size is taken when it is opened."""
 
     def __init__(self, path: str, slack: int = 256 << 20) -> None:
         self.path = path
-        self.effort = Effort(slack)
+        self.budget = ReadBudget(slack)
         self.zstd_dictionary: zstandard.ZstdCompressionDict | None = None
         try:
             self._file = open(path, "rb")  # noqa: SIM115
@@ -90,7 +110,7 @@ class Source:
 
     @functools.cached_property
     def zstd(self) -> zstandard.ZstdDecompressor:
-        """For one frame at a time; it knows the file's dictionary, if there is one."""
+        """A decompressor for one frame at a time, with the file's dictionary if it has one."""
         dictionary = self.zstd_dictionary
         return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=1 << 28)
 
@@ -101,12 +121,7 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -114,8 +129,8 @@ class Plain:
     """No compression: the rest of the file is one member."""
 
     magic = b""
-    max_head_bytes = 0  # how far what may be a member is read to see how it begins
-    min_bytes = 0  # between the starts of two members, once the file's effort is exhausted
+    max_head_bytes = 0  # how much of a possible member `head_of` reads
+    min_bytes = 0  # between the starts of two members, once the budget is exhausted
 
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self.end = source, offset
@@ -132,7 +147,7 @@ class Plain:
         return data
 
     def bookmark(self) -> Callable[[], Plain]:
-        """What gives a reader that goes on from here."""
+        """A function that returns a reader at the present place."""
         source, at = self._source, self.end
         return lambda: Plain(source, at)
 
@@ -147,14 +162,18 @@ class Gzip:
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self.position, self._tail = source, offset, b""
         self._inflate = zlib.decompressobj(31)
-        self._step = 512  # small at first: where damage follows, the record's header is still read
+        self._step = 512  # small at first: the record's header is read before later damage is met
         self.end = offset
         self.must_begin_by = offset + (128 << 10)  # names and comments in a header may never end
 
     def read(self, size: int) -> bytes:
-        """Up to `size` decompressed bytes; b"" once the member's checksum was found right."""
+        """Up to `size` decompressed bytes; b"" once the member's checksum is verified."""
         while not self._inflate.eof:
-            compressed = self._tail or self._feed()
+            compressed = self._tail
+            if not compressed:
+                compressed = self._source.read_at(self.position, self._step)
+                self.position += len(compressed)
+                self._step = min(8 * self._step, STEP)
             try:
                 data = self._inflate.decompress(compressed, size)
             except zlib.error as error:
@@ -172,31 +191,25 @@ class Gzip:
         return b""
 
     def bookmark(self) -> Callable[[], Gzip]:
-        """What gives a reader that goes on from here."""
-        here = self._twin()
-        return here._twin
+        """A function that returns a reader at the present place."""
+        return self._copy()._copy  # of a copy, since this reader moves on
 
-    def _twin(self) -> Gzip:
+    def _copy(self) -> Gzip:
         twin = copy.copy(self)
         twin._inflate = self._inflate.copy()
         return twin
 
-    def _feed(self) -> bytes:
-        data = self._source.read_at(self.position, self._step)
-        self.position, self._step = self.position + len(data), min(8 * self._step, STEP)
-        return data
-
 
 class Frame:
-    """One zstd or lz4 frame; its block headers are walked over to know where it ends."""
+    """One zstd or lz4 frame; its block headers are walked to find where it ends."""
 
     magic = b""
-    max_head_bytes = 256 << 10  # of a block nothing is given before all was read
+    max_head_bytes = 256 << 10  # a block decompresses only when all of it was read
     min_bytes = 128
 
     def __init__(self, source: Source, offset: int) -> None:
         self._source, self._offset, self._num_read = source, offset, 0
-        self._section = _Section(source, offset, self.walk(source, offset))
+        self._section = _FrameBytes(source, offset, self.block_ends(source, offset))
         self._reader = self.open(source, io.BufferedReader(self._section, _FRAME_STEP))
 
     @property
@@ -208,11 +221,11 @@ class Frame:
     def end(self) -> int:
         """The offset after the frame; the file's size where the frame is broken off."""
         self._section.walk_to_end()
-        return self._source.size if self._section.fault else self._section.known
+        return self._source.size if self._section.fault else self._section.known_end
 
     @staticmethod
-    def walk(source: Source, offset: int) -> Iterator[int]:
-        """Offsets up to which the frame at `offset` goes at least; the last is its end.
+    def block_ends(source: Source, offset: int) -> Iterator[int]:
+        """The offset after each block of the frame at `offset`; the last is the frame's end.
 
         Raises `DamageError` where there is no frame, or the file ends inside it.
         """
@@ -237,17 +250,17 @@ class Frame:
         return data
 
     def bookmark(self) -> Callable[[], Frame]:
-        """What gives a reader that goes on from here, by reading the frame up to here again."""
+        """A function that returns a reader at the present place, by reading the frame again."""
         num_read = self._num_read
 
-        def again() -> Frame:
+        def reread() -> Frame:
             twin = type(self)(self._source, self._offset)
             while twin._num_read < num_read:
                 twin.read(min(1 << 18, num_read - twin._num_read))
-            self._source.effort.num_bytes += num_read
+            self._source.budget.num_bytes += num_read
             return twin
 
-        return again
+        return reread
 
 
 class Zstd(Frame):
@@ -256,8 +269,8 @@ class Zstd(Frame):
     magic = b"\x28\xb5\x2f\xfd"
 
     @staticmethod
-    def walk(source: Source, offset: int) -> Iterator[int]:
-        """Over block headers: three bytes, of which bit 0 is 'last', bits 1 and 2 the type."""
+    def block_ends(source: Source, offset: int) -> Iterator[int]:
+        """Block headers are three bytes, of which bit 0 is 'last', bits 1 and 2 the type."""
         head = source.read_at(offset, 18)
         if _is_skippable(head):
             yield offset + 8 + int.from_bytes(head[4:8], "little")
@@ -278,7 +291,7 @@ class Zstd(Frame):
             yield at + (checksum if last else 0)
 
     def open(self, source: Source, section: io.BufferedReader) -> Any:
-        """A reader that knows the file's dictionary, if it has one."""
+        """zstandard's reader, with the file's dictionary if it has one."""
         if section.peek(4)[:4] != self.magic:
             return None
         return source.zstd.stream_reader(section, _FRAME_STEP, False)
@@ -288,17 +301,17 @@ class Lz4(Frame):
     """One lz4 frame, decompressed by FastWARC; its checksum of the content is verified here."""
 
     magic = b"\x04\x22\x4d\x18"
-    min_bytes = 1024  # FastWARC's reader takes a quarter of a millisecond to make
+    min_bytes = 1024  # FastWARC's reader takes a quarter of a millisecond to create
 
     def __init__(self, source: Source, offset: int) -> None:
         self._hash = xxhash.xxh32()
         flags = source.read_at(offset + 4, 1) or b"\0"
         self._has_checksum = bool(flags[0] & 4)
-        source.effort.steps += 9
+        source.budget.num_steps += _STEPS_PER_LZ4_READER
         super().__init__(source, offset)
 
     def read(self, size: int) -> bytes:
-        """Up to `size` decompressed bytes; b"" once the frame's checksum was found right."""
+        """Up to `size` decompressed bytes; b"" once the frame's checksum is verified."""
         data = super().read(size)
         self._hash.update(data)
         if not data and self._has_checksum:
@@ -308,8 +321,8 @@ class Lz4(Frame):
         return data
 
     @staticmethod
-    def walk(source: Source, offset: int) -> Iterator[int]:
-        """Over block sizes: four bytes each, the high bit 'not compressed', 0 the end mark."""
+    def block_ends(source: Source, offset: int) -> Iterator[int]:
+        """Block sizes are four bytes: the high bit is 'not compressed', 0 the end mark."""
         head = source.read_at(offset, 19)
         flags = head[4] if len(head) > 4 else 0
         size = 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
@@ -331,37 +344,40 @@ class Lz4(Frame):
         return Lz4Reader(section) if section.peek(4)[:4] == self.magic else None
 
 
-class _Section(io.RawIOBase):
-    """The bytes of a frame as a stream; its blocks are walked over only as far as it is read."""
+class _FrameBytes(io.RawIOBase):
+    """The compressed bytes of one frame as a stream; blocks are walked only as far as it is read.
 
-    def __init__(self, source: Source, start: int, walk: Iterator[int]) -> None:
-        self._source, self._start, self._walk = source, start, walk
-        self.position = self.known = start
+    `known_end`: the offset up to which blocks were walked.
+    """
+
+    def __init__(self, source: Source, start: int, block_ends: Iterator[int]) -> None:
+        self._source, self._start, self._block_ends = source, start, block_ends
+        self.position = self.known_end = start
         self.fault: DamageError | None = None
 
-    def walk_on(self) -> bool:
-        """Know one more block; False at the end of the frame or file, and where it is broken."""
+    def walk_block(self) -> bool:
+        """Walk one more block; False at the end of the frame or file, and where it is broken."""
         if self.fault is not None:
             return False
         try:
-            known = next(self._walk, None)
+            end = next(self._block_ends, None)
         except DamageError as damage:
-            self.fault, self.known = damage.copy(), self._source.size
+            self.fault, self.known_end = damage.copy(), self._source.size
             return False
-        if known is None:
+        if end is None:
             return False
-        effort = self._source.effort
-        effort.steps += _STEPS_PER_BLOCK
-        if known > self._source.size:
+        budget = self._source.budget
+        budget.num_steps += _STEPS_PER_BLOCK
+        if end > self._source.size:
             self.fault = DamageError("the file ends inside a frame", torn=True)
-        elif effort.exhausted(known):
+        elif budget.exhausted(end):
             self.fault = DamageError("more blocks than its size allows")
-        self.known = min(known, self._source.size)
+        self.known_end = min(end, self._source.size)
         return self.fault is None
 
     def walk_to_end(self) -> None:
-        """Know all that there is of the frame."""
-        while self.walk_on():
+        """Walk all blocks that are left."""
+        while self.walk_block():
             pass
 
     def readable(self) -> bool:
@@ -373,14 +389,14 @@ class _Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END:
             self.walk_to_end()
-        origin = (self._start, self.position, self.known)[whence]
+        origin = (self._start, self.position, self.known_end)[whence]
         self.position = max(self._start, min(origin + offset, self._source.size))
         return self.position - self._start
 
     def readinto(self, buffer: Any) -> int:
-        while self.known < self.position + len(buffer) and self.walk_on():
+        while self.known_end < self.position + len(buffer) and self.walk_block():
             pass
-        size = min(len(buffer), max(0, self.known - self.position))
+        size = min(len(buffer), max(0, self.known_end - self.position))
         data = self._source.read_at(self.position, size)
         buffer[: len(data)] = data
         self.position += len(data)
@@ -392,13 +408,13 @@ Codec = type[Plain] | type[Gzip] | type[Zstd] | type[Lz4]
 
 
 def codec_of(source: Source) -> Codec:
-    """How the file is compressed, by its first bytes; raises `UserError` for what is not read."""
+    """How an archive is compressed, by its first bytes; raises `UserError` if it is unsupported."""
     head = source.read_at(0, 8)
     if not head:
         raise UserError(f"{source.path}: is empty, not a WARC file")
-    for magic, name in _OTHERS.items():
+    for magic, name in _UNSUPPORTED.items():
         if head.startswith(magic):
-            raise UserError(f"{source.path}: is not a WARC file ({name}, which is not read)")
+            raise UserError(f"{source.path}: is not a WARC file but {name} file; unpack it first")
     if head[:4] == _ZSTD_DICTIONARY:
         source.zstd_dictionary = _load_dictionary(source)
     if head[:4] == Zstd.magic or _is_skippable(head):
@@ -420,61 +436,62 @@ def _load_dictionary(source: Source) -> zstandard.ZstdCompressionDict:
 
 
 def _is_skippable(head: bytes) -> bool:
-    """Whether a zstd frame that holds no data of the archive starts with `head`."""
+    """Whether `head` starts a zstd frame that holds no data of the archive."""
     return head[1:4] == _ZSTD_DICTIONARY[1:] and head[0] >> 4 == 5
 
 
 def head_of(source: Source, codec: Codec, offset: int, size: int = 16) -> bytes | None:
-    """What the member at `offset` decompresses to at its start, or None if there is none."""
-    head, member, effort = b"", codec(source, offset), source.effort
-    effort.steps += 1
-    max_bytes = 4096 if effort.exhausted(offset) else codec.max_head_bytes
+    """The first `size` bytes that the member at `offset` decompresses to, without blank lines.
+
+    Fewer where the member is shorter or damaged; None where nothing can be read.
+    """
+    head, member, budget = b"", codec(source, offset), source.budget
+    budget.num_steps += 1
+    max_bytes = 4096 if budget.exhausted(offset) else codec.max_head_bytes
     if isinstance(member, Gzip):
         member.must_begin_by = offset + max_bytes
-    try:
+    try:  # faster than contextlib.suppress
         while len(head) < size and member.position - offset <= max_bytes:
             data = member.read(max(64, size - len(head)))
-            effort.num_bytes += len(data)
+            budget.num_bytes += len(data)
             if not data:
                 return head.lstrip(b"\r\n")
             head += data
     except DamageError:
         pass
-    else:
-        if len(head) >= size:
-            return head.lstrip(b"\r\n")
-    effort.num_bytes += member.position - offset
+    if len(head) >= size:
+        return head.lstrip(b"\r\n")
+    budget.num_bytes += member.position - offset
     return head.lstrip(b"\r\n") or None
 
 
 def possible_members(source: Source, codec: Codec, offset: int) -> Iterator[int]:
-    """Where at or after `offset` a member may start, by its magic number.
-
-    Once the file's effort is exhausted, those that stand too close to the one before are not given.
-    """
+    """Offsets from `offset` on at which a member may start, by its magic number."""
     overlap = max(0, len(codec.magic) - 1)
     closest, size = 0, 1024
     while offset < source.size:
         block = source.read_at(offset, size := min(4 * size, 1 << 20))
         at = block.find(codec.magic)
         while at >= 0:
-            if offset + at >= closest or not source.effort.exhausted(offset + at):
+            if offset + at >= closest or not source.budget.exhausted(offset + at):
                 closest = offset + at + codec.min_bytes
                 yield offset + at
             at = block.find(codec.magic, at + 1)
         offset += max(1, len(block) - overlap)
 
 
-CODECS: dict[str, Codec] = {"": Plain, ".gz": Gzip, ".zst": Zstd}
-_STEP = 1 << 20
+CODECS: dict[str, Codec] = {"": Plain, ".gz": Gzip, ".zst": Zstd}  # by a file name's ending
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
-    """What the file holds, in pieces; raises `DamageError` where it is torn or altered."""
+    """The decompressed bytes of a `.gz`, `.zst` or plain file, in chunks of up to 1 MiB.
+
+    Raises `DamageError` where the file is torn or altered.
+    """
     codec, offset = CODECS.get(path.suffix, Plain), 0
     with Source(str(path)) as source:
         while offset < source.size:
             member = codec(source, offset)
-            while piece := member.read(_STEP):
-                yield piece
+            while chunk := member.read(_UNPACKED_CHUNK):
+                yield chunk
             offset = member.end

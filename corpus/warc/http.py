@@ -1,11 +1,10 @@
-"""An HTTP response as a crawler stored it: status, headers, and the body without its encodings.
+"""An HTTP response as a crawler stored it: status, headers, MIME type, and the decoded body.
 
-Headers lie. Common Crawl stores bodies already decoded, mostly under renamed headers
+Headers are unreliable. Common Crawl stores bodies already decoded, mostly under renamed headers
 (`X-Crawler-Content-Encoding`), some archives under the original ones; servers announce gzip and
-send text. So an encoding is undone where the body really has it, and a body that does not is
-taken as it is. Output is bounded: a bomb stops at the limit. Sources: RFC 9110, 9112 section 7.1.
-
-The MIME type of a response: what the crawler identified, what the server said, or the bytes.
+send text. So an encoding is undone only if the body has it; any other body is kept unchanged.
+Output is bounded, so a bomb stops at the limit. Sources: RFC 9110; RFC 9112, section 7.1; WHATWG
+MIME Sniffing Standard, section 7.1.
 """
 
 from __future__ import annotations
@@ -14,43 +13,22 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import brotli
 import zstandard
 
 from corpus.warc.records import Headers, parse_headers
 
+MAX_HTTP_HEADER_BYTES = 256 << 10
+_MAX_ENCODINGS = 8  # of one body; servers send one or two
+_GZIP_WBITS = 31  # of zlib: a gzip header and trailer
+_MAX_MEMBERS = 250_000  # of a gzip body, each of which costs microseconds, even an empty one
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _SNIFFED = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title", b"<script", b"<meta")
-
-
-def mime_type(identified: str | None, content_type: str | None, body: bytes) -> str:
-    """The MIME type that decides: what the crawler identified, else the header, else the bytes."""
-    for value in (identified, content_type):
-        mime = (value or "").split(";")[0].split(",")[0].strip().lower()
-        if "/" in mime:
-            return mime
-    return sniff(body)
-
-
-def sniff(body: bytes) -> str:
-    """text/html where the body starts like a page (MIME Sniffing Standard, 7.1), else a guess."""
-    head = body[:2048].lstrip(b"\xef\xbb\xbf \t\r\n\x0c").lower()
-    while head.startswith(b"<!--") and b"-->" in head:
-        head = head[head.find(b"-->") + 3 :].lstrip()
-    if head.startswith(_SNIFFED) or (head.startswith(b"<?xml") and b"<html" in head):
-        return "text/html"
-    if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head):
-        return "application/octet-stream"
-    return "text/plain"
-
-
 _STATUS_LINE = re.compile(rb"(?:HTTP|ICY)\S*\s+(\d{3})\b", re.IGNORECASE)
 _HEADER_END = re.compile(rb"\n\r{0,2}\n")
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r?\n")
-MAX_HTTP_HEADER_BYTES = 256 << 10
-_MAX_ENCODINGS = 8  # of one body; servers send one or two
-_MAX_MEMBERS = 250_000  # of a gzip body, each of which costs microseconds, even an empty one
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -64,14 +42,14 @@ class Response:
 
 @dataclass(frozen=True)
 class Body:
-    """The decoded body, at most `limit` + 1 bytes of it; `broken` says which encoding gave out."""
+    """The decoded body, up to one byte over the limit; `broken`: the encoding that is damaged."""
 
     content: bytes
     broken: str | None = None
 
 
 def parse_response(block: bytes) -> Response | None:
-    """The HTTP response in a record's block, or None where it is none."""
+    """The HTTP response in a record's block, or None if it does not start with a status line."""
     start = _STATUS_LINE.match(block)
     if start is None:
         return None
@@ -79,6 +57,25 @@ def parse_response(block: bytes) -> Response | None:
     head = block[: end.start()] if end else block[:MAX_HTTP_HEADER_BYTES]
     body = block[end.end() :] if end else b""
     return Response(int(start[1]), parse_headers(head), body)
+
+
+def mime_type(identified: str | None, content_type: str | None, body: bytes) -> str:
+    """The type that the crawler identified, else that of the header, else of the bytes."""
+    for value in (identified, content_type):
+        mime = (value or "").split(";")[0].split(",")[0].strip().lower()
+        if "/" in mime:
+            return mime
+    return sniff(body)
+
+
+def sniff(body: bytes) -> str:
+    """text/html if the body starts like a page, else text/plain or application/octet-stream."""
+    head = body[:2048].lstrip(b"\xef\xbb\xbf \t\r\n\x0c").lower()
+    while head.startswith(b"<!--") and b"-->" in head:
+        head = head[head.find(b"-->") + 3 :].lstrip()
+    if head.startswith(_SNIFFED) or (head.startswith(b"<?xml") and b"<html" in head):
+        return "text/html"
+    return "application/octet-stream" if _BINARY.search(head) else "text/plain"
 
 
 def decode_body(response: Response, limit: int) -> Body:
@@ -96,7 +93,7 @@ def decode_body(response: Response, limit: int) -> Body:
 
 
 def _unchunk(body: bytes, limit: int) -> tuple[bytes, str | None]:
-    """The chunks' data; the body itself where it has no chunks, as crawlers often undo them."""
+    """The chunks' data; the body itself if it has no chunks, since crawlers often undo them."""
     parts: list[bytes] = []
     at = total = 0
     while (size := _CHUNK_SIZE.match(body, at)) and total <= limit:
@@ -115,44 +112,41 @@ def _unchunk(body: bytes, limit: int) -> tuple[bytes, str | None]:
 
 
 def _undo(name: str, body: bytes, limit: int) -> tuple[bytes, str | None]:
-    """One encoding undone, or the body as it is where it turns out not to be so encoded."""
-    if not _DECODERS[name].could_be(body):
+    """One encoding undone, or the body itself if it does not have that encoding."""
+    decode, magic = _DECODERS[name]
+    if not body or not body.startswith(magic):
         return body, None
     out = bytearray()
     try:
-        complete = _DECODERS[name].decode(body, limit, out)
+        complete = decode(body, limit, out)
     except (zlib.error, brotli.error, zstandard.ZstdError):
         complete = False
     if complete or len(out) > limit:
         return bytes(out), None
-    if not out and _looks_like_text(body):
-        return body, None
+    head = body[:1024]
+    if not out and b"<" in head and not _BINARY.search(head):
+        return body, None  # text
     return bytes(out), name
 
 
-def _looks_like_text(body: bytes) -> bool:
-    head = body[:1024]
-    return bool(head) and b"<" in head and not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head)
-
-
-def _inflate(body: bytes, limit: int, out: bytearray, wbits: int) -> bool:
-    """zlib streams one after the other (gzip may have several members) into `out`."""
+def _inflate(body: bytes, limit: int, out: bytearray, wbits: int = _GZIP_WBITS) -> bool:
+    """Decompress one zlib stream, or all members of a gzip body; whether it is complete."""
     at = 0
     for _ in range(_MAX_MEMBERS):
         inflate = zlib.decompressobj(wbits)
         while at < len(body) and not inflate.eof and len(out) <= limit:
-            piece = body[at : at + 4096]
-            out += inflate.decompress(piece, limit + 1 - len(out))
-            at += len(piece) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
+            chunk = body[at : at + 4096]
+            out += inflate.decompress(chunk, limit + 1 - len(out))
+            at += len(chunk) - len(inflate.unconsumed_tail) - len(inflate.unused_data)
         if not inflate.eof:
             return False
-        if wbits != 31 or not body.startswith(_GZIP, at):
+        if wbits != _GZIP_WBITS or not body.startswith(_GZIP, at):
             return True
     return False
 
 
 def _deflate(body: bytes, limit: int, out: bytearray) -> bool:
-    """`deflate` is a zlib stream (RFC 9110), and from some servers a raw one."""
+    """A zlib stream (RFC 9110); some servers send a raw deflate stream."""
     try:
         return _inflate(body, limit, out, 15)
     except zlib.error:
@@ -180,26 +174,11 @@ def _zstd(body: bytes, limit: int, out: bytearray) -> bool:
     return bool(out)
 
 
-@dataclass(frozen=True)
-class _Decoder:
-    decode: Callable[[bytes, int, bytearray], bool]
-    magic: bytes = b""
-
-    def could_be(self, body: bytes) -> bool:
-        return bool(body) and body.startswith(self.magic)
-
-
-_GZIP = b"\x1f\x8b"
-
-
-def _gzip(body: bytes, limit: int, out: bytearray) -> Any:
-    return _inflate(body, limit, out, 31)
-
-
-_DECODERS = {
-    "gzip": _Decoder(_gzip, _GZIP),
-    "x-gzip": _Decoder(_gzip, _GZIP),
-    "deflate": _Decoder(_deflate),
-    "br": _Decoder(_brotli),
-    "zstd": _Decoder(_zstd, b"\x28\xb5\x2f\xfd"),
+# Content-Encoding -> its decoder, and the bytes that a body starts with if it really has it.
+_DECODERS: dict[str, tuple[Callable[[bytes, int, bytearray], bool], bytes]] = {
+    "gzip": (_inflate, _GZIP),
+    "x-gzip": (_inflate, _GZIP),
+    "deflate": (_deflate, b""),
+    "br": (_brotli, b""),
+    "zstd": (_zstd, _ZSTD),
 }

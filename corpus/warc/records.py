@@ -1,27 +1,18 @@
-"""Records of a WARC or ARC file that may be damaged, torn, or compressed in any of the usual ways.
+"""Records of a WARC or ARC file, which may be damaged, torn, or compressed in any usual way.
 
-Cost: one pass, one record in memory. Every record gives one `Record`, and so does every damaged
-stretch. Framing is done here and not by a library, because those known end silently at the first
-damage, take a torn file for a clean end, and leave gzip's checksums to chance.
+`read_records` yields one `Record` per record and per damaged stretch. Framing is done here and not
+by a library: those available end silently at the first damage, take a torn file for a complete one,
+and do not verify gzip's checksums.
 
-What counts as one thing to lose is a *member*: a gzip member, zstd frame or lz4 frame that opens
-with a record, together with the members after it that do not (bgzip cuts anywhere). After a damaged
-member, reading resumes at the next one that can be read; after a damaged record, at the next start
-of a record behind its header, whatever its length says. A length is believed where the block ends
-as one does, so that an archive that was crawled stays one record. What reading may cost grows with
-the size of the file (`corpus.warc.codecs.Effort`).
+The unit of loss is a *member*: a gzip member, zstd frame or lz4 frame that opens with a record, and
+the members after it that do not (bgzip cuts anywhere). After a damaged member, reading resumes at
+the next readable one; after a damaged record, at the next start of a record behind its header,
+whatever its length says. A length is trusted if the block ends as blocks do, so that a crawled
+archive stays one record. Time is bounded by `corpus.warc.codecs.ReadBudget`. Cost: one pass, one
+record in memory.
 
-The two formats differ in little (`corpus.warc.stream.Framing`): `Warc` is ISO 28500, section 4 and
-Annex D; `corpus.warc.records.Arc` gives the headers that WARC would have.
-
-ARC framing: one line of fields before each block (Internet Archive, 1996; Common Crawl to 2012).
-
-    URL IP-address Archive-date Content-type [more fields] Archive-length
-
-The length counts from behind that line; a line end stands between records. URLs and types may
-hold spaces, so a line is taken apart from its date. What a line says is given under the names of
-WARC, so that nothing behind the reader knows two formats. Source: Burner and Kahle, ARC File Format
-1.0, archive.org/web/researcher/ArcFileFormat.php, which also has the longer lines of version 2.
+Sources: ISO 28500 (WARC), section 4 and annex D; Burner and Kahle, ARC File Format 1.0,
+archive.org/web/researcher/ArcFileFormat.php, which also has the longer lines of version 2.
 """
 
 from __future__ import annotations
@@ -33,123 +24,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from corpus.warc.codecs import Plain, Source, codec_of, possible_members
-from corpus.warc.stream import Archive, Stream, text_of
+from corpus.warc.stream import Archive, Stream
 from schemas.errors import UserError
-
-MAX_LINE_BYTES = 64 << 10
-# A line that was cut within "http" must not pass for one of "ttp://" or "p://".
-_SCHEME = r"(?!t?tps?:)[A-Za-z][A-Za-z0-9+.\-]{2,31}:"
-# Length first: it is what most lines lack, and where it is there, the date is sought only once.
-_LINE = (
-    _SCHEME.encode() + rb"(?=[^\r\n]{0,%d} [0-9]{1,18} *\r?\n)"
-    rb"[^\r\n]*? [^ \r\n]+ [0-9]{12,18} [^\r\n]" % MAX_LINE_BYTES
-)
-# Where other bytes run into a line: a URL without spaces or marks of HTML, and an IPv4 address.
-_LINE_INSIDE = (
-    rb"(?:https?|ftp|dns|filedesc):[^ \r\n\0\"<>]{1,500}+ [0-9]{1,3}(?:\.[0-9]{1,3}){3} [0-9]{14} "
-    rb"[^\r\n]{0,200}?[0-9]{1,18} *\r?\n"
-)
-_PREFIX = re.compile(_SCHEME.encode() + rb"|[A-Za-z][A-Za-z0-9+.\-]{0,31}\Z")
-_URL = re.compile(_SCHEME)
-_DATE = re.compile(r"[0-9]{12,18}")
-
-Lines = list[tuple[str, str]]
-
-
-class Arc:
-    """How the records of an ARC file are told apart; see `corpus.warc.stream.Framing`."""
-
-    length_name = "Archive-length"
-    separator = b"\n"
-    boundary = re.compile(rb"[\n\0](" + _LINE + rb")")
-    reach = MAX_LINE_BYTES + 128
-    _start = re.compile(boundary.pattern + rb"|(" + _LINE_INSIDE + rb")")
-    _version = b"filedesc://"
-    _line = re.compile(_LINE)
-
-    def is_start(self, head: bytes) -> bool:
-        """As a version block does, or as much of one as there is; else, as a record does."""
-        version = head[: len(self._version)]
-        torn_or_whole = version != b"" and self._version.startswith(version)
-        return torn_or_whole or self._line.match(head) is not None
-
-    def opens(self, head: bytes) -> bool:
-        """A line of fields with a date, or as much of a URL as there is."""
-        line, end, _ = head.partition(b"\n")
-        return bool(_fields(text_of(line)) if end else _PREFIX.match(head))
-
-    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
-        """Such a line behind a line end or a NUL; inside a line, only what cannot be much else."""
-        found = self._start.finditer(block, max(0, at - 1), end)
-        starts = (match.start(match.lastindex or 0) for match in found)
-        return (start for start in starts if start >= at)
-
-    def header_end(self, block: bytes) -> int | None:
-        """Behind the first line end."""
-        return block.find(b"\n") + 1 or None
-
-    def parse(self, header: bytes) -> Lines:
-        """The line's fields as header lines of WARC; empty where it is no such line."""
-        fields = _fields(text_of(header))
-        return _as_warc(*fields) if fields else []
-
-    def ends(self, tail: bytes) -> bool:
-        """A line end, the end, or the next record at once (lengths that count the line end)."""
-        return tail[:1] in (b"", b"\r", b"\n") or self._line.match(tail) is not None
-
-    def ends_well(self, tail: bytes) -> bool:
-        """A line end, and then the next record or nothing."""
-        rest = tail.lstrip(b"\r\n")
-        return rest != tail and (rest == b"" or self._line.match(rest) is not None)
-
-
-def _fields(line: str) -> tuple[str, str, str, str, str] | None:
-    """URL, IP address, date, type and length of a header line, or None if it is none.
-
-    The last date is the line's: a URL with spaces may hold what looks like one. All fields but
-    the length may be a dash.
-    """
-    words = line.rstrip(" \r\n").split(" ")
-    inner = range(2, len(words) - 1)
-    dates = [i for i in inner if _DATE.fullmatch(words[i])]
-    dashes = [i for i in inner if words[i - 1] == words[i] == "-"]
-    if not _URL.match(words[0]) or not (dates or dashes):
-        return None
-    at = dates[-1] if dates else dashes[0]
-    url, content_type = " ".join(words[: at - 1]), " ".join(words[at + 1 : -1])
-    return url.strip(), words[at - 1], words[at], content_type.strip(), words[-1]
-
-
-def _as_warc(url: str, address: str, date: str, content_type: str, length: str) -> Lines:
-    kind = _kind(url)
-    if kind == "response":
-        content_type = "application/http; msgtype=response"
-    lines = [
-        ("warc-type", kind),
-        ("warc-target-uri", url),
-        ("warc-date", _iso_date(date)),
-        ("warc-ip-address", address),
-        ("content-type", content_type),
-        ("content-length", length),
-    ]
-    return [(name, value) for name, value in lines if value not in ("", "-")]
-
-
-def _kind(url: str) -> str:
-    """The WARC-Type of a record: what came by HTTP is a response, the rest gives no row."""
-    scheme = url.partition(":")[0].lower()
-    kinds = {"http": "response", "https": "response", "filedesc": "warcinfo"}
-    return kinds.get(scheme, "metadata" if scheme == "metadata" else "resource")
-
-
-def _iso_date(digits: str) -> str:
-    """YYYYMMDDhhmmss in ISO 8601; seconds may be missing, fractions are dropped; "" if no date."""
-    try:
-        moment = datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return ""
-    return moment.isoformat().removesuffix("+00:00") + "Z"
-
 
 MAX_HEADER_BYTES = 64 << 10
 _MAX_SWALLOWED_BYTES = 64 << 20
@@ -160,11 +36,13 @@ _CUT = "the record's header is cut short"
 _NESTED = "another record begins inside the record's header"
 _NO_RECORD = "bytes that belong to no record"
 
+Lines = list[tuple[str, str]]
+
 
 class Headers:
-    """Header lines in order; names compare without case. Values are text."""
+    """Header lines in order: lowercase names and text values."""
 
-    def __init__(self, lines: list[tuple[str, str]]) -> None:
+    def __init__(self, lines: Lines) -> None:
         self.lines = lines
 
     def get(self, name: str) -> str | None:
@@ -176,17 +54,41 @@ class Headers:
         return ", ".join(value for key, value in self.lines if key == name) or None
 
 
+def parse_headers(block: bytes) -> Headers:
+    """Header lines after a first line (version or status), with continuation lines folded in."""
+    lines: Lines = []
+    # ASCII is decoded at once; else each line by itself, since their encodings may differ.
+    raws: list[Any] = block.decode().splitlines() if block.isascii() else block.splitlines()
+    for raw in raws[1:]:
+        text = raw if isinstance(raw, str) else _text_of(raw)
+        if text[:1] in (" ", "\t") and lines:
+            lines[-1] = (lines[-1][0], f"{lines[-1][1]} {text.strip()}".strip())
+            continue
+        name, colon, value = text.partition(":")
+        if colon:
+            lines.append((name.strip().lower(), value.strip()))
+    return Headers(lines)
+
+
+def _text_of(raw: bytes) -> str:
+    """A header line as text: UTF-8, else Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 @dataclass(frozen=True)
 class Record:
-    """One record, or damaged stretches (`damage` says which reason, `detail` what was seen).
+    """One record, or a damaged stretch: `damage` is the reason, `detail` what was found.
 
-    Neighbouring stretches are one where the later ones have no type, id or URL: `detail` says how
-    many and, where it is known, how many bytes of the file.
+    Neighbouring stretches are joined if the later ones have no type, id or URL; `detail` then has
+    their number and, where it is known, their size in the file.
 
-    `offset` is unique in the file: where the record, or the member that it opens, begins. The
-    n-th further record of a member that holds several (a file that is one gzip member) has the
-    member's offset + n. `length` is None there. `oversize`: the block is larger than the limit
-    and was not kept.
+    `offset` is unique in the file: where the record, or the member that it opens, begins. Record n
+    of a member that holds several (a file that is one gzip member), counted from 0, has the
+    member's offset + n, and `length` None. `oversize`: the block is larger than the limit and was
+    not kept.
     """
 
     offset: int
@@ -199,55 +101,12 @@ class Record:
     detail: str | None = None
 
 
-class Warc:
-    """WARC: a version line, header lines, a blank line, the block, two line ends."""
-
-    length_name = "Content-Length"
-    separator = b"\r\n\r\n"
-    reach = 128
-    _start = b"WARC/"
-    # With the name of a field after it: a version line alone begins no record that could be read.
-    _version_and_field = re.compile(
-        rb"[Ww][Aa][Rr][Cc]/[01]\.\d{1,2}[ \t]{0,8}\r{0,2}\n[^\s:]{1,64}[ \t]{0,8}:"
-    )
-
-    def is_start(self, head: bytes) -> bool:
-        """As a record does."""
-        return head != b"" and self.opens(head)
-
-    def opens(self, head: bytes) -> bool:
-        """`WARC/`, or as much of it as there is."""
-        head = head[: len(self._start)].upper()
-        return self._start.startswith(head)
-
-    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
-        """A version line with a field after it, which may follow anything."""
-        return (match.start() for match in self._version_and_field.finditer(block, at, end))
-
-    def header_end(self, block: bytes) -> int | None:
-        """Behind the first blank line."""
-        end = _BLANK_LINE.search(block)
-        return end.end() if end else None
-
-    def parse(self, header: bytes) -> list[tuple[str, str]]:
-        """The lines after the version."""
-        return parse_headers(header).lines
-
-    def ends(self, tail: bytes) -> bool:
-        """Two line ends, or the file's end, or the next record."""
-        return tail.startswith(self.separator) or self.opens(tail.lstrip(b"\r\n"))
-
-    def ends_well(self, tail: bytes) -> bool:
-        """Two line ends, and then the next record or nothing."""
-        return tail.startswith(self.separator) and self.opens(tail[4:].lstrip(b"\r\n"))
-
-
 def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) -> Iterator[Record]:
-    """Yield the records of the WARC or ARC file at `path` from the one at offset `start` on.
+    """Yield the records of the WARC or ARC file at `path`, from offset `start` on.
 
-    `start` is 0 or a `next_offset`. Where that lies inside a member, the file is read from the
-    front and the records before it are passed over, so that any record can be resumed at.
-    Raises `UserError` where the file is missing, or neither WARC nor ARC.
+    `start` is 0 or a `next_offset`. If it lies inside a member, the file is read from the front and
+    the records before it are skipped, so reading can resume at any record.
+    Raises `UserError` if the file is missing, or neither WARC nor ARC.
     """
     with Source(path, 4 * max_record_bytes) as source:
         archive = _archive_of(source)
@@ -257,12 +116,12 @@ def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) ->
 
 
 def _all_records(archive: Archive, offset: int, max_record_bytes: int) -> Iterator[Record]:
-    effort = archive.source.effort
+    budget = archive.source.budget
     while offset < archive.source.size:
         stream = Stream(archive, offset, 4 * max_record_bytes)
         yield from _records_of(stream, max_record_bytes)
         least, offset = offset + archive.codec.min_bytes, stream.end
-        if offset < least and effort.exhausted(offset):
+        if offset < least and budget.exhausted(offset):
             resumed = archive.next_readable(least)
             detail = f"members of less than {archive.codec.min_bytes} bytes"
             yield Record(offset, resumed, resumed - offset, damage="damaged_record", detail=detail)
@@ -270,11 +129,15 @@ def _all_records(archive: Archive, offset: int, max_record_bytes: int) -> Iterat
 
 
 def _joined(records: Iterator[Record]) -> Iterator[Record]:
-    """`records` with neighbouring damage as one: what has no name joins the stretch before it."""
+    """`records` with each damaged stretch that has no name joined to the one before it."""
     first = last = None
     num_more = 0
     for record in records:
-        if first and _joins(first, record):
+        if (
+            first
+            and first.damage == record.damage == "damaged_record"
+            and not any(record.headers.get(name) for name in _NAMES)
+        ):
             last, num_more = record, num_more + 1
             continue
         if first and last:
@@ -287,13 +150,8 @@ def _joined(records: Iterator[Record]) -> Iterator[Record]:
         yield _stretch_up_to(first, last, num_more)
 
 
-def _joins(first: Record, record: Record) -> bool:
-    names_itself = any(record.headers.get(name) for name in _NAMES)
-    return first.damage == record.damage == "damaged_record" and not names_itself
-
-
 def _stretch_up_to(first: Record, last: Record, num_more: int) -> Record:
-    """Damaged stretches as one: the place and header of the first, and how many there are."""
+    """Damaged stretches joined: the offset and header of the first, and how many follow it."""
     if num_more == 0:
         return first
     num_bytes = last.next_offset - first.offset
@@ -305,10 +163,10 @@ def _stretch_up_to(first: Record, last: Record, num_more: int) -> Record:
 
 
 def first_record_at(path: str, offset: int) -> int:
-    """Where the first record at or behind `offset` begins, or the file's size: a guess.
+    """A guess at where the first record at or after `offset` begins; the file's size if none does.
 
-    What looks like a record may stand inside one (an archive that was crawled). It is the truth if
-    reading from a known record on comes to begin one there.
+    What looks like a record may be inside one (a crawled archive). The guess is right if reading
+    from a known record on arrives at it.
     """
     if offset == 0:
         return 0
@@ -321,35 +179,29 @@ def first_record_at(path: str, offset: int) -> int:
 
 
 def check_format(path: str) -> None:
-    """Raise `UserError` unless the file can be opened and starts as a WARC or ARC file does."""
+    """Raise `UserError` unless the file can be opened and starts like a WARC or ARC file."""
     with Source(path) as source:
         _archive_of(source)
 
 
 def _archive_of(source: Source) -> Archive:
-    """The file and its format, by its first bytes; `UserError` names a file that is neither."""
+    """The file and its format, by its first bytes; `UserError` if it is neither WARC nor ARC."""
     archives = [Archive(source, codec_of(source), framing) for framing in (Warc(), Arc())]
     head = Stream(archives[0], 0, 1 << 16).peek(1 << 16, inside=True).lstrip(b"\r\n")
     fitting = [archive for archive in archives if archive.framing.is_start(head)]
-    # Damage in front makes no other file of it where a record follows.
+    # A damaged start followed by a record is still an archive.
     fitting += [archive for archive in archives if any(archive.framing.starts(head, 0, len(head)))]
-    if not fitting and archives[0].codec is not Plain:
-        fitting += _by_later_member(archives)
+    if not fitting and archives[0].codec is not Plain:  # of the first member that opens a record
+        members = possible_members(source, archives[0].codec, 1)
+        opening = ([archive for archive in archives if archive.opens(at)] for at in members)
+        fitting = next(filter(None, opening), [])
     if not fitting and head:
         raise UserError(f"{source.path}: is not a WARC file; it starts with {head[:40]!r}")
     return (fitting or archives)[0]
 
 
-def _by_later_member(archives: list[Archive]) -> list[Archive]:
-    """Those of `archives` that the first member which opens with any record belongs to."""
-    for offset in possible_members(archives[0].source, archives[0].codec, 1):
-        if fitting := [archive for archive in archives if archive.opens(offset)]:
-            return fitting
-    return []
-
-
 def _records_of(stream: Stream, max_record_bytes: int) -> Iterator[Record]:
-    """The records of one member; it ends where the member does, or cannot be read any more."""
+    """The records of one member, up to its end or the damage that ends it."""
     stream.begin_record()
     stream.skip_blank_lines()
     while stream.need(1):
@@ -367,50 +219,54 @@ def _next_record(stream: Stream, max_record_bytes: int) -> Record:
         stream.find_start()
         return _stretch(stream, offset, Headers([]), _NO_RECORD)
     headers, size, fault = _read_header(stream)
+    stream.take(size)
     if fault:
-        stream.take(size)
         found = fault == _NESTED or stream.find_start(1)
         return _stretch(stream, offset, headers, fault, cut=fault == _CUT and not found)
-    stream.take(size)
     length = int(headers.get("content-length") or 0)
-    if length <= max_record_bytes:
-        return _record_that_fits(stream, offset, headers, length)
-    return _oversize_record(stream, offset, headers, length)
+    return _record_of(stream, offset, headers, length, oversize=length > max_record_bytes)
 
 
-def _record_that_fits(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
-    """The record whose block begins at the cursor."""
-    # The block may have swallowed the next record, so it is not passed over before this is known.
-    if not stream.need(length, inside=True):
-        return _short_record(stream, offset, headers, length)
-    tail = stream.peek(stream.framing.reach, at=length)
-    if not stream.framing.ends(tail) or _has_swallowed(stream, length, tail):
-        return _overlong_record(stream, offset, headers, length)
-    return _whole(stream, offset, headers, stream.take(length), oversize=False)
-
-
-def _oversize_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
-    """The same where the block is not kept; reading goes back where it does not end well."""
-    back = stream.bookmark()
-    passed = not stream.source.effort.exhausted(stream.source.size) and stream.skip(length)
-    tail = stream.peek(stream.framing.reach) if passed else b""
-    back()
-    if not passed:
+def _record_of(
+    stream: Stream, offset: int, headers: Headers, length: int, oversize: bool
+) -> Record:
+    """The record whose block begins at the cursor; the block is kept unless `oversize`."""
+    # The block may include the next record, so the cursor passes it only once its end is checked.
+    reach = stream.framing.reach
+    if oversize:
+        back = stream.bookmark()
+        complete = not stream.source.budget.exhausted(stream.source.size) and stream.skip(length)
+        tail = stream.peek(reach) if complete else b""
+        back()
+    else:
+        complete = stream.need(length, inside=True)
+        tail = stream.peek(reach, at=length) if complete else b""
+    if not complete:
         return _short_record(stream, offset, headers, length)
     if not stream.framing.ends(tail) or _has_swallowed(stream, length, tail):
-        return _overlong_record(stream, offset, headers, length)
-    stream.skip(length)
-    return _whole(stream, offset, headers, b"", oversize=True)
+        stream.find_start()  # before or after the stated end
+        detail = f"{stream.framing.length_name} is {length}, but the record does not end there"
+        return _stretch(stream, offset, headers, detail)
+    content = b""
+    if oversize:
+        stream.skip(length)
+    else:
+        content = stream.take(length)
+    stream.skip_blank_lines()
+    if stream.fault is not None and not stream.need(1):
+        return _stretch(stream, offset, headers, stream.fault.detail)
+    following, num_bytes = _following(stream, offset)
+    return Record(offset, following, num_bytes, headers, content, oversize)
 
 
 def _has_swallowed(stream: Stream, length: int, tail: bytes) -> bool:
     """Whether the block at the cursor ends inside another record, whose own end is right.
 
-    Only asked where no record follows on the block and its separator. A block may hold records that
-    are not of this file (an archive that was crawled), but those end inside it.
+    Never if a record follows the block and its separator. A block may hold records of another file
+    (a crawled archive), but those end inside it.
     """
-    framing, effort = stream.framing, stream.source.effort
-    if framing.ends_well(tail) or effort.exhausted(stream.source.size):
+    framing, budget = stream.framing, stream.source.budget
+    if framing.ends_well(tail) or budget.exhausted(stream.source.size):
         return False
     back = stream.bookmark()
     inner = stream.last_start(length - len(framing.separator))
@@ -420,7 +276,7 @@ def _has_swallowed(stream: Stream, length: int, tail: bytes) -> bool:
 
 
 def _ends_well(stream: Stream, num_passed: int, head: bytes) -> bool:
-    """Whether the record with this head, so many bytes before the cursor, ends well after it."""
+    """Whether the record with this head, `num_passed` bytes back, ends well after the cursor."""
     size = stream.framing.header_end(head)
     length = dict(stream.framing.parse(head[:size])).get("content-length", "") if size else ""
     if not size or not _LENGTH.fullmatch(length):
@@ -431,15 +287,8 @@ def _ends_well(stream: Stream, num_passed: int, head: bytes) -> bool:
     return stream.framing.ends_well(stream.peek(stream.framing.reach, at=left))
 
 
-def _overlong_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
-    """The block does not end where it should; the next record may begin before or behind that."""
-    stream.find_start()
-    detail = f"{stream.framing.length_name} is {length}, but the record does not end there"
-    return _stretch(stream, offset, headers, detail)
-
-
 def _short_record(stream: Stream, offset: int, headers: Headers, length: int) -> Record:
-    """The block ends before Content-Length: a record may still begin inside what was claimed."""
+    """The block ends before its stated length; a record may still begin inside what is there."""
     before = stream.consumed
     stream.find_start()
     name = stream.framing.length_name
@@ -450,15 +299,15 @@ def _short_record(stream: Stream, offset: int, headers: Headers, length: int) ->
 
 
 def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
-    """The header at the cursor, its size, and what is wrong with it; does not move.
+    """The header at the cursor, how many bytes to move past, and its fault; does not move.
 
-    The size is 0 where something is wrong, but for another record inside: then it is where the
-    last one begins, so that what begins many times over is looked at once.
+    The bytes are 0 for a fault. If other records begin inside the header, they reach to the last
+    one, so that a header with thousands of beginnings is read once.
     """
     framing = stream.framing
     block = stream.peek(size := 1 << 10)
     while (end := framing.header_end(block)) is None and size <= MAX_HEADER_BYTES:
-        # Into the next member only where the header is not over in this one.
+        # Into the next member only if the header does not end in this one.
         is_whole = len(block) == size
         more = stream.peek(size := 4 * size, inside=not is_whole)
         if len(more) == len(block) and not is_whole:
@@ -480,31 +329,6 @@ def _read_header(stream: Stream) -> tuple[Headers, int, str | None]:
     return headers, end, None
 
 
-def parse_headers(block: bytes) -> Headers:
-    """Header lines after a first line (version or status), with continuation lines folded in."""
-    lines: list[tuple[str, str]] = []
-    # One decoding where all is ASCII; else each line by itself, since lines may differ.
-    raws: list[Any] = block.decode().splitlines() if block.isascii() else block.splitlines()
-    for raw in raws[1:]:
-        text = raw if isinstance(raw, str) else text_of(raw)
-        if text[:1] in (" ", "\t") and lines:
-            lines[-1] = (lines[-1][0], f"{lines[-1][1]} {text.strip()}".strip())
-            continue
-        name, colon, value = text.partition(":")
-        if colon:
-            lines.append((name.strip().lower(), value.strip()))
-    return Headers(lines)
-
-
-def _whole(stream: Stream, offset: int, headers: Headers, content: bytes, oversize: bool) -> Record:
-    """The record whose block was passed, unless its member turns out to be damaged."""
-    stream.skip_blank_lines()
-    if stream.fault is not None and not stream.need(1):
-        return _stretch(stream, offset, headers, stream.fault.detail)
-    following, length = _following(stream, offset)
-    return Record(offset, following, length, headers, content, oversize)
-
-
 def _stretch(
     stream: Stream, offset: int, headers: Headers, detail: str, cut: bool = False
 ) -> Record:
@@ -517,10 +341,171 @@ def _stretch(
 
 
 def _following(stream: Stream, offset: int) -> tuple[int, int | None]:
-    """Offset at which to go on, and the bytes from `offset` to there if they are this record's."""
+    """The offset to resume at, and the bytes from `offset` to there if only this record's."""
     if stream.codec is Plain:
         following = stream.offset + stream.consumed
         return following, following - offset
     if stream.need(1):
         return offset + 1, None
     return stream.end, stream.end - offset if stream.index == 0 else None
+
+
+class Warc:
+    """WARC: a version line, header lines, a blank line, the block, two line ends."""
+
+    length_name = "Content-Length"
+    separator = b"\r\n\r\n"
+    reach = 128
+    _start = b"WARC/"
+    # With a field's name after it: a version line alone is no readable record.
+    _version_and_field = re.compile(
+        rb"[Ww][Aa][Rr][Cc]/[01]\.\d{1,2}[ \t]{0,8}\r{0,2}\n[^\s:]{1,64}[ \t]{0,8}:"
+    )
+
+    def is_start(self, head: bytes) -> bool:
+        """A record, or as much of its version as there is."""
+        return head != b"" and self.opens(head)
+
+    def opens(self, head: bytes) -> bool:
+        """`WARC/`, or the part of it that `head` has."""
+        head = head[: len(self._start)].upper()
+        return self._start.startswith(head)
+
+    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
+        """Each version line with a field after it."""
+        return (match.start() for match in self._version_and_field.finditer(block, at, end))
+
+    def header_end(self, block: bytes) -> int | None:
+        """After the first blank line."""
+        end = _BLANK_LINE.search(block)
+        return end.end() if end else None
+
+    def parse(self, header: bytes) -> Lines:
+        """The lines after the version."""
+        return parse_headers(header).lines
+
+    def ends(self, tail: bytes) -> bool:
+        """Two line ends, the end of the file, or the next record."""
+        return tail.startswith(self.separator) or self.opens(tail.lstrip(b"\r\n"))
+
+    def ends_well(self, tail: bytes) -> bool:
+        """Two line ends, then the next record or nothing."""
+        return tail.startswith(self.separator) and self.opens(tail[4:].lstrip(b"\r\n"))
+
+
+MAX_LINE_BYTES = 64 << 10
+# A line cut off within "http" must not pass for one that starts with "ttp://" or "p://".
+_SCHEME = r"(?!t?tps?:)[A-Za-z][A-Za-z0-9+.\-]{2,31}:"
+# Length first: most lines that are no header lack it, so the slow search for a date is rare.
+_LINE = (
+    _SCHEME.encode() + rb"(?=[^\r\n]{0,%d} [0-9]{1,18} *\r?\n)"
+    rb"[^\r\n]*? [^ \r\n]+ [0-9]{12,18} [^\r\n]" % MAX_LINE_BYTES
+)
+# Where other bytes run into a line: a URL without spaces, quotes or tags, and an IPv4 address.
+_LINE_INSIDE = (
+    rb"(?:https?|ftp|dns|filedesc):[^ \r\n\0\"<>]{1,500}+ [0-9]{1,3}(?:\.[0-9]{1,3}){3} [0-9]{14} "
+    rb"[^\r\n]{0,200}?[0-9]{1,18} *\r?\n"
+)
+_PREFIX = re.compile(_SCHEME.encode() + rb"|[A-Za-z][A-Za-z0-9+.\-]{0,31}\Z")
+_URL = re.compile(_SCHEME)
+_DATE = re.compile(r"[0-9]{12,18}")
+_RESPONSE_TYPE = "application/http; msgtype=response"
+_WARC_TYPES = {  # by a URL's scheme; others are "resource"
+    "http": "response",
+    "https": "response",
+    "filedesc": "warcinfo",
+    "metadata": "metadata",
+}
+
+
+class Arc:
+    """ARC (Internet Archive, 1996; Common Crawl to 2012): one line of fields before each block.
+
+        URL IP-address Archive-date Content-type [more fields] Archive-length
+
+    The length counts from after that line; a line end stands between records. URLs and types may
+    hold spaces, so a line is taken apart from its date. Fields get the names of WARC, so that the
+    rest of the code knows one format.
+    """
+
+    length_name = "Archive-length"
+    separator = b"\n"
+    boundary = re.compile(rb"[\n\0](" + _LINE + rb")")
+    reach = MAX_LINE_BYTES + 128
+    _start = re.compile(boundary.pattern + rb"|(" + _LINE_INSIDE + rb")")
+    _version = b"filedesc://"
+    _line = re.compile(_LINE)
+
+    def is_start(self, head: bytes) -> bool:
+        """A version block, or as much of one as there is, or any record."""
+        version = head[: len(self._version)]
+        is_version = version != b"" and self._version.startswith(version)
+        return is_version or self._line.match(head) is not None
+
+    def opens(self, head: bytes) -> bool:
+        """A line of fields with a date, or the start of a URL."""
+        line, end, _ = head.partition(b"\n")
+        return bool(_fields(_text_of(line)) if end else _PREFIX.match(head))
+
+    def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
+        """A line of fields after a line end or NUL; inside a line, a stricter pattern."""
+        found = self._start.finditer(block, max(0, at - 1), end)
+        starts = (match.start(match.lastindex or 0) for match in found)
+        return (start for start in starts if start >= at)
+
+    def header_end(self, block: bytes) -> int | None:
+        """After the first line end."""
+        return block.find(b"\n") + 1 or None
+
+    def parse(self, header: bytes) -> Lines:
+        """The line's fields as WARC headers; empty if it is not a line of fields."""
+        fields = _fields(_text_of(header))
+        return _as_warc(*fields) if fields else []
+
+    def ends(self, tail: bytes) -> bool:
+        """A line end, the end of the file, or the next record (lengths that count the line end)."""
+        return tail[:1] in (b"", b"\r", b"\n") or self._line.match(tail) is not None
+
+    def ends_well(self, tail: bytes) -> bool:
+        """A line end, then the next record or nothing."""
+        rest = tail.lstrip(b"\r\n")
+        return rest != tail and (rest == b"" or self._line.match(rest) is not None)
+
+
+def _fields(line: str) -> tuple[str, str, str, str, str] | None:
+    """URL, IP address, date, type and length of a header line; None for any other line.
+
+    The last date counts: a URL with spaces may hold what looks like one. All fields but the length
+    may be a dash.
+    """
+    words = line.rstrip(" \r\n").split(" ")
+    inner = range(2, len(words) - 1)
+    dates = [i for i in inner if _DATE.fullmatch(words[i])]
+    dashes = [i for i in inner if words[i - 1] == words[i] == "-"]
+    if not _URL.match(words[0]) or not (dates or dashes):
+        return None
+    at = dates[-1] if dates else dashes[0]
+    url, content_type = " ".join(words[: at - 1]), " ".join(words[at + 1 : -1])
+    return url.strip(), words[at - 1], words[at], content_type.strip(), words[-1]
+
+
+def _as_warc(url: str, address: str, date: str, content_type: str, length: str) -> Lines:
+    kind = _WARC_TYPES.get(url.partition(":")[0].lower(), "resource")
+    lines = [
+        ("warc-type", kind),
+        ("warc-target-uri", url),
+        ("warc-date", _iso_date(date)),
+        ("warc-ip-address", address),
+        ("content-type", _RESPONSE_TYPE if kind == "response" else content_type),
+        ("content-length", length),
+    ]
+    return [(name, value) for name, value in lines if value not in ("", "-")]
+
+
+def _iso_date(digits: str) -> str:
+    """YYYYMMDDhhmm[ss...] in ISO 8601, without fractions; "" if it is not a date."""
+    try:
+        moment = datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return ""
+    return moment.isoformat().removesuffix("+00:00") + "Z"

@@ -1,6 +1,6 @@
-"""The decompressed bytes of an archive, member by member, and which members open with a record.
+"""The decompressed bytes of an archive, member by member, and which members start with a record.
 
-Cost: one pass. Formats of compression are in `corpus.warc.codecs`, records in `corpus.warc.records`.
+Members are read by `corpus.warc.codecs`; records are made by `corpus.warc.records`. Cost: one pass.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from corpus.warc.codecs import (
+    BYTES_PER_BYTE_REREAD,
+    BYTES_PER_BYTE_SEARCHED,
     MAX_RATIO,
     STEP,
     Codec,
@@ -22,20 +24,18 @@ from corpus.warc.codecs import (
     possible_members,
 )
 
-# What a record may decompress to, and how many a member may hold, whatever was spent before.
-_FREE_BYTES, _LEAST_RATIO, _FREE_RECORDS, _BYTES_PER_RECORD = 4096, 50, 4, 40
-# Times what a byte costs that is only decompressed: one searched, one to be read once more.
-_COST_OF_SEARCH, _COST_OF_READING_AGAIN = 8, 32
+# Once the budget is exhausted: what a record may decompress to, and how many a member may hold.
+_FREE_BYTES, _STRICT_RATIO, _FREE_RECORDS, _BYTES_PER_RECORD = 4096, 50, 4, 40
 _CHUNK = 1 << 18
 _BLANK = re.compile(rb"[\r\n]+")
 
 
 class Framing(Protocol):
-    """How the records of a format are told apart.
+    """How the records of a format are delimited; `corpus.warc.records` has WARC and ARC.
 
-    `length_name`: what the format calls the length of a block, which is read from the header
-    `content-length`. `separator`: what stands after a block. `reach`: how many bytes `find` and
-    `ends_well` may need to see.
+    `length_name`: the format's name for the length of a block, which `parse` returns as
+    `content-length`. `separator`: the bytes after a block. `reach`: how many bytes `opens`,
+    `starts`, `ends` and `ends_well` may need to see.
     """
 
     length_name: str
@@ -43,49 +43,41 @@ class Framing(Protocol):
     reach: int
 
     def is_start(self, head: bytes) -> bool:
-        """Whether a file that starts with `head` is of this format."""
+        """Whether a file that starts with `head` has this format."""
 
     def opens(self, head: bytes) -> bool:
-        """Whether a record may start with `head`, which may be cut anywhere."""
+        """Whether a record may start with `head`, which may be cut off anywhere."""
 
     def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
-        """Where in `block[at:end]` a record seems to start, whatever stands before it."""
+        """Where in `block[at:end]` a record seems to start, whatever precedes it."""
 
     def header_end(self, block: bytes) -> int | None:
-        """The size of the header that `block` starts with, or None where its end is not seen."""
+        """The size of the header that `block` starts with, or None if its end is not in `block`."""
 
     def parse(self, header: bytes) -> list[tuple[str, str]]:
-        """Names of WARC in small letters, and values; empty if it is no header."""
+        """Lowercase WARC names and their values; empty if it is not a header."""
 
     def ends(self, tail: bytes) -> bool:
-        """Whether a block may end before `tail`: `reach` bytes, or all there are."""
+        """Whether a block may end before `tail`, which has `reach` bytes or all that follow."""
 
     def ends_well(self, tail: bytes) -> bool:
-        """Whether `tail` is the separator and then the next record, or the end."""
-
-
-def text_of(raw: bytes) -> str:
-    """A header line as text: UTF-8, and where it is not, Latin-1."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        """Whether `tail` is the separator and then the next record or nothing."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An open file, how it is compressed, and how its records are told apart."""
+    """An open file, how it is compressed, and how its records are delimited."""
 
     source: Source
     codec: Codec
     framing: Framing
 
     def opens(self, offset: int) -> bool | None:
-        """Whether the member there opens with a record; None where no member can be read."""
+        """Whether the member at `offset` opens with a record; None if no member can be read."""
         head = head_of(self.source, self.codec, offset)
         if not head or not self.framing.opens(head):
             return None if head is None else False
-        # Sixteen bytes tell a WARC record, but of an ARC record's line no more than the start.
+        # Sixteen bytes are enough for WARC, but show only the start of an ARC record's line.
         block = head_of(self.source, self.codec, offset, self.framing.reach)
         return self.framing.opens(block or head)
 
@@ -103,9 +95,10 @@ class Archive:
 class Stream:
     """The decompressed bytes of one member and of those that continue it, read forward.
 
-    A member is given up where one record decompresses to more than `slack` bytes and more than
-    200 times what it takes in the file; once the file's effort is exhausted, to more than 4 KiB
-    and 50 times, or where it has more records than one for 40 bytes.
+    `consumed`: bytes before the cursor; `index`: records before it; `fault`: why no more can be
+    read. A member is given up where one record decompresses to more than `slack` bytes and more
+    than 200 times its size in the file. Once the file's budget is exhausted, the limits are 4 KiB
+    and 50 times, and one record per 40 bytes.
     """
 
     def __init__(self, archive: Archive, offset: int, slack: int = 0) -> None:
@@ -115,13 +108,13 @@ class Stream:
         self.consumed = 0
         self.fault: DamageError | None = None
         self.gave_up = False
-        self._effort = self.source.effort
-        self._effort.steps += self.codec is not Plain
+        self._budget = self.source.budget
+        self._budget.num_steps += self.codec is not Plain
         self._member: Member = self.codec(self.source, offset)
         self._member_offset = offset
         self._buffer = bytearray()
         self._slack = slack
-        self._drawn, self._drawn_from = 0, offset
+        self._record_bytes, self._record_from = 0, offset  # decompressed for it; where it started
         self._member_ended = False
         self._end: int | None = None
 
@@ -135,45 +128,43 @@ class Stream:
             if self.fault is None:
                 self._end = self._member.end
             else:
-                self._end = self.archive.next_readable(self._search_from())
+                # The bytes of a damaged member are searched too: a wrong bit in a length makes it
+                # include its neighbours. With members nested in each other that is quadratic, so
+                # it is charged, and skipped when the budget is exhausted.
+                passed = self._member.position - self._member_offset
+                self._budget.num_bytes += BYTES_PER_BYTE_REREAD * passed
+                skipped = max(1, passed) if self._budget.exhausted(self._member.position) else 1
+                self._end = self.archive.next_readable(self._member_offset + skipped)
         return self._end
-
-    def _search_from(self) -> int:
-        # What a damaged member has swallowed is searched too: a wrong bit in a length makes it run
-        # over its neighbours. Members that are nested in each other would cost their square.
-        passed = self._member.position - self._member_offset
-        self._effort.num_bytes += _COST_OF_READING_AGAIN * passed
-        again = not self._effort.exhausted(self._member.position)
-        return self._member_offset + (1 if again else max(1, passed))
 
     @property
     def torn(self) -> bool:
-        """The file ends inside this member: no damage that anything follows."""
+        """Whether the file ends inside this member, rather than the member being damaged."""
         return self.fault is not None and self.fault.torn and self.end >= self.source.size
 
     def record_offset(self) -> int:
-        """The offset of the record that begins here."""
+        """The offset of the record at the cursor; see `corpus.warc.records.Record`."""
         return self.offset + (self.consumed if self.codec is Plain else self.index)
 
     def begin_record(self) -> None:
-        """Count anew what the record at the cursor draws; a fault where there are too many."""
-        self._drawn = 0
-        self._drawn_from = max(self._member_offset, self._member.position - STEP)
+        """Start the count of what this record decompresses to; a fault if there are too many."""
+        self._record_bytes = 0
+        self._record_from = max(self._member_offset, self._member.position - STEP)
         if self.codec is Plain or self.index == 0:
             return
-        self._effort.steps += 1
+        self._budget.num_steps += 1
         num_bytes = self._member.position - self.offset
         too_many = self.index > _FREE_RECORDS + num_bytes / _BYTES_PER_RECORD
-        if too_many and self._effort.exhausted(self._member.position):
+        if too_many and self._budget.exhausted(self._member.position):
             self._buffer.clear()
             self.gave_up = True
             self.fault = DamageError(f"{num_bytes} bytes hold more than {self.index} records")
 
     def need(self, size: int, inside: bool = False) -> bool:
-        """Have `size` bytes ahead of the cursor; False where the stream ends before.
+        """Buffer `size` bytes ahead of the cursor; False where the stream ends before.
 
-        Only `inside` a record does a member that does not open with one continue this one: what
-        stands between records and cannot be read must not cost the record before it.
+        Reading continues into a next member that does not open with a record only `inside` a
+        record: unreadable bytes between records must not cost the record before them.
         """
         while len(self._buffer) < size and self.fault is None:
             if self._member_ended and not (inside and self._continue()):
@@ -194,7 +185,7 @@ class Stream:
         return data
 
     def skip(self, size: int) -> bool:
-        """Move `size` bytes on without keeping them; False where the stream ends before."""
+        """Move past `size` bytes without keeping them; False where the stream ends before."""
         if self.codec is Plain and size > len(self._buffer):
             past = self.offset + self.consumed + size
             if past > self.source.size:
@@ -210,10 +201,10 @@ class Stream:
         return size == 0
 
     def bookmark(self) -> Callable[[], None]:
-        """What moves the cursor back to where it is now."""
+        """A function that moves the cursor back to where it is now."""
         kept = self._member_offset, bytes(self._buffer), self.consumed, self._member_ended
         member, fault = self._member.bookmark(), self.fault
-        drawn = self._drawn, self._drawn_from
+        record = self._record_bytes, self._record_from
 
         def back() -> None:
             self._member_offset, buffer, self.consumed, self._member_ended = kept
@@ -222,7 +213,7 @@ class Stream:
                 self._member, self.fault = member(), fault
             except DamageError as damage:
                 self.fault = damage.copy()
-            self._drawn, self._drawn_from = drawn
+            self._record_bytes, self._record_from = record
 
         return back
 
@@ -235,22 +226,22 @@ class Stream:
             self._drop(blank.end())
 
     def find_start(self, at: int = 0) -> bool:
-        """Move to the next start of a record, `at` or more bytes on; False at the end."""
+        """Move to the next start of a record, `at` or more bytes ahead; False at the end."""
         reach = self.framing.reach
         while True:
             more = self.need(at + reach + (1 << 16), inside=True)
             start = next(self.framing.starts(self._buffer, at, len(self._buffer)), None)
             searched = len(self._buffer) - (reach if more else 0) if start is None else start
-            self._effort.num_bytes += _COST_OF_SEARCH * max(0, searched - at)
+            self._budget.num_bytes += BYTES_PER_BYTE_SEARCHED * max(0, searched - at)
             self._drop(max(0, searched))
             if start is not None or not more:
                 return start is not None
             at = max(0, at - searched)
 
     def last_start(self, size: int) -> tuple[int, bytes] | None:
-        """Move `size` bytes on; how far before the last start of a record was, and its head."""
+        """Move past `size` bytes; how far back the last start of a record in them is, its head."""
         reach, found, left = self.framing.reach, None, size
-        self._effort.num_bytes += _COST_OF_SEARCH * size
+        self._budget.num_bytes += BYTES_PER_BYTE_SEARCHED * size
         while left > 0 and self.need(1, inside=True):
             self.need(_CHUNK + reach, inside=True)
             step = min(left, max(1, len(self._buffer) - reach) if left > _CHUNK else left)
@@ -269,14 +260,14 @@ class Stream:
     def _draw(self) -> None:
         try:
             data = self._member.read(_CHUNK)
-            self._drawn += len(data)
-            self._effort.num_bytes += len(data)
-            read = self._member.position - self._drawn_from
-            if self._drawn > self._slack + MAX_RATIO * read or (
-                self._drawn > _FREE_BYTES + _LEAST_RATIO * read
-                and self._effort.exhausted(self._member.position)
+            self._record_bytes += len(data)
+            self._budget.num_bytes += len(data)
+            read = self._member.position - self._record_from
+            if self._record_bytes > self._slack + MAX_RATIO * read or (
+                self._record_bytes > _FREE_BYTES + _STRICT_RATIO * read
+                and self._budget.exhausted(self._member.position)
             ):
-                raise DamageError(f"{read} bytes decompress to more than {self._drawn}")
+                raise DamageError(f"{read} bytes decompress to more than {self._record_bytes}")
         except DamageError as damage:
             self.fault = damage.copy()
             return
@@ -284,7 +275,7 @@ class Stream:
         self._member_ended = not data
 
     def _continue(self) -> bool:
-        """Go on into the next member where that one does not open with a record."""
+        """Continue with the next member if it does not open with a record."""
         at = self._member.end
         if self.codec is Plain or self.archive.opens(at) is not False:
             return False

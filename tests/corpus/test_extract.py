@@ -7,13 +7,15 @@ import csv
 import gzip
 import hashlib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from corpus.text.extract_page import Extract, Gates, Outcome, extract_file
+from corpus.text import extract_page, prescreen, url_filter
+from corpus.text.extract_page import EXTRACT_GATES, Extract, Gates, Outcome, extract_file
 from corpus.text.prescreen import Look
 from corpus.text.url_filter import UrlRules, compile_rules
 from corpus.warc.http import parse_response
@@ -286,8 +288,8 @@ def test_hostile_archives_become_rows_or_a_sentence(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"max_nodes": 0}, "max_nodes = 0: must be above 0"),
-        ({"max_cpu_seconds": -1}, "max_cpu_seconds = -1.0: must be above 0"),
+        ({"max_nodes": 0}, "max_nodes = 0: must be at least 1"),
+        ({"max_cpu_seconds": -1}, r"max_cpu_seconds = -1\.0: must be at least 0\.01"),
         ({"statuses": [20]}, "statuses = 20: must be HTTP status codes"),
         ({"mime_types": ["html"]}, "mime_types = 'html': must be like 'text/html'"),
         ({"engine": "readability"}, "engine = 'readability': must be one of 'trafilatura'"),
@@ -296,3 +298,24 @@ def test_hostile_archives_become_rows_or_a_sentence(shared: Path) -> None:
 def test_settings_that_make_no_sense_are_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=rf"r\.toml: extract\.{words}"):
         from_dict(values, Extract, "r.toml", "extract.")
+
+
+def test_every_reason_in_the_code_has_one_gate() -> None:
+    """Rejections are written as literals; those that are not are the records' own and the URL's."""
+    reasons = [reason for gate in EXTRACT_GATES for reason in gate.reasons]
+    assert len(set(reasons)) == len(reasons)
+    text = Path(extract_page.__file__).parent
+    raised = re.compile(r'RejectedError\(\s*"([a-z_]+)"')
+    found = {reason for path in text.glob("*.py") for reason in raised.findall(path.read_text())}
+    assert len(found) > 15
+    assert found <= set(reasons)
+    others = {"forgotten", "damaged_record", "torn_record", prescreen.UNWANTED_LANGUAGE}
+    assert set(reasons) - found - others == {f"url.{rule}" for rule in url_filter.RULES}
+
+
+def test_gates_depend_on_settings_of_the_recipe() -> None:
+    sections = {"extract": Extract(), "look": Look(), "url": UrlRules()}
+    for gate in EXTRACT_GATES:
+        for name in gate.settings:
+            section, _, key = name.partition(".")
+            assert hasattr(sections[section], key), name

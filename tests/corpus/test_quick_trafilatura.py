@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from corpus.text import fast_trafilatura
 from corpus.text.charset import decode
+from corpus.text.extract_page import Gates, extract_file
 from corpus.warc.http import decode_body, parse_response
 from corpus.warc.records import read_records
 
@@ -126,3 +128,53 @@ def test_pages_of_the_crawl_that_name_a_control_are_read(
     assert [bool(text) for text in found.values()] == [True] * 3
     lost = sum(not text for text in without)
     figures("control references", f"{len(found)} of 4,917 pages; trafilatura alone loses {lost}")
+
+
+def test_the_version_that_is_patched_is_the_one_that_is_pinned() -> None:
+    pin = f"trafilatura=={fast_trafilatura.TRAFILATURA_VERSION}"
+    assert pin in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert pin in (PROJECT / "constraints.txt").read_text().splitlines()
+
+
+_OTHER_TRAFILATURA = """
+import json, sys, types, warnings
+import trafilatura
+from corpus.text.extract_page import Gates, extract_file
+from corpus.text.fast_trafilatura import TRAFILATURA_VERSION
+
+if sys.argv[1] == "another version":
+    trafilatura.__version__ = "2.3.2"
+else:  # the public functions alone, none of the modules that are patched
+    stub = types.ModuleType("trafilatura")
+    stub.__version__ = TRAFILATURA_VERSION
+    stub.load_html, stub.extract = trafilatura.load_html, trafilatura.extract
+    for name in [name for name in sys.modules if name.startswith("trafilatura")]:
+        del sys.modules[name]
+    sys.modules["trafilatura"] = stub
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    rows = [one.row for _ in range(2) for one in extract_file(sys.argv[2], "a.warc.gz", Gates())]
+texts = [(row["rejected_by"], row["text"]) for row in rows if row]
+print(json.dumps([texts, [str(one.message) for one in caught]]))
+"""
+
+
+@pytest.mark.parametrize("misfit", ["another version", "no internals"])
+def test_a_trafilatura_that_does_not_fit_is_used_unpatched_with_one_warning(misfit: str) -> None:
+    path = PROJECT / "samples" / "SAMPLE-00000.warc.gz"
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER_TRAFILATURA, misfit, str(path)],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows, warnings = json.loads(done.stdout)
+    expected = [
+        [one.row["rejected_by"], one.row["text"]]
+        for one in extract_file(str(path), "a.warc.gz", Gates())
+        if one.row
+    ]
+    assert rows == 2 * expected
+    assert sum(text is not None for _, text in expected) > 50
+    (warning,) = [text for text in warnings if "trafilatura" in text]
+    assert "is used unpatched" in warning
+    assert f"install trafilatura=={fast_trafilatura.TRAFILATURA_VERSION}" in warning
+    assert ("2.3.2" in warning) == (misfit == "another version")

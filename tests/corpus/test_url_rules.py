@@ -239,7 +239,7 @@ def test_a_list_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(ValueError, match=r"min_soft_words = 0: must be 1 or more"):
+    with pytest.raises(ValueError, match=r"min_soft_words = 0: must be at least 1"):
         UrlRules(min_soft_words=0)
     with pytest.raises(ValueError, match=r"urls = \[''\]: must be paths"):
         UrlRules(urls=("",))

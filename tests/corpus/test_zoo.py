@@ -666,6 +666,7 @@ TRAPS: dict[str, tuple[str, str]] = {
     "http._STATUS_LINE": ("match", "HTTP "),
     "http._HEADER_END": ("", "\n\r\r"),
     "http._CHUNK_SIZE": ("match", "0 "),
+    "http._BINARY": ("", "\x7f"),
     "clean_unicode._SUSPECT": ("", "a\u200d"),
     "clean_unicode._USELESS_CHARACTERS": ("", "\x01"),
     "clean_unicode._BREAK_CHARACTERS": ("", "\x0b"),

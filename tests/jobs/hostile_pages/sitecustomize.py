@@ -50,7 +50,7 @@ def _hurry(module: object) -> None:
 
 
 _PATCHES = {
-    "corpus.text.extract_page": lambda module: _wrap(module, "_page_text", 1),
+    "corpus.text.extract_page": lambda module: _wrap(module, "rights_of", 1),
     "corpus.filters.registry": lambda module: _wrap(module, "judge_batch", 0),
     "corpus.text.limits": _hurry,
     "corpus.worker_tasks": lambda module: setattr(module, "_MIN_READING_SECONDS", 0.5),
