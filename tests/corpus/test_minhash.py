@@ -432,18 +432,18 @@ def test_a_threshold_sets_bands_and_rows() -> None:
         ({"ngram": 0}, "ngram = 0: must be at least 1"),
         ({"bands": 0}, "bands = 0: must be at least 1"),
         ({"rows": -1}, "rows = -1: must be at least 1"),
-        ({"seed": -1}, "seed = -1: must not be negative"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
         ({"threshold": 1.0}, "threshold = 1.0: must be 0 (off) or between 0 and 1"),
         ({"threshold": float("nan")}, "threshold = nan: must be 0 (off) or between 0 and 1"),
         ({"num_hashes": 0}, "num_hashes = 0: must be at least 1"),
         ({"num_hashes": 5000}, "num_hashes = 5000: must be at most 4096"),
         (
             {"num_hashes": 200},
-            "num_hashes = 200: must be left out where no threshold is set; bands = 14 and rows = 8",
+            "num_hashes = 200: must be left out without a threshold; bands = 14 and rows = 8",
         ),
         (
             {"threshold": 0.8, "bands": 20},
-            "bands = 20 and rows = 8: must be left out beside threshold = 0.8, from which bands",
+            "bands = 20 and rows = 8: must be left out with threshold = 0.8, which sets bands",
         ),
     ],
 )
