@@ -122,7 +122,10 @@ def optimal_bands(threshold: float, num_hashes: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """The hashes of n texts: `text_hashes` (n,), `bands` (n, bands), `num_shingles` (n,)."""
+    """The hashes of n texts: `text_hashes` (n,), `bands` (n, bands), `num_shingles` (n,).
+
+    The bands of a text without shingles are 0 and mean nothing.
+    """
 
     text_hashes: Int64s
     bands: Int64s
@@ -130,11 +133,11 @@ class Fingerprints:
 
 
 def fingerprints(texts: Sequence[str], settings: MinHash) -> Fingerprints:
-    """`text_hash` and `band_hashes` of n texts, the words of each hashed once."""
+    """Text hashes, band hashes and numbers of distinct shingles of n texts."""
     words, begins = word_hashes(texts)
     parts = (words[start:end] for start, end in pairwise(begins.tolist()))
     hashes = (_text_hash(*pair) for pair in zip(texts, parts, strict=True))
-    found, num_shingles = _signatures(words, begins, settings)
+    found, num_shingles = signatures(words, begins, settings)
     return Fingerprints(
         np.fromiter(hashes, dtype=np.int64, count=len(texts)),
         _bands(found, num_shingles, settings),
@@ -142,71 +145,11 @@ def fingerprints(texts: Sequence[str], settings: MinHash) -> Fingerprints:
     )
 
 
-def text_hash(text: str) -> int:
-    """Signed 64-bit hash (BLAKE2b) of the text's words, for exact duplicates.
-
-    A text without words is hashed as it is, so that pages of symbols are not all duplicates.
-    """
-    return _text_hash(text, word_hashes([text])[0])
-
-
-def shingle_hashes(text: str, settings: MinHash) -> UInt64s:
-    """Distinct 64-bit hashes of the runs of `ngram` words of a text, ascending."""
-    return next(_shingles(*word_hashes([text]), settings.ngram))
-
-
-def jaccard(a: UInt64s, b: UInt64s) -> float:
-    """Jaccard similarity of two sets, each given as distinct hashes; 0 for two empty ones."""
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / max(1, len(a) + len(b) - shared)
-
-
-def signatures(texts: Sequence[str], settings: MinHash) -> tuple[UInt64s, Int64s]:
-    """Signatures uint64 (n, bands · rows) and distinct shingles int64 (n,) of n texts.
+def signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt64s, Int64s]:
+    """Signatures uint64 (n, bands · rows) and distinct shingles int64 (n,) of n texts' words.
 
     A text of fewer than `ngram` words has 0 shingles and a signature of `NO_SHINGLE`.
     """
-    return _signatures(*word_hashes(texts), settings)
-
-
-def band_hashes(texts: Sequence[str], settings: MinHash) -> tuple[Int64s, Int64s]:
-    """Band hashes int64 (n, bands) and distinct shingles int64 (n,) of n texts.
-
-    Hashes of different bands differ. The row of a text without shingles is 0 and means nothing.
-    """
-    found, num_shingles = signatures(texts, settings)
-    return _bands(found, num_shingles, settings), num_shingles
-
-
-def _text_hash(text: str, words: UInt64s) -> int:
-    if len(words):
-        little = words.astype("<u8", copy=False)
-        digest = hashlib.blake2b(little.data, digest_size=8, person=b"words")
-    else:
-        symbols = text.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(symbols, digest_size=8, person=b"text")
-    return int.from_bytes(digest.digest(), "little", signed=True)
-
-
-def _shingles(words: UInt64s, begins: Int64s, ngram: int) -> Iterator[UInt64s]:
-    """The distinct shingles of each text, ascending."""
-    runs = ngram_hashes(words, ngram)  # includes runs across two texts, which are skipped
-    for start, end in pairwise(begins.tolist()):
-        own = runs[start : max(start, end - ngram + 1)]
-        own.sort()
-        again = own[1:] == own[:-1]
-        yield own[np.append(True, ~again)] if again.any() else own
-
-
-@cache
-def _hash_functions(seed: int, count: int) -> UInt64s:
-    """A column (count, 1) of odd multipliers."""
-    digests = [hashlib.sha256(f"{SCHEME}:{seed}:{i}".encode()).digest() for i in range(count)]
-    multipliers = [int.from_bytes(digest[:8], "little") | 1 for digest in digests]
-    return np.array(multipliers, dtype=np.uint64)[:, None]
-
-
-def _signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt64s, Int64s]:
     found = np.full((len(begins) - 1, settings.signature_length), NO_SHINGLE)
     num_shingles = np.zeros(len(found), dtype=np.int64)
     multiply = _hash_functions(settings.seed, settings.signature_length)
@@ -220,10 +163,54 @@ def _signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt
     return found, num_shingles
 
 
+@cache
+def _hash_functions(seed: int, count: int) -> UInt64s:
+    """A column (count, 1) of odd multipliers."""
+    digests = [hashlib.sha256(f"{SCHEME}:{seed}:{i}".encode()).digest() for i in range(count)]
+    multipliers = [int.from_bytes(digest[:8], "little") | 1 for digest in digests]
+    return np.array(multipliers, dtype=np.uint64)[:, None]
+
+
+def _shingles(words: UInt64s, begins: Int64s, ngram: int) -> Iterator[UInt64s]:
+    """The distinct shingles of each text, ascending."""
+    runs = ngram_hashes(words, ngram)  # includes runs across two texts, which are skipped
+    for start, end in pairwise(begins.tolist()):
+        own = runs[start : max(start, end - ngram + 1)]
+        own.sort()
+        again = own[1:] == own[:-1]
+        yield own[np.append(True, ~again)] if again.any() else own
+
+
 def _bands(found: UInt64s, num_shingles: Int64s, settings: MinHash) -> Int64s:
+    """Band hashes int64 (n, bands) of signatures; different bands have different hashes."""
     places = found.reshape(len(found), settings.bands, settings.rows)
     hashes = np.tile(np.arange(1, settings.bands + 1, dtype=np.uint64), (len(found), 1))
     for row in range(settings.rows):
         hashes = mix(hashes ^ places[:, :, row])
     hashes[num_shingles == 0] = 0
     return hashes.view(np.int64)
+
+
+def _text_hash(text: str, words: UInt64s) -> int:
+    """Signed 64-bit hash (BLAKE2b) of the text's words.
+
+    A text without words is hashed as it is, so that pages of symbols are not all duplicates.
+    """
+    if len(words):
+        little = words.astype("<u8", copy=False)
+        digest = hashlib.blake2b(little.data, digest_size=8, person=b"words")
+    else:
+        symbols = text.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(symbols, digest_size=8, person=b"text")
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def shingle_hashes(text: str, settings: MinHash) -> UInt64s:
+    """Distinct 64-bit hashes of the runs of `ngram` words of a text, ascending."""
+    return next(_shingles(*word_hashes([text]), settings.ngram))
+
+
+def jaccard(a: UInt64s, b: UInt64s) -> float:
+    """Jaccard similarity of two sets, each given as distinct hashes; 0 for two empty ones."""
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / max(1, len(a) + len(b) - shared)

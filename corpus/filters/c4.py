@@ -47,10 +47,7 @@ _SIGNALS = (
 
 @dataclass(frozen=True)
 class C4(Filter):
-    """The settings in `MEASURING` choose which lines are dropped.
-
-    A line with "lorem ipsum" or a curly bracket isn't dropped: it rejects the page.
-    """
+    """A line with "lorem ipsum" or a curly bracket isn't dropped: it rejects the page."""
 
     require_terminal_punctuation: bool = False
     min_words_per_line: int = 3
@@ -63,15 +60,6 @@ class C4(Filter):
     min_sentences: int = 5
     sentences: Literal["spacy", "treebank"] = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "require_terminal_punctuation",
-        "min_words_per_line",
-        "max_word_length",
-        "remove_citations",
-        "drop_javascript_lines",
-        "drop_policy_lines",
-        "sentences",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.int64()) for name in _SIGNALS])
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule("lorem_ipsum", "num_lorem_ipsum_lines", "<=", "max_lorem_ipsum_lines"),

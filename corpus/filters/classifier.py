@@ -30,7 +30,6 @@ class QualityClassifier(Filter):
     label: str = "hq"  # with or without __label__
     min_score: float = 0.5
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("model", "label")
     SIGNALS: ClassVar[pa.StructType] = pa.struct([("score", pa.float64())])
     RULES: ClassVar[tuple[Rule, ...]] = (Rule("low_score", "score", ">=", "min_score"),)
 

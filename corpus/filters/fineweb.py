@@ -40,7 +40,6 @@ class FineWebQuality(Filter):
     terminal_punctuation: str = ""  # the marks; empty: sentence ends of all scripts, by Unicode
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("short_line_length", "terminal_punctuation", "words")
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "too_few_punctuated_lines",

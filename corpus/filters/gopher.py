@@ -65,7 +65,6 @@ class GopherRepetition(Filter):
     line_ends: Literal["newlines", "all"] = "newlines"
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("line_ends", "words")
     RULES: ClassVar[tuple[Rule, ...]] = tuple(
         Rule(signal.removeprefix("frac_"), signal, "<=", f"max_{signal}") for signal in _REPETITION
     )
@@ -111,12 +110,6 @@ class GopherQuality(Filter):
     bullets: tuple[str, ...] = ("•", "-")
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "stop_words",
-        "count_stop_word_occurrences",
-        "bullets",
-        "words",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
             ("num_words", pa.int64()),

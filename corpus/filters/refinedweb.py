@@ -49,17 +49,6 @@ class RefinedWebLines(Filter):
     max_words_around_phrase: int = 10  # in a line: phrases in longer ones stay
     max_frac_removed_words: float = 0.05
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "max_newlines",
-        "max_frac_uppercase",
-        "drop_numeric_lines",
-        "drop_counter_lines",
-        "min_words_per_line",
-        "phrases",
-        "phrases_at_end",
-        "phrases_at_start",
-        "max_words_around_phrase",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
             ("num_lines", pa.int64()),

@@ -109,11 +109,9 @@ class Rule:
 class Filter:
     """Base of the filters: frozen dataclasses whose fields are their settings.
 
-    A setting is either a threshold, which only `RULES` read, or named in `MEASURING`: it changes a
-    signal or the text, so that changing it means measuring again.
+    Settings that `RULES` read do not change a signal or the text; all others may.
     """
 
-    MEASURING: ClassVar[tuple[str, ...]] = ()
     SIGNALS: ClassVar[pa.StructType]
     RULES: ClassVar[tuple[Rule, ...]]
 
