@@ -48,7 +48,7 @@ _ZERO_WIDTH_SPACE, _KASHIDA = "\u200b", "\u0640"
 # Kinds of characters, as bits. A code is the replacement's code point, shifted, and its kind.
 SPACE = 1
 ALONE = 2  # always begins a word
-UNSPACED = 4  # of a script without spaces: the next character begins a word, unless UNSPACED too
+UNSPACED = 4  # of a script without spaces: only a mark of such a script continues the word
 DIGIT = 8
 LOOSE = 16
 GONE = 32

@@ -12,8 +12,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from corpus.arrays import Int64s
 from corpus.filters.rules import (
     Document,
     Filter,
@@ -26,7 +26,6 @@ from corpus.filters.rules import (
 )
 from corpus.filters.words import is_symbol
 
-_Ints = NDArray[np.int64]
 _TOP_N = (2, 3, 4)
 _DUPLICATE_N = (5, 6, 7, 8, 9, 10)
 _REPETITION = (
@@ -176,10 +175,10 @@ class NGrams:
     """All occurrences of the n-grams of one length that occur more than once, in order."""
 
     n: int
-    starts: _Ints  # of every word: the characters before it, with a space after each word
-    places: _Ints  # the occurrence's first word
-    ids: _Ints  # equal for equal n-grams
-    counts: _Ints  # occurrences of this n-gram
+    starts: Int64s  # of every word: the characters before it, with a space after each word
+    places: Int64s  # the occurrence's first word
+    ids: Int64s  # equal for equal n-grams
+    counts: Int64s  # occurrences of this n-gram
 
     def chars(self, place: int) -> int:
         """Characters of the n-gram at `place`, its spaces included."""
@@ -227,7 +226,7 @@ def repeated_n_grams(words: Words) -> Iterator[NGrams]:
         yield NGrams(n, starts, places, ids, counts)
 
 
-def _grow(places: _Ints, ids: _Ints, last: _Ints, n: int) -> tuple[_Ints, _Ints, _Ints]:
+def _grow(places: Int64s, ids: Int64s, last: Int64s, n: int) -> tuple[Int64s, Int64s, Int64s]:
     """Places and ids of repeated (n-1)-grams -> those of the repeated n-grams, and their counts."""
     inside = places + n <= len(last)
     places = places[inside]

@@ -68,13 +68,12 @@ class Shard:
     validation_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < HASHES:
-            raise ValueError(f"seed = {self.seed}: must be from 0 to 2^64 - 1")
+        check_range(self, 0, HASHES - 1, "seed")
         check_range(self, 1, 10**12, "tokens_per_shard")
         check_range(self, 1, 10**6, "rows_per_group")  # which are read at once
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
-                f"validation_fraction = {self.validation_fraction}: must be at least 0 and under 1"
+                f"validation_fraction = {self.validation_fraction}: must be at least 0 and below 1"
             )
 
 
@@ -88,13 +87,8 @@ def order_keys(ids: Iterable[str], seed: int) -> UInt64s:
     return np.fromiter((order_key(seed, document_id) for document_id in ids), dtype=np.uint64)
 
 
-def shard_of(key: int, num_shards: int) -> int:
-    """floor(key · num_shards / 2^64) for one unsigned key: 0 to num_shards - 1."""
-    return key * num_shards >> 64
-
-
 def shards_of(keys: UInt64s, num_shards: int) -> Int64s:
-    """`shard_of` each unsigned key, exact; `num_shards` under 2^32."""
+    """floor(key · num_shards / 2^64) of each unsigned key, exact; `num_shards` under 2^32."""
     if not 0 < num_shards < 1 << 32:
         raise ValueError(f"num_shards = {num_shards}: must be from 1 to 2^32 - 1")
     half, count = np.uint64(32), np.uint64(num_shards)
