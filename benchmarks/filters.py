@@ -67,8 +67,7 @@ def judge(text: str, result: Result) -> str | None:
         filter_ = FILTERS[name]()
         start = time.process_time()
         fault = filter_.fault(filter_.measure(document))
-        rewrite = getattr(filter_, "rewrite", None)
-        document = rewrite(document) if rewrite else document
+        document = filter_.rewrite(document)
         result.seconds[name] += time.process_time() - start
         result.reached[name] += 1
         rejected_by = rejected_by or (name if fault else None)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from corpus.arrays import Int64s
 from corpus.chat import files, formats
 from corpus.chat.formats import Conversation, RowError
 from corpus.tokens import shards
@@ -197,7 +198,7 @@ def token_rows(accepted: Sequence[Accepted], settings: Shard) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 
 
-def _lists(values: bytes, lengths: shards.Int64s, type_: pa.DataType) -> pa.Array:
+def _lists(values: bytes, lengths: Int64s, type_: pa.DataType) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     flat = pa.Array.from_buffers(type_, int(offsets[-1]), [None, pa.py_buffer(values)])
     return pa.ListArray.from_arrays(pa.array(offsets), flat)

@@ -43,7 +43,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from corpus.dedup.word_hashes import Int64s, UInt64s, ngram_hashes, normalise, word_hashes
+from corpus.arrays import Int64s, UInt8s, UInt64s
+from corpus.dedup.word_hashes import ngram_hashes, normalise, word_hashes
 from corpus.warc.codecs import CODECS, DamageError, unpacked
 from schemas import json_text
 from schemas.config import check_range
@@ -184,7 +185,6 @@ _SLOTS_A_RUN = 64  # of the bitmap: one place in 64 or more passes by chance
 _DESCRIPTION = "index.json"
 
 Bools = npt.NDArray[np.bool_]
-UInt8s = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Exact duplicates: documents that agree in a hash are one, whatever else they say.
+"""Exact duplicates: documents whose normalised text, URL or payload digest has the same hash.
 
-What can agree is the normalised text, the URL, or the payload digest of the capture.
-
-What dedup orders documents by: a 64-bit hash of the key, and the time of capture.
+Hashes are 64-bit XXH3 as signed integers, since the engines have no unsigned ones.
 """
 
 from __future__ import annotations
@@ -15,32 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 import xxhash
-from numpy.typing import NDArray
 
-
-def nodes(file_paths: pa.Array, record_offsets: pa.Array) -> NDArray[np.int64]:
-    """XXH3-64 of `file_path:record_offset`, as signed integers (the engines have no unsigned).
-
-    Two of n documents share a node with probability n²/2⁶⁵ (0.2 for a dump of 2.6 billion); the
-    dedup job counts them and refuses to go on if it happens.
-    """
-    names = zip(file_paths.to_pylist(), record_offsets.to_pylist(), strict=True)
-    hashes = [xxhash.xxh3_64_intdigest(f"{path}:{offset}".encode()) for path, offset in names]
-    return np.array(hashes, np.uint64).view(np.int64)
-
-
-def seconds(dates: pa.Array) -> pa.Array:
-    """WARC-Date strings as whole seconds since 1970 (int64); 0 where one says nothing."""
-    return pa.array([_seconds(date) for date in dates.to_pylist()], pa.int64())
-
-
-def _seconds(date: str | None) -> int:
-    try:
-        moment = datetime.fromisoformat(date or "")
-    except ValueError:
-        return 0
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
-
+from corpus.arrays import Int64s
 
 Key = Literal["text", "url", "payload"]
 # Column of `bands` -> the kind of duplicate that agreeing in it makes.
@@ -54,9 +28,9 @@ KINDS: dict[Key, str] = {
 
 @dataclass(frozen=True)
 class Exact:
-    """Section [exact]: what documents are compared by, one after the other, before MinHash.
+    """Section [exact]: what documents are compared by, in order, before MinHash.
 
-    A document that is dropped by one of them takes no part in the next.
+    A document that one comparison drops takes no part in the next.
     """
 
     by: tuple[Key, ...] = ("text",)
@@ -70,20 +44,42 @@ class Exact:
 
 
 def url_hashes(urls: pa.Array) -> pa.Array:
-    """Signed 64-bit hashes (xxh3) of URLs without their fragment; null where there is none."""
+    """Hashes of URLs without their fragment; null for null."""
     return _hashes(urls, lambda url: url.partition("#")[0])
 
 
 def payload_hashes(digests: pa.Array) -> pa.Array:
-    """Signed 64-bit hashes (xxh3) of payload digests, whatever their case; null where none."""
+    """Hashes of payload digests, ignoring case; null for null."""
     return _hashes(digests, str.lower)
 
 
-def _hashes(values: pa.Array, form: Callable[[str], str]) -> pa.Array:
-    hashes = [None if value is None else _hash(form(value)) for value in values.to_pylist()]
-    return pa.array(hashes, pa.int64())
+def nodes(file_paths: pa.Array, record_offsets: pa.Array) -> Int64s:
+    """Hash of `file_path:record_offset`, by which dedup knows a document, int64 (n,).
+
+    Two of n documents share a node with probability n²/2⁶⁵ (0.2 for a dump of 2.6 billion); the
+    dedup job counts them and stops if it happens.
+    """
+    names = zip(file_paths.to_pylist(), record_offsets.to_pylist(), strict=True)
+    hashes = [xxhash.xxh3_64_intdigest(f"{path}:{offset}".encode()) for path, offset in names]
+    return np.array(hashes, np.uint64).view(np.int64)
 
 
-def _hash(text: str) -> int:
-    digest = xxhash.xxh3_64_intdigest(text.encode())
-    return digest - (1 << 64) if digest >> 63 else digest
+def seconds(dates: pa.Array) -> pa.Array:
+    """WARC-Date strings as whole seconds since 1970 (int64); 0 for null or an invalid date."""
+    return pa.array([_seconds(date) for date in dates.to_pylist()], pa.int64())
+
+
+def _seconds(date: str | None) -> int:
+    try:
+        moment = datetime.fromisoformat(date or "")
+    except ValueError:
+        return 0
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
+
+
+def _hashes(values: pa.Array, normalised: Callable[[str], str]) -> pa.Array:
+    hashes = [
+        None if value is None else xxhash.xxh3_64_intdigest(normalised(value).encode())
+        for value in values.to_pylist()
+    ]
+    return pa.array(hashes, pa.uint64()).view(pa.int64())

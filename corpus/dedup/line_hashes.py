@@ -1,16 +1,14 @@
-"""Lines or paragraphs that several documents hold: banners, forms of words, quoted pages.
+"""Lines or paragraphs that several documents share: banners, boilerplate, quoted pages.
 
-A text is cut into units; a unit's hash is a polynomial over the hashes of its words, so that case,
-accents, punctuation and numbers tell no two apart (as in CCNet, Wenzek et al. 2020, arXiv
-1911.00359, section 3.1, which hashes every line of a page; C4 does so with spans of three
-sentences, Raffel et al. 2020, arXiv 1910.10683, section 2.2). Which units go is decided over all
-documents (`jobs/dedup/repeated_lines.py`); here one batch is listed, and texts are cut.
+A text is split into units. A unit's hash is a polynomial over the hashes of its words, so case,
+accents, punctuation and numbers make no difference (CCNet does so for every line of a page, Wenzek
+et al. 2020, arXiv 1911.00359, section 3.1; C4 for spans of three sentences, Raffel et al. 2020,
+arXiv 1910.10683, section 2.2). This module lists the units of a batch and cuts texts;
+`jobs/dedup/repeated_lines.py` decides over all documents which units are removed.
 
-A unit that one document has twice loses the second, as in CCNet. Two of n different units share a
-hash with probability n²/2⁶⁵, and then one is lost that should not be.
-
-Cost: about that of hashing the words, and some arrays as long as the batch has words; a unit that
-counts is listed in 21 bytes.
+Repeats of a unit within a document are removed too, as in CCNet. Two of n different units share a
+hash with probability n²/2⁶⁵; one of them may then be removed wrongly. The cost is about that of
+hashing the words, plus some arrays as long as the batch has words; a listed unit takes 21 bytes.
 """
 
 from __future__ import annotations
@@ -24,21 +22,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from corpus.dedup.word_hashes import Int64s, UInt64s, mix, word_hashes
+from corpus.arrays import Int64s, UInt64s
+from corpus.dedup.word_hashes import mix, word_hashes
 from schemas.config import check_range
 
 Unit = Literal["line", "paragraph"]
 
-# One more base than that of n-grams: a unit is a run of any number of words. Odd, from 2^64 · π.
+# Another base than that of n-grams, since a unit has any number of words. Odd, from 2^64 · π.
 _BASE = np.uint64(0x243F6A8885A308D3)
 
 UNIT = pa.struct(
     [
         ("hash", pa.int64()),
-        ("place", pa.int32()),  # the unit's number among all of the text, from 0
+        ("place", pa.int32()),  # the unit's number in the text, from 0
         ("words", pa.int32()),
         ("chars", pa.int32()),
-        ("again", pa.bool_()),  # the same document has it before
+        ("again", pa.bool_()),  # repeats an earlier unit of the document
     ]
 )
 LISTED = pa.schema(
@@ -53,13 +52,13 @@ LISTED = pa.schema(
 
 @dataclass(frozen=True)
 class Passages:
-    """Section [passages]: what counts as a passage, and which copies of one are cut out.
+    """Section [passages]: what counts as a passage, and which copies of it are removed.
 
-    Off by default: FineWeb tried it over its dumps, and models learned less from what was left
-    (Penedo et al. 2024, arXiv 2406.17557, section E.3; its 10 words are `min_words`). `keep` says
-    whether the first document by the survivor policy keeps its passage, as in C4, or none does,
-    as in CCNet. A document that loses some and has fewer than `min_words_left` words then goes
-    whole; 50 is what Gopher asks of a page (arXiv 2112.11446, section A1.1).
+    Off by default: FineWeb tried it across its dumps and trained worse models on the result (Penedo
+    et al. 2024, arXiv 2406.17557, section E.3, also with 10 words). `keep`: the first document by
+    the survivor policy keeps the passage, as in C4, or none does, as in CCNet. A document that
+    loses passages and has fewer than `min_words_left` words left is dropped; 50 is Gopher's minimum
+    for a page (arXiv 2112.11446, section A1.1).
     """
 
     unit: Literal["none", "line", "paragraph"] = "none"
@@ -69,17 +68,14 @@ class Passages:
     min_words_left: int = 50
 
     def __post_init__(self) -> None:
-        for name, least in (("min_words", 1), ("min_documents", 2), ("min_words_left", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} = {value}: must be at least {least}")
-            check_range(self, least, 10**9, name)
+        check_range(self, 1, 10**9, "min_words", "min_words_left")
+        check_range(self, 2, 10**9, "min_documents")
 
 
 def units(text: str, unit: Unit) -> list[str]:
-    """The text's units in order: lines with something on them, or runs of such lines.
+    """The text's units in order: nonblank lines, or ("paragraph") runs of them.
 
-    A line ends with a newline alone; a line of white space separates paragraphs and is no unit.
+    Only a newline ends a line. A line of white space is blank.
     """
     lines = text.split("\n")
     if unit == "line":
@@ -89,19 +85,19 @@ def units(text: str, unit: Unit) -> list[str]:
 
 
 def without(text: str, places: Collection[int], unit: Unit) -> str:
-    """The text without the units at `places` (their numbers in `units`); itself if none is.
+    """The text without the units at `places` (their numbers in `units`); `text` itself if empty.
 
-    What stays is joined as it stood. Where units went, the blank lines before and after them
-    become those of the longer of the two, and none at the text's start and end.
+    Where units are removed, the longer of the two runs of blank lines around them stays, and none
+    at the text's start and end.
     """
     if not places:
         return text
     kept: list[str] = []
     gap: list[str] = []
-    cut = False  # between the last kept line and the next
-    going = frozenset(places)
+    cut = False  # since the last kept line
+    removed = frozenset(places)
     for place, block in _blocks(text, unit):
-        if place in going:
+        if place in removed:
             cut = True
         elif place is None:
             gap = max(gap, block, key=len)
@@ -114,10 +110,10 @@ def without(text: str, places: Collection[int], unit: Unit) -> str:
 def cut(
     texts: Sequence[str], removed: Sequence[Collection[int] | None], settings: Passages
 ) -> list[str]:
-    """`without` of n texts; the places of one that loses nothing may be None."""
-    if settings.unit == "none":
+    """Each of the texts `without` the units in `removed`; None removes nothing."""
+    unit = settings.unit
+    if unit == "none":
         return list(texts)
-    unit: Unit = settings.unit
     return [without(t, places or (), unit) for t, places in zip(texts, removed, strict=True)]
 
 
@@ -126,7 +122,7 @@ def unit_hashes(found: Sequence[str]) -> tuple[UInt64s, Int64s]:
     words, starts = word_hashes(found)
     lengths = np.diff(starts)
     # Each word times the base to the power of its place; a unit's sum is the difference of two
-    # running ones, exact modulo 2^64.
+    # running sums, exact modulo 2^64.
     powers = np.full(max(1, lengths.max(initial=0)), _BASE)
     powers[0] = 1
     powers = np.multiply.accumulate(powers)
@@ -136,7 +132,7 @@ def unit_hashes(found: Sequence[str]) -> tuple[UInt64s, Int64s]:
 
 
 def list_units(nodes: pa.Array, texts: Sequence[str], settings: Passages) -> pa.RecordBatch:
-    """The units of n texts that have words enough to count, as rows of `LISTED`."""
+    """One row of `LISTED` per text, with its units of at least `min_words` words."""
     assert settings.unit != "none"
     found = [units(text, settings.unit) for text in texts]
     sizes = np.array([len(part) for part in found], np.int64)
@@ -167,7 +163,7 @@ def _is_blank(line: str) -> bool:
 
 
 def _blocks(text: str, unit: Unit) -> Iterator[tuple[int | None, list[str]]]:
-    """Runs of lines with the number of their unit; of blank ones, with None."""
+    """Yield runs of lines with the number of their unit, None for blank lines."""
     place = 0
     for is_blank, block in groupby(text.split("\n"), _is_blank):
         lines = list(block)
@@ -180,8 +176,8 @@ def _blocks(text: str, unit: Unit) -> Iterator[tuple[int | None, list[str]]]:
 
 
 def _comes_again(owner: Int64s, hashes: UInt64s) -> NDArray[np.bool_]:
-    """Which of the units stand behind one of the same hash and owner."""
-    order = np.lexsort((hashes, owner))  # stable: of equals, the first in the text comes first
+    """Which units follow one with the same hash and owner."""
+    order = np.lexsort((hashes, owner))  # stable: equal ones stay in the order of the text
     again = np.zeros(len(order), np.bool_)
     same = (np.diff(owner[order]) == 0) & (np.diff(hashes[order]) == 0)
     again[order[1:]] = same

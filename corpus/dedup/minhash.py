@@ -1,11 +1,11 @@
-"""MinHash signatures and LSH bands: which documents say nearly the same.
+"""MinHash signatures and LSH bands: which documents are nearly the same.
 
 Every run of `ngram` words of a text (a shingle) has a 64-bit hash (corpus/dedup/word_hashes.py). A
-signature is, for each of bands × rows hash functions a·x mod 2^64 with odd a, the minimum over the
-document's shingles; two signatures agree in a place with the probability of the documents' Jaccard
-similarity s (Broder 1997). No offset is added, as it would be to plain numbers: x is mixed already.
-A band hashes `rows` places together, so that two documents share a band with probability
-1 - (1 - s^rows)^bands. O(words + shingles · functions), in blocks that stay in a core's cache.
+signature holds, for each of bands × rows hash functions a·x mod 2^64 with odd a, the minimum over
+the document's shingles; two signatures agree in a place with a probability equal to the documents'
+Jaccard similarity s (Broder 1997). No offset is added, since x is already mixed. A band hashes
+`rows` places together: two documents share a band with probability 1 - (1 - s^rows)^bands.
+O(words + shingles · functions), in blocks that fit a core's cache.
 
 Nothing depends on the batch, the machine's byte order or a library's random generator: the a come
 from SHA-256.
@@ -21,16 +21,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from corpus.dedup.word_hashes import Int64s, UInt64s, mix, ngram_hashes, word_hashes
+from corpus.arrays import Int64s, UInt64s
+from corpus.dedup.word_hashes import mix, ngram_hashes, word_hashes
 from schemas.config import check_range
 
 SCHEME = "gristmill-minhash-2"  # changes with anything that changes a hash
 
-NO_SHINGLE = np.uint64(0xFFFFFFFFFFFFFFFF)
+NO_SHINGLE = np.uint64(0xFFFFFFFFFFFFFFFF)  # throughout the signature of a short text
 SHINGLES_AT_ONCE = 512  # × 112 functions × 8 bytes = 450 kB, which stays in a core's cache
 MAX_HASHES = 4096
 MAX_SIGNATURE = 16_384  # RefinedWeb's, the longest in use, is 20 · 450 = 9,000
-MAX_NODES = 256  # of the quadrature: exact up to bands · rows = 511, and very nearly beyond
+MAX_NODES = 256  # of the quadrature: exact up to bands · rows = 511, very nearly so beyond
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class MinHash:
     A pair of similarity s is found with probability 1 - (1 - s^8)^14: 56% at 0.7, 77% at 0.75,
     92% at 0.8, 98.8% at 0.85. The seed 1 is datatrove's.
 
-    A `threshold` above 0 sets `bands` and `rows` instead, as datasketch does: of all with
-    bands · rows <= num_hashes those with the least of what is found below it and missed above it.
+    A `threshold` above 0 sets `bands` and `rows` (`optimal_bands`), with
+    bands · rows <= num_hashes.
     """
 
     ngram: int = 5
@@ -52,52 +53,41 @@ class MinHash:
     num_hashes: int = 112
 
     def __post_init__(self) -> None:
-        for name in ("ngram", "bands", "rows", "num_hashes"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} = {value}: must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}: must not be negative")
-        check_range(self, 0, 2**64 - 1, "seed")
         check_range(self, 1, 10**4, "ngram")
         check_range(self, 1, MAX_SIGNATURE, "bands", "rows")
+        check_range(self, 0, 2**64 - 1, "seed")
+        check_range(self, 1, MAX_HASHES, "num_hashes")
         if self.signature_length > MAX_SIGNATURE:
             raise ValueError(
                 f"bands = {self.bands} and rows = {self.rows}: their product must be at most "
                 f"{MAX_SIGNATURE}"
             )
-        if self.num_hashes > MAX_HASHES:
-            raise ValueError(f"num_hashes = {self.num_hashes}: must be at most {MAX_HASHES}")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold = {self.threshold}: must be 0 (off) or between 0 and 1")
         if self.threshold > 0:
-            self._follow_threshold()
+            bands, rows = optimal_bands(self.threshold, self.num_hashes)
+            # Stored settings hold the chosen values.
+            if (self.bands, self.rows) not in {(MinHash.bands, MinHash.rows), (bands, rows)}:
+                raise ValueError(
+                    f"bands = {self.bands} and rows = {self.rows}: must be left out with "
+                    f"threshold = {self.threshold}, which sets bands = {bands} and rows = {rows}"
+                )
+            object.__setattr__(self, "bands", bands)
+            object.__setattr__(self, "rows", rows)
         elif self.num_hashes != MinHash.num_hashes:
             raise ValueError(
-                f"num_hashes = {self.num_hashes}: must be left out where no threshold is set; "
+                f"num_hashes = {self.num_hashes}: must be left out without a threshold; "
                 f"bands = {self.bands} and rows = {self.rows} make {self.signature_length}"
             )
 
-    def _follow_threshold(self) -> None:
-        found = optimal_bands(self.threshold, self.num_hashes)
-        # Stored settings, read back, say what followed.
-        if (self.bands, self.rows) not in {(MinHash.bands, MinHash.rows), found}:
-            raise ValueError(
-                f"bands = {self.bands} and rows = {self.rows}: must be left out beside "
-                f"threshold = {self.threshold}, from which bands = {found[0]} and "
-                f"rows = {found[1]} follow"
-            )
-        object.__setattr__(self, "bands", found[0])
-        object.__setattr__(self, "rows", found[1])
-
     @property
     def signature_length(self) -> int:
-        """Hash functions used: bands · rows."""
+        """The number of hash functions, bands · rows."""
         return self.bands * self.rows
 
     @property
     def threshold_estimate(self) -> float:
-        """The similarity at which the curve is about steepest, (1 / bands)^(1 / rows).
+        """The similarity where the match probability is about steepest, (1 / bands)^(1 / rows).
 
         Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4.2.
         """
@@ -108,23 +98,14 @@ class MinHash:
         return float(1 - (1 - similarity**self.rows) ** self.bands)
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """What dedup needs of n texts: `text_hashes` (n,), `bands` (n, bands), `num_shingles` (n,)."""
-
-    text_hashes: Int64s
-    bands: Int64s
-    num_shingles: Int64s
-
-
 @lru_cache(maxsize=64)
 def optimal_bands(threshold: float, num_hashes: int) -> tuple[int, int]:
-    """The bands and rows that datasketch's MinHashLSH chooses for a threshold.
+    """The bands and rows that datasketch's MinHashLSH optimizes for a threshold.
 
-    They make the integral of the match probability below the threshold, and that of its complement
-    above it, the least in sum, both weighted alike. The integrands are polynomials of degree
-    bands · rows, so that Gauss and Legendre's quadrature is exact with half as many nodes.
-    O(num_hashes² log num_hashes).
+    They minimize the integral of the match probability below the threshold plus that of its
+    complement above it. The integrands are polynomials of degree bands · rows, for which
+    Gauss-Legendre quadrature with half as many nodes is exact. datasketch integrates numerically
+    and refuses a result of one band. O(num_hashes² log num_hashes).
     """
     at, weights = np.polynomial.legendre.leggauss(min(num_hashes // 2 + 1, MAX_NODES))
     below, above = threshold * (at + 1) / 2, 1 - (1 - threshold) * (at + 1) / 2
@@ -139,49 +120,24 @@ def optimal_bands(threshold: float, num_hashes: int) -> tuple[int, int]:
     return best
 
 
-def text_hash(text: str) -> int:
-    """Signed 64-bit hash (BLAKE2b) of the text's words, for exact duplicates.
+@dataclass(frozen=True)
+class Fingerprints:
+    """The hashes of n texts: `text_hashes` (n,), `bands` (n, bands), `num_shingles` (n,).
 
-    A text that has no word is hashed as it is, lest all pages of symbols be one.
+    The bands of a text without shingles are 0 and mean nothing.
     """
-    return _text_hash(text, word_hashes([text])[0])
 
-
-def shingle_hashes(text: str, settings: MinHash) -> UInt64s:
-    """Distinct 64-bit hashes of the runs of `ngram` words of a text, ascending."""
-    return next(_shingles(*word_hashes([text]), settings.ngram))
-
-
-def jaccard(a: UInt64s, b: UInt64s) -> float:
-    """Jaccard similarity of two sets, each given as distinct hashes; 0 for two empty ones."""
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / max(1, len(a) + len(b) - shared)
-
-
-def signatures(texts: Sequence[str], settings: MinHash) -> tuple[UInt64s, Int64s]:
-    """Signatures uint64 (n, bands · rows) and distinct shingles int64 (n,) of n texts.
-
-    A text of fewer than `ngram` words has 0 shingles, and 2^64 - 1 throughout its signature.
-    """
-    return _signatures(*word_hashes(texts), settings)
-
-
-def band_hashes(texts: Sequence[str], settings: MinHash) -> tuple[Int64s, Int64s]:
-    """Band hashes int64 (n, bands) and distinct shingles int64 (n,) of n texts.
-
-    A hash differs from band to band, so that no pair meets in two different bands. The row of a
-    text without shingles is 0 and means nothing.
-    """
-    found, num_shingles = signatures(texts, settings)
-    return _bands(found, num_shingles, settings), num_shingles
+    text_hashes: Int64s
+    bands: Int64s
+    num_shingles: Int64s
 
 
 def fingerprints(texts: Sequence[str], settings: MinHash) -> Fingerprints:
-    """`text_hash` and `band_hashes` of n texts, the words of each hashed once."""
+    """Text hashes, band hashes and numbers of distinct shingles of n texts."""
     words, begins = word_hashes(texts)
     parts = (words[start:end] for start, end in pairwise(begins.tolist()))
     hashes = (_text_hash(*pair) for pair in zip(texts, parts, strict=True))
-    found, num_shingles = _signatures(words, begins, settings)
+    found, num_shingles = signatures(words, begins, settings)
     return Fingerprints(
         np.fromiter(hashes, dtype=np.int64, count=len(texts)),
         _bands(found, num_shingles, settings),
@@ -189,35 +145,11 @@ def fingerprints(texts: Sequence[str], settings: MinHash) -> Fingerprints:
     )
 
 
-def _text_hash(text: str, words: UInt64s) -> int:
-    if len(words):
-        little = words.astype("<u8", copy=False)
-        digest = hashlib.blake2b(little.data, digest_size=8, person=b"words")
-    else:
-        symbols = text.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(symbols, digest_size=8, person=b"text")
-    return int.from_bytes(digest.digest(), "little", signed=True)
+def signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt64s, Int64s]:
+    """Signatures uint64 (n, bands · rows) and distinct shingles int64 (n,) of n texts' words.
 
-
-def _shingles(words: UInt64s, begins: Int64s, ngram: int) -> Iterator[UInt64s]:
-    """Of each text its distinct shingles, ascending."""
-    runs = ngram_hashes(words, ngram)  # also across two texts; those are left out
-    for start, end in pairwise(begins.tolist()):
-        own = runs[start : max(start, end - ngram + 1)]
-        own.sort()
-        again = own[1:] == own[:-1]
-        yield own[np.append(True, ~again)] if again.any() else own
-
-
-@cache
-def _hash_functions(seed: int, count: int) -> UInt64s:
-    """A column (count, 1) of odd multipliers."""
-    digests = [hashlib.sha256(f"{SCHEME}:{seed}:{i}".encode()).digest() for i in range(count)]
-    multipliers = [int.from_bytes(digest[:8], "little") | 1 for digest in digests]
-    return np.array(multipliers, dtype=np.uint64)[:, None]
-
-
-def _signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt64s, Int64s]:
+    A text of fewer than `ngram` words has 0 shingles and a signature of `NO_SHINGLE`.
+    """
     found = np.full((len(begins) - 1, settings.signature_length), NO_SHINGLE)
     num_shingles = np.zeros(len(found), dtype=np.int64)
     multiply = _hash_functions(settings.seed, settings.signature_length)
@@ -231,10 +163,54 @@ def _signatures(words: UInt64s, begins: Int64s, settings: MinHash) -> tuple[UInt
     return found, num_shingles
 
 
+@cache
+def _hash_functions(seed: int, count: int) -> UInt64s:
+    """A column (count, 1) of odd multipliers."""
+    digests = [hashlib.sha256(f"{SCHEME}:{seed}:{i}".encode()).digest() for i in range(count)]
+    multipliers = [int.from_bytes(digest[:8], "little") | 1 for digest in digests]
+    return np.array(multipliers, dtype=np.uint64)[:, None]
+
+
+def _shingles(words: UInt64s, begins: Int64s, ngram: int) -> Iterator[UInt64s]:
+    """The distinct shingles of each text, ascending."""
+    runs = ngram_hashes(words, ngram)  # includes runs across two texts, which are skipped
+    for start, end in pairwise(begins.tolist()):
+        own = runs[start : max(start, end - ngram + 1)]
+        own.sort()
+        again = own[1:] == own[:-1]
+        yield own[np.append(True, ~again)] if again.any() else own
+
+
 def _bands(found: UInt64s, num_shingles: Int64s, settings: MinHash) -> Int64s:
+    """Band hashes int64 (n, bands) of signatures; different bands have different hashes."""
     places = found.reshape(len(found), settings.bands, settings.rows)
     hashes = np.tile(np.arange(1, settings.bands + 1, dtype=np.uint64), (len(found), 1))
     for row in range(settings.rows):
         hashes = mix(hashes ^ places[:, :, row])
     hashes[num_shingles == 0] = 0
     return hashes.view(np.int64)
+
+
+def _text_hash(text: str, words: UInt64s) -> int:
+    """Signed 64-bit hash (BLAKE2b) of the text's words.
+
+    A text without words is hashed as it is, so that pages of symbols are not all duplicates.
+    """
+    if len(words):
+        little = words.astype("<u8", copy=False)
+        digest = hashlib.blake2b(little.data, digest_size=8, person=b"words")
+    else:
+        symbols = text.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(symbols, digest_size=8, person=b"text")
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def shingle_hashes(text: str, settings: MinHash) -> UInt64s:
+    """Distinct 64-bit hashes of the runs of `ngram` words of a text, ascending."""
+    return next(_shingles(*word_hashes([text]), settings.ngram))
+
+
+def jaccard(a: UInt64s, b: UInt64s) -> float:
+    """Jaccard similarity of two sets, each given as distinct hashes; 0 for two empty ones."""
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / max(1, len(a) + len(b) - shared)

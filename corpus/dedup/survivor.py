@@ -1,4 +1,4 @@
-"""Which document of a cluster of duplicates stays: an explicit, total order on documents."""
+"""Which document of a cluster of duplicates stays: a total order on documents."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-UInt64s = npt.NDArray[np.uint64]
-_SIGN = np.uint64(1 << 63)
+from corpus.arrays import SIGN_BIT, UInt64s, to_unsigned
+
 _LAST = np.uint64((1 << 64) - 1)
 _DIGITS = 16  # of 64 bits in hexadecimal
 
 
 @dataclass(frozen=True)
 class Survivor:
-    """Section [survivor]: what decides which document of a cluster stays.
+    """Section [survivor]: which document of a cluster stays.
 
     `longest`, `earliest` or `latest` capture, `first` by id, or `highest` or `lowest` value of
-    `signal`, a numeric column of `judged` ("fineweb_quality.frac_punctuated_lines"). A document
-    without a date or without the signal comes after those that have one. Ties go to the earlier
-    date, then to the smaller node (a hash of the row's key), so that the same document stays
-    whatever the order of the input.
+    `signal`, a numeric column of `judged` ("fineweb_quality.frac_punctuated_lines"). Documents
+    without a date or the signal come last. Ties go to the earlier date, then to the smaller node (a
+    hash of the row's key), so that the order of the input does not matter.
     """
 
     keep: Literal["longest", "earliest", "latest", "first", "highest", "lowest"] = "longest"
@@ -32,66 +30,54 @@ class Survivor:
 
     def __post_init__(self) -> None:
         if self.by_signal and not self.signal:
-            raise ValueError(f"keep = {self.keep!r}: name the `signal` that is compared")
+            raise ValueError(f"keep = {self.keep!r}: must come with a `signal` to compare")
         if self.signal and not self.by_signal:
             raise ValueError(
-                f"signal = {self.signal!r}: is compared where keep = 'highest' or 'lowest'; "
-                f"it is {self.keep!r}"
+                f"signal = {self.signal!r}: must be left out with keep = {self.keep!r}; only "
+                "'highest' and 'lowest' compare a signal"
             )
 
     @property
     def by_signal(self) -> bool:
-        """The policy compares a signal."""
+        """Whether the policy compares a signal."""
         return self.keep in ("highest", "lowest")
 
 
 def ranks(policy: Survivor, documents: pa.RecordBatch) -> pa.Array:
-    """A string a document; of two documents the one with the smaller string is preferred.
+    """One string per document; the document with the smallest string stays.
 
     `documents` has `id`, `node`, `num_chars` (int64), `captured` (seconds, int64; 0: unknown) and
-    `signal` (float64, null or NaN: none). One string, since the engines find the smallest of
-    strings at a fraction of what that of several columns costs.
+    `signal` (float64, null or NaN: none). A string, because the engines find the smallest string at
+    a fraction of the cost of the smallest of several columns.
     """
-    node = _of_integers(documents["node"].to_numpy())
+    node = to_unsigned(documents["node"].to_numpy())
     if policy.keep == "first":
-        return _joined(documents["id"], _hex(node), separator="\x00")
+        return pc.binary_join_element_wise(documents["id"], _hex(node), "\x00")
     captured = documents["captured"].to_numpy()
-    date = np.where(captured == 0, _LAST, _of_integers(captured))
-    return _joined(_hex(_compared(policy, documents, date)), _hex(date), _hex(node))
-
-
-def _compared(policy: Survivor, documents: pa.RecordBatch, date: UInt64s) -> UInt64s:
-    """What the policy looks at first, the smallest preferred."""
-    match policy.keep:
+    date = np.where(captured == 0, _LAST, to_unsigned(captured))
+    match policy.keep:  # what is compared first; the smallest stays
         case "longest":
-            return _of_integers(-documents["num_chars"].to_numpy())
+            compared = to_unsigned(-documents["num_chars"].to_numpy())
+        case "earliest":
+            compared = date
         case "latest":
-            return np.where(date == _LAST, _LAST, ~date)
+            compared = np.where(date == _LAST, _LAST, ~date)
         case "highest":
-            return _of_signal(documents["signal"], -1.0)
+            compared = _ordered_floats(documents["signal"], -1.0)
         case "lowest":
-            return _of_signal(documents["signal"], 1.0)
-    return date
+            compared = _ordered_floats(documents["signal"], 1.0)
+    return pc.binary_join_element_wise(_hex(compared), _hex(date), _hex(node), "")
 
 
-def _joined(*parts: pa.Array, separator: str = "") -> pa.Array:
-    return pc.binary_join_element_wise(*parts, separator)
+def _ordered_floats(signal: pa.Array, sign: float) -> UInt64s:
+    """Unsigned integers in the order of sign · signal; the largest for null and NaN.
 
-
-def _of_integers(values: npt.NDArray[np.int64]) -> UInt64s:
-    """Unsigned numbers in the same order."""
-    return values.view(np.uint64) ^ _SIGN
-
-
-def _of_signal(signal: pa.Array, sign: float) -> UInt64s:
-    """Unsigned numbers in the order of sign · signal, the largest where there is none.
-
-    The bits of IEEE 754 ascend with the value once the sign is turned, and the others as well
-    where it is negative.
+    The bits of an IEEE 754 number, with the sign bit flipped, ascend with its value; those of a
+    negative number do with all bits flipped.
     """
     values = signal.fill_null(np.nan).to_numpy(zero_copy_only=False) * sign + 0.0  # no -0.0
     bits = values.view(np.uint64)
-    ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    ordered = np.where(bits & SIGN_BIT, ~bits, bits | SIGN_BIT)
     return np.where(np.isnan(values), _LAST, ordered)
 
 

@@ -1,11 +1,11 @@
-"""Connected components in one process: of a few edges at once, of many a batch at a time.
+"""Connected components in one process: `contract` for few edges, `label` for many, in batches.
 
-A batch of edges is solved by SciPy's traversal, O(edges) after a sort of its ends. A whole graph
-never lies in memory: all that is kept between batches is a union-find over its nodes (Tarjan,
-"Efficiency of a Good But Not Linear Set Union Algorithm", JACM 1975), here with whole batches of
-finds and unions as array operations: 8 bytes a node and 4 for its parent. Listing the nodes takes
-the most, 16 bytes an edge for both ends and as much again while repeats are dropped.
-The result is exact and depends neither on the order nor on the direction or repetition of edges.
+SciPy's traversal solves a batch of edges, O(edges) after a sort of its ends. Between batches only a
+union-find over the nodes is kept (Tarjan, "Efficiency of a Good But Not Linear Set Union
+Algorithm", JACM 1975), with finds and unions of whole batches as array operations: 8 bytes per node
+and 4 for its parent. Listing the nodes takes the most memory: 16 bytes per edge, and as much again
+while repeats are dropped. The result is exact, and independent of the order, direction and
+repetition of edges.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-Int64s = npt.NDArray[np.int64]
+from corpus.arrays import Int64s
+
 Positions = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 Edges = tuple[Int64s, Int64s]
 
@@ -25,9 +26,9 @@ Edges = tuple[Int64s, Int64s]
 def contract(a: Int64s, b: Int64s) -> Edges:
     """The same components in the fewest edges: each node and the smallest of its component.
 
-    `a`, `b` (m,) int64, an undirected edge a row, loops and repeats allowed. Returns (node,
+    `a`, `b` (m,) int64, one undirected edge per row, loops and repeats allowed. Returns (node,
     smallest), both int64, ascending by node: n - c rows for n nodes in c components, and a loop
-    for each node that has nothing but loops.
+    for each node that has only loops.
     """
     nodes, at = np.unique(np.concatenate([a, b]), return_inverse=True)
     smallest = _smallest(len(nodes), at[: len(a)], at[len(a) :])
@@ -39,8 +40,8 @@ def contract(a: Int64s, b: Int64s) -> Edges:
 def label(read: Callable[[], Iterable[Edges]], num_edges: int) -> Edges:
     """Every node and the smallest node of its component, both (n,) int64, ascending by node.
 
-    `read` gives the edges in batches, any number of times the same `num_edges` in all. Raises
-    `ValueError` where they are fewer or more.
+    `read` yields the edges in batches; it is called more than once and must yield `num_edges` in
+    total each time. Raises `ValueError` for another number of edges.
     """
     nodes = _nodes(read(), num_edges)
     count = len(nodes)
@@ -60,7 +61,7 @@ def _nodes(batches: Iterable[Edges], num_edges: int) -> Int64s:
         if read <= num_edges:
             ends[:, start:read] = a, b
     if read != num_edges:
-        raise ValueError(f"edges: {read} read, {num_edges} were told")
+        raise ValueError(f"edges: {read} read, {num_edges} expected")
     nodes = ends.reshape(-1)
     nodes.sort()
     is_new = np.ones(len(nodes), dtype=bool)
@@ -70,7 +71,7 @@ def _nodes(batches: Iterable[Edges], num_edges: int) -> Int64s:
 
 def _unite(parent: Positions, nodes: Int64s, a: Int64s, b: Int64s) -> None:
     """Put the trees that edges link under the smallest of their roots."""
-    # Looked up in ascending order, or nearly every step of the search misses the cache.
+    # In ascending order, since otherwise nearly every step of the search misses the cache.
     ends, at = np.unique(np.concatenate([a, b]), return_inverse=True)
     roots, tree = np.unique(_find(parent, np.searchsorted(nodes, ends)), return_inverse=True)
     at = tree[at]
@@ -78,7 +79,7 @@ def _unite(parent: Positions, nodes: Int64s, a: Int64s, b: Int64s) -> None:
 
 
 def _find(parent: Positions, nodes: Positions) -> Positions:
-    """Roots of nodes. Each union adds at most one step to a path, and each look takes it away."""
+    """Roots of nodes. Each union adds at most one step to a path, and each find removes it."""
     roots = parent[nodes]
     while ((up := parent[roots]) != roots).any():
         roots = up
@@ -91,6 +92,6 @@ def _smallest(num_nodes: int, a: Positions, b: Positions) -> Positions:
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(num_nodes, num_nodes))
     num_components, component = connected_components(graph, directed=False)
     smallest = np.empty(num_components, dtype=np.int64)
-    # The last one written stays, so in descending order the smallest does.
+    # The last write wins, so write in descending order.
     smallest[component[::-1]] = np.arange(num_nodes - 1, -1, -1)
     return smallest[component]

@@ -1,20 +1,20 @@
-"""The words of a text as 64-bit hashes: what near-duplicates, passages and n-grams are compared by.
+"""The words of a text as 64-bit hashes, which near-duplicates, passages and n-grams are found by.
 
-Texts count as equal that differ in case, accents, digits or punctuation, in the manner of FineWeb's
-simplify_text (arXiv 2406.17557): `normalise` says it readably, character by character. Two things
-are otherwise. Marks that carry meaning stay (vowel signs of India and Indochina, kana's voicing),
-and each character of a script written without spaces is a word, with the marks that follow it, so
-that there a run of words is a character n-gram.
+Texts that differ in case, accents, digits or punctuation count as equal, as in FineWeb's
+simplify_text (arXiv 2406.17557); `normalise` is the readable version, character by character.
+Two things differ from FineWeb: marks that carry meaning stay (vowel signs of India and Indochina,
+kana's voicing), and in a script written without spaces each character is a word, with the marks
+that follow it, so that a run of words is a character n-gram there.
 
-`word_hashes` does the same in NumPy: code points, one table from code point to what becomes of it,
-words found by masks. A word's hash is splitmix64's finaliser of the sum of cᵢ·BASEⁱ mod 2^64 over
-its code points c₀, c₁ ...: one running sum over the whole block, between two of whose places a word
-lies, times the inverse of the power that it began with. A block may begin and end within a word.
-O(length), without a Python object a word; memory O(longest text) beside the result.
+`word_hashes` does the same in NumPy: a table maps each code point to its replacement, and masks
+find the words. A word's hash is splitmix64's finaliser of the sum of cᵢ·BASEⁱ mod 2^64 over its
+code points c₀, c₁, ...: the difference of a running sum over the block between the word's ends,
+times the inverse of the power at its start. A block may begin and end within a word. O(length),
+without a Python object per word; memory O(longest text) in addition to the result.
 
-What one code point for one gives up: ß is not ss and a ligature not its letters. A polynomial mod
-2^64 is no defence against words made to collide, some thousand letters long. Unicode's properties
-are those that the installed Python knows, its scripts those of `regex`.
+Limits: ß is not ss, and a ligature is not its letters, since each code point has one replacement.
+A polynomial mod 2^64 does not resist words made to collide, some thousand letters long. Properties
+are those of the installed Python's Unicode, scripts those of `regex`.
 """
 
 from __future__ import annotations
@@ -27,43 +27,40 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
+from corpus.arrays import Int64s, UInt8s, UInt32s, UInt64s
+
 SCHEME = "gristmill-words-1"  # changes with anything that changes a hash
 
-UInt64s = npt.NDArray[np.uint64]
-Int64s = npt.NDArray[np.int64]
-UInt32s = npt.NDArray[np.uint32]
-UInt8s = npt.NDArray[np.uint8]
-
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse; 2^64 / golden ratio, as in splitmix64
-CHARS_AT_ONCE = 1 << 16  # × 8 bytes for each pass's result: about a core's cache
+CHARS_AT_ONCE = 1 << 16  # × 8 bytes per intermediate array: about a core's cache
 
 # Scripts written without spaces: each of their characters counts as a word.
 SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-# Scripts that are read without their marks, and accents of any.
+# Scripts that are readable without their marks, and accents of any script.
 _UNMARKED = regex.compile(
     r"[\p{Common}\p{Inherited}\p{Latin}\p{Greek}\p{Cyrillic}\p{Hebrew}\p{Arabic}\p{Syriac}]"
 )
-# What may join, or change places with, a character before it once nothing stands between them.
+# What may compose, or be reordered, with the character before it if nothing stands between them.
 _LOOSE = regex.compile(r"[\p{M}\u1160-\u11FF\U00016D63-\U00016D67]")
 _VOICING = "\u3099\u309a"  # of kana
 _ZERO_WIDTH_SPACE, _KASHIDA = "\u200b", "\u0640"
 
-# What a character is, never 0; a code is the code point it becomes, shifted, and these bits.
+# Kinds of characters, as bits. A code is the replacement's code point, shifted, and its kind.
 SPACE = 1
-ALONE = 2  # begins a word, whatever stands before it
-UNSPACED = 4  # of a script without spaces: what follows begins a word, unless it is a mark of such
+ALONE = 2  # always begins a word
+UNSPACED = 4  # of a script without spaces: only a mark of such a script continues the word
 DIGIT = 8
 LOOSE = 16
 GONE = 32
 LETTER = 64  # or mark, or other number
-END = 128  # of a text; no character
+END = 128  # of a text
 _SHIFT = np.uint32(8)
 
-_CODES = np.zeros(0x110000, dtype=np.uint32)  # 0: not met yet
+_CODES = np.zeros(0x110000, dtype=np.uint32)  # by code point; 0: not computed yet
 
 
 class _Dropped(dict[int, int | None]):
-    """For str.translate: whether a character is dropped, found out when it is first met."""
+    """A table for str.translate that removes dropped characters, filled on first use."""
 
     def __missing__(self, code_point: int) -> int | None:
         self[code_point] = value = None if _is_dropped(chr(code_point)) else code_point
@@ -71,7 +68,7 @@ class _Dropped(dict[int, int | None]):
 
 
 def _is_dropped(character: str) -> bool:
-    """Accents, points and harakat; soft hyphens and joiners; what only stretches a word."""
+    """Accents, points and harakat; soft hyphens, joiners and kashidas."""
     category = unicodedata.category(character)
     if category[0] == "M":
         return character not in _VOICING and bool(_UNMARKED.match(character))
@@ -84,8 +81,8 @@ _DROPPED = _Dropped()
 def normalise(text: str) -> str:
     """Lower-case words between single spaces, as they are hashed.
 
-    Accents go, a run of digits becomes 0, what is no letter, mark or number becomes a space.
-    Idempotent. For people and tests; O(length), but character by character.
+    Accents are removed; a run of digits becomes 0; all but letters, marks and numbers becomes a
+    space. Idempotent. For people and tests: O(length), but character by character.
     """
     parts: list[str] = []
     before = SPACE
@@ -101,18 +98,19 @@ def normalise(text: str) -> str:
 
 
 def word_hashes(texts: Sequence[str]) -> tuple[UInt64s, Int64s]:
-    """Hashes of all words of n texts one after the other, uint64 (w,), and where each text's begin.
+    """Hashes of all words of n texts, uint64 (w,), and where each text begins, int64 (n + 1,).
 
-    The second array is int64 (n + 1,): text i has the words from its place i up to place i + 1.
+    Text i has the words from begins[i] up to begins[i + 1].
     """
-    reader = _Reader()
-    for block in _blocks(texts):
-        reader.read(block)
-    return reader.words(), reader.begins()
+    hasher = _WordHasher()
+    for codes in _code_blocks(texts):
+        for start in range(0, len(codes), CHARS_AT_ONCE):
+            hasher.read(codes[start : start + CHARS_AT_ONCE])
+    return hasher.words(), hasher.begins()
 
 
 def ngram_hashes(words: UInt64s, n: int) -> UInt64s:
-    """64-bit hash of every run of n words, in order, (max(0, len(words) - n + 1),); repeats stay.
+    """64-bit hash of every run of n words, in order, (max(0, len(words) - n + 1),), with repeats.
 
     The polynomial of the words, the first with the highest power, mixed.
     """
@@ -135,7 +133,7 @@ def mix(values: UInt64s) -> UInt64s:
 
 
 def _without_accents(text: str) -> str:
-    """The text without what `_is_dropped`, composed."""
+    """The text in NFC without the characters that are dropped."""
     if text.isascii():
         return text
     apart = unicodedata.normalize("NFD", text).translate(_DROPPED)
@@ -144,7 +142,7 @@ def _without_accents(text: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _fold(character: str) -> tuple[int, str]:
-    """What a character without accents is, and what it becomes."""
+    """The kind and the replacement of a character without accents."""
     small = character.lower().replace("ς", "σ")
     category = unicodedata.category(small)
     if category == "Nd":
@@ -166,18 +164,18 @@ def _code(code_point: int) -> int:
     kept = _without_accents(chr(code_point))
     if not kept:
         return GONE
-    kind, becomes = _fold(kept[0])  # there is one, in texts composed as `_codes` has them
+    kind, becomes = _fold(kept[0])  # the only one, since texts are composed
     return (ord(becomes) << int(_SHIFT) if becomes else 0) | kind
 
 
 def _codes(texts: list[str]) -> UInt32s:
-    """What each character becomes, and after each text an end.
+    """The code of each character, and of an end after each text.
 
-    All are looked up at once, since texts may be as short as lines. The table takes accents from
-    a composed text as `_without_accents` does, unless something is dropped before what may then
-    join the character before it.
+    Texts are looked up together, since they may be as short as lines. For a composed text the table
+    equals `_without_accents`, unless a dropped character precedes a LOOSE one, which may then
+    compose with the character before.
     """
-    # NFC is mostly a look, and the text itself.
+    # Mostly cheap: NFC returns a text that is composed already.
     composed = [t if t.isascii() else unicodedata.normalize("NFC", t) for t in texts]
     codes = _looked_up(composed)
     kinds = codes.astype(np.uint8)
@@ -203,22 +201,18 @@ def _looked_up(texts: list[str]) -> UInt32s:
     return codes
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[UInt32s]:
+def _code_blocks(texts: Sequence[str]) -> Iterator[UInt32s]:
+    """The codes of a few texts at a time, of at least `CHARS_AT_ONCE` characters."""
     waiting: list[str] = []
     count = 0
     for text in texts:
         waiting.append(text)
         count += len(text) + 1
         if count >= CHARS_AT_ONCE:
-            yield from _cut(_codes(waiting))
+            yield _codes(waiting)
             waiting, count = [], 0
     if waiting:
-        yield from _cut(_codes(waiting))
-
-
-def _cut(codes: UInt32s) -> Iterator[UInt32s]:
-    for start in range(0, len(codes), CHARS_AT_ONCE):
-        yield codes[start : start + CHARS_AT_ONCE]
+        yield _codes(waiting)
 
 
 @cache
@@ -229,8 +223,8 @@ def _powers(count: int) -> tuple[UInt64s, UInt64s]:
     return np.multiply.accumulate(up), np.multiply.accumulate(down)
 
 
-class _Reader:
-    """Reads blocks of codes; the last word is open until another begins."""
+class _WordHasher:
+    """Hashes the words in blocks of codes; the last word is open until another begins."""
 
     def __init__(self) -> None:
         self._done: list[UInt64s] = []
@@ -248,11 +242,11 @@ class _Reader:
         return mix(np.concatenate([*self._done, self._open])[1:])
 
     def begins(self) -> Int64s:
-        """How many words there were before each text read, and in all."""
+        """The number of words before each text, and in total."""
         return np.concatenate(self._begins)
 
     def read(self, codes: UInt32s) -> None:
-        """Read on from where the last block ended."""
+        """Add the next block."""
         codes, kinds = self._kept(codes)
         if len(codes) == 0:
             return
@@ -265,7 +259,7 @@ class _Reader:
         self._hash(codes >> _SHIFT, starts)
 
     def _kept(self, codes: UInt32s) -> tuple[UInt32s, UInt8s]:
-        """The codes that count, and their kinds, the last block's last one before them."""
+        """The codes that are hashed, and their kinds after that of the previous block's last."""
         kinds = codes.astype(np.uint8)
         if (kinds & np.uint8(GONE)).any():
             codes = codes[(kinds & np.uint8(GONE)) == 0]

@@ -1,4 +1,4 @@
-"""C4's line rules: drop the lines of a page that aren't prose, then the pages that have none left.
+"""C4's line rules: drop the lines of a page that aren't prose, then reject pages with too few left.
 
 Raffel et al. (JMLR 21, 2020, section 2.2) and its code (tensorflow_datasets' c4_utils.py), as
 datatrove 0.10 runs them in FineWeb's pipeline: the rule of terminal punctuation is off.
@@ -8,24 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 
 from corpus.filters import treebank
-from corpus.filters.rules import (
-    MAX_THRESHOLD,
-    Document,
-    Rule,
-    Signals,
-    check_thresholds,
-    first_fault,
-    too_high,
-    too_low,
-)
+from corpus.filters.rules import MAX_THRESHOLD, Document, Filter, Rule, Signals
 from corpus.filters.words import count_sentences, split_words
 from schemas.config import check_range
 
@@ -40,7 +30,7 @@ _POLICY = (
     "use cookies",
 )
 
-# A line has one fate: the counts from num_kept_lines to num_policy_lines sum to num_lines.
+# Each line has one outcome: the counts from num_kept_lines to num_policy_lines sum to num_lines.
 _SIGNALS = (
     "num_lines",
     "num_kept_lines",
@@ -56,11 +46,8 @@ _SIGNALS = (
 
 
 @dataclass(frozen=True)
-class C4:
-    """The settings of `MEASURING` choose lines: to change one, measure again.
-
-    Lines with "lorem ipsum" or a curly bracket aren't dropped: they condemn the page.
-    """
+class C4(Filter):
+    """A line with "lorem ipsum" or a curly bracket isn't dropped: it rejects the page."""
 
     require_terminal_punctuation: bool = False
     min_words_per_line: int = 3
@@ -73,92 +60,75 @@ class C4:
     min_sentences: int = 5
     sentences: Literal["spacy", "treebank"] = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "require_terminal_punctuation",
-        "min_words_per_line",
-        "max_word_length",
-        "remove_citations",
-        "drop_javascript_lines",
-        "drop_policy_lines",
-        "sentences",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.int64()) for name in _SIGNALS])
     RULES: ClassVar[tuple[Rule, ...]] = (
-        too_high("lorem_ipsum", "num_lorem_ipsum_lines", "max_lorem_ipsum_lines"),
-        too_high("curly_bracket", "num_curly_bracket_lines", "max_curly_bracket_lines"),
-        too_low("too_few_sentences", "num_sentences", "min_sentences"),
+        Rule("lorem_ipsum", "num_lorem_ipsum_lines", "<=", "max_lorem_ipsum_lines"),
+        Rule("curly_bracket", "num_curly_bracket_lines", "<=", "max_curly_bracket_lines"),
+        Rule("too_few_sentences", "num_sentences", ">=", "min_sentences"),
     )
 
     def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
-        for name in ("min_words_per_line", "max_word_length"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 0 or more")
+        super().__post_init__()
         check_range(self, 0, MAX_THRESHOLD, "min_words_per_line", "max_word_length")
 
     def measure(self, doc: Document) -> Signals:
-        """Lines by what became of them, and the sentences of those kept."""
+        """Lines by outcome, and the sentences of those kept."""
         counts: Counter[str] = Counter(num_lines=len(doc.lines))
-        for i, (fate, clean) in enumerate(_sorted_lines(self, doc)):
-            counts[f"num_{fate}_lines"] += 1
-            if fate in ("kept", "policy", "javascript") and "lorem ipsum" in clean.lower():
+        for i, (outcome, clean) in enumerate(_line_outcomes(self, doc)):
+            counts[f"num_{outcome}_lines"] += 1
+            if outcome in ("kept", "policy", "javascript") and "lorem ipsum" in clean.lower():
                 counts["num_lorem_ipsum_lines"] += 1
-            if fate in ("kept", "policy") and "{" in clean:
+            if outcome in ("kept", "policy") and "{" in clean:
                 counts["num_curly_bracket_lines"] += 1
-            if fate == "kept":
-                counts["num_sentences"] += self._sentences(doc, i, clean)
+            if outcome == "kept":
+                counts["num_sentences"] += self._count_sentences(doc, i, clean)
         return {name: counts[name] for name in _SIGNALS}
 
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)
-
     def rewrite(self, doc: Document) -> Document:
-        """The document with only the lines kept, stripped and without citation marks."""
-        text = "\n".join(
-            clean for fate, clean in _sorted_lines(self, doc) if fate == "kept"
-        ).strip()
+        """The document with only the kept lines, stripped and without citation marks."""
+        kept = (clean for outcome, clean in _line_outcomes(self, doc) if outcome == "kept")
+        text = "\n".join(kept).strip()
         return doc if text == doc.text else doc.rewritten(text)
-
-    def _sentences(self, doc: Document, i: int, clean: str) -> int:
-        """The sentences of line `i`, which would be kept as `clean`."""
-        if self.sentences == "treebank":
-            return treebank.count_sentences(clean)
-        unchanged = len(clean) == len(doc.lines[i].strip())
-        return count_sentences(doc.words().by_line[i] if unchanged else split_words(clean))
 
     def clean(self, line: str) -> str:
         """The line as it would be kept."""
         line = line.strip()
         return _CITATION.sub("", line) if self.remove_citations and "[" in line else line
 
-    def fate(self, line: str, clean: str) -> str:
-        """What becomes of a line: kept, or the first rule that drops it, as in `num_..._lines`."""
+    def outcome(self, line: str, clean: str) -> str:
+        """The first rule that drops the line, named as in `num_..._lines`; else "kept"."""
         limit = self.max_word_length
         if len(line) > limit and any(len(word) > limit for word in line.split()):
             return "long_word"
         ended = clean.endswith(_ENDS) and not clean.endswith("...")
         if self.require_terminal_punctuation and not ended:
             return "unpunctuated"
-        # datatrove counts the words before it takes the citation marks out.
+        # Like datatrove, count the words with their citation marks.
         if len(line.split(maxsplit=self.min_words_per_line)) < self.min_words_per_line:
             return "short"
         lowered = clean.lower()
         if self.drop_javascript_lines and "javascript" in lowered:
             return "javascript"
-        if self.drop_policy_lines and _speaks_of_policy(lowered):
+        if self.drop_policy_lines and _mentions_policy(lowered):
             return "policy"
         return "kept"
 
+    def _count_sentences(self, doc: Document, i: int, clean: str) -> int:
+        """The sentences of line `i`, which is kept as `clean`."""
+        if self.sentences == "treebank":
+            return treebank.count_sentences(clean)
+        unchanged = len(clean) == len(doc.lines[i].strip())
+        return count_sentences(doc.words().by_line[i] if unchanged else split_words(clean))
 
-@lru_cache(maxsize=1)  # measure and rewrite ask one after the other
-def _sorted_lines(settings: C4, doc: Document) -> list[tuple[str, str]]:
-    """What becomes of each line, and the line as it would be kept."""
+
+@lru_cache(maxsize=1)  # rewrite follows measure
+def _line_outcomes(settings: C4, doc: Document) -> list[tuple[str, str]]:
+    """The outcome of each line, and the line as it would be kept."""
     cleaned = ((line, settings.clean(line)) for line in doc.lines)
-    return [(settings.fate(line, clean), clean) for line, clean in cleaned]
+    return [(settings.outcome(line, clean), clean) for line, clean in cleaned]
 
 
-def _speaks_of_policy(lowered: str) -> bool:
-    # Nearly all lines have none of the three words, which is quicker to see than six phrases.
+def _mentions_policy(lowered: str) -> bool:
+    # Most lines have none of the three words, which is faster to test than six phrases.
     has_word = "cookie" in lowered or "policy" in lowered or "terms of use" in lowered
     return has_word and any(phrase in lowered for phrase in _POLICY)

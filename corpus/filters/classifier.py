@@ -1,102 +1,92 @@
-"""A fastText model's opinion of a page: the probability that it is of the wanted kind.
+"""Score a page with a fastText model: the probability that it has the wanted label.
 
-Supervised fastText (Joulin et al. 2016, arXiv 1607.01759) is how DCLM chose its 10% best pages
-(Li et al. 2024, arXiv 2406.11794, section 4.4). Any model of the library's format does; `gristmill
-train-classifier` makes one of two folders of texts. One model a process; 0.2 ms a page.
+Supervised fastText (Joulin et al. 2016, arXiv 1607.01759) is how DCLM selected its best 10% of
+pages (Li et al. 2024, arXiv 2406.11794, section 4.4). Any fastText model file works; `gristmill
+train-classifier` makes one. 0.2 ms per page.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from corpus.filters.rules import Document, Rule, Signals, check_thresholds, first_fault, too_low
+from corpus.filters.rules import Document, Filter, Rule, Signals
+from schemas.config import check_range
 from schemas.errors import UserError
 
-_PREFIX = "__label__"
+LABEL_PREFIX = "__label__"
 
 
 @dataclass(frozen=True)
-class QualityClassifier:
-    """Keep pages that `model` gives at least `min_score` as the probability of `label`."""
+class QualityClassifier(Filter):
+    """Keep pages whose probability of `label`, by `model`, is at least `min_score`."""
 
-    model: str = ""  # a fastText file; it must be set where the filter is used
+    model: str = ""  # a fastText file; required where the filter is used
     label: str = "hq"  # with or without __label__
     min_score: float = 0.5
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("model", "label")
     SIGNALS: ClassVar[pa.StructType] = pa.struct([("score", pa.float64())])
-    RULES: ClassVar[tuple[Rule, ...]] = (too_low("low_score", "score", "min_score"),)
+    RULES: ClassVar[tuple[Rule, ...]] = (Rule("low_score", "score", ">=", "min_score"),)
 
     def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
-        if not self.min_score <= 1:
-            raise ValueError(f"min_score = {self.min_score}: must be at most 1")
+        check_range(self, 0, 1, "min_score")
 
     def measure(self, doc: Document) -> Signals:
-        """The probability of the label, 0 to 1. Raises `UserError` for a model that has none."""
+        """The probability of the label. Raises `UserError` for a model without the label."""
         return {"score": probability(doc.text, self.model, self.label)}
 
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)
+
+def probability(text: str, path: str, label: str) -> float:
+    """The probability of `label` for `text`, by the model at `path`."""
+    name = label.removeprefix(LABEL_PREFIX)
+    labels, scores = _cached_model(path, name).predict(one_line(text), k=-1)
+    found = dict(zip(labels, scores, strict=True))
+    return min(1.0, float(found.get(LABEL_PREFIX + name, 0.0)))
+
+
+def one_line(text: str) -> str:
+    """`text` as one line, which is all that fastText reads."""
+    return " ".join(text.strip().splitlines())
 
 
 def model_sha256(path: str) -> str:
-    """SHA-256 (hex) of the model file, for manifests. Raises `UserError` without such a file."""
-    with open(_found(path), "rb") as file:
+    """SHA-256 (hex) of the model file, for manifests. Raises `UserError` for a missing file."""
+    with open(_existing(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_model(settings: QualityClassifier) -> None:
-    """Raise `UserError` unless the model can be read and has the label: said before work starts."""
-    _load(settings.model, settings.label.removeprefix(_PREFIX))
-
-
-def probability(text: str, path: str, label: str) -> float:
-    """The probability, by the model at `path`, that `text` has `label`."""
-    name = label.removeprefix(_PREFIX)
-    labels, scores = _model(path, name).predict(one_line(text), k=-1)
-    found = dict(zip(labels, scores, strict=True))
-    return min(1.0, float(found.get(_PREFIX + name, 0.0)))
-
-
-def one_line(text: str) -> str:
-    """`text` as fastText reads it: one line, its ends of lines spaces."""
-    return " ".join(text.strip().splitlines())
-
-
-def _found(path: str) -> Path:
-    if not path:
-        raise UserError("quality_classifier.model = '': must name a fastText model file")
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such classifier model")
-    return Path(path)
-
-
-@functools.lru_cache(maxsize=2)
-def _model(path: str, label: str) -> Any:
-    return _load(path, label)
+    """Raise `UserError` unless the model can be read and has the label."""
+    _load(settings.model, settings.label.removeprefix(LABEL_PREFIX))
 
 
 def _load(path: str, label: str) -> Any:
-    """The model, which has `label`. Raises `UserError`."""
     import fasttext
 
     try:
-        model = fasttext.load_model(str(_found(path)))
+        model = fasttext.load_model(str(_existing(path)))
         labels, _ = model.predict("", k=-1)
     except (ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: not a fastText classifier: {error}") from None
-    names = sorted(name.removeprefix(_PREFIX) for name in labels)
+    names = sorted(name.removeprefix(LABEL_PREFIX) for name in labels)
     if label not in names:
         raise UserError(f"{path}: has no label '{label}'; its labels are {', '.join(names)}")
     return model
+
+
+_cached_model = functools.lru_cache(maxsize=2)(_load)
+
+
+def _existing(path: str) -> Path:
+    if not path:
+        raise UserError("quality_classifier.model = '': must name a fastText model file")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such classifier model")
+    return Path(path)

@@ -1,37 +1,34 @@
-"""FineWeb's own rules, found by comparing good and bad crawls: lists and menus aren't prose.
+"""FineWeb's own rules against lists and menus, measured on the text that C4's line rules leave.
 
-Penedo et al., "The FineWeb Datasets" (arXiv 2406.17557, section 3.5), with the thresholds and the
-comparisons of datatrove 0.10, and by setting those of 0.2.0, which made the released data set;
-measured on the text that C4's rules leave.
+Penedo et al., "The FineWeb Datasets" (arXiv 2406.17557, section 3.5), with the thresholds and
+comparisons of datatrove 0.10; settings give those of 0.2.0, which made the released data set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
 from corpus.filters.rules import (
     MAX_THRESHOLD,
     Document,
+    Filter,
     Rule,
     Signals,
     Splitter,
-    check_thresholds,
-    first_fault,
     fraction,
     repeats,
-    too_high,
-    too_low,
 )
 from corpus.filters.words import TERMINAL_PUNCTUATION
 from schemas.config import check_range
 
+_STRICT = "reject_at_threshold"
+
 
 @dataclass(frozen=True)
-class FineWebQuality:
+class FineWebQuality(Filter):
     """Blank lines don't count; a line is short with at most `short_line_length` characters."""
 
     min_frac_punctuated_lines: float = 0.12
@@ -39,52 +36,36 @@ class FineWebQuality:
     short_line_length: int = 30
     max_frac_duplicate_line_chars: float = 0.01
     max_newlines_per_word: float = 0.3
-    reject_at_threshold: bool = False  # a share equal to its threshold too, but for newlines
-    terminal_punctuation: str = ""  # the marks; empty: Unicode's ends of sentences in all scripts
+    reject_at_threshold: bool = False  # also reject shares equal to the threshold; not newlines
+    terminal_punctuation: str = ""  # the marks; empty: sentence ends of all scripts, by Unicode
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("short_line_length", "terminal_punctuation", "words")
-    SIGNALS: ClassVar[pa.StructType] = pa.struct(
-        [
-            (name, pa.float64())
-            for name in (
-                "frac_punctuated_lines",
-                "frac_short_lines",
-                "frac_duplicate_line_chars",
-                "newlines_per_word",
-            )
-        ]
-    )
     RULES: ClassVar[tuple[Rule, ...]] = (
-        too_low(
+        Rule(
             "too_few_punctuated_lines",
             "frac_punctuated_lines",
+            ">=",
             "min_frac_punctuated_lines",
-            at_threshold="reject_at_threshold",
+            _STRICT,
         ),
-        too_high(
-            "too_many_short_lines",
-            "frac_short_lines",
-            "max_frac_short_lines",
-            at_threshold="reject_at_threshold",
-        ),
-        too_high(
+        Rule("too_many_short_lines", "frac_short_lines", "<=", "max_frac_short_lines", _STRICT),
+        Rule(
             "duplicate_line_chars",
             "frac_duplicate_line_chars",
+            "<=",
             "max_frac_duplicate_line_chars",
-            at_threshold="reject_at_threshold",
+            _STRICT,
         ),
-        too_high("list_like", "newlines_per_word", "max_newlines_per_word"),
+        Rule("list_like", "newlines_per_word", "<=", "max_newlines_per_word"),
     )
+    SIGNALS: ClassVar[pa.StructType] = pa.struct([(rule.signal, pa.float64()) for rule in RULES])
 
     def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
-        if self.short_line_length < 0:
-            raise ValueError(f"short_line_length = {self.short_line_length}: must be 0 or more")
+        super().__post_init__()
         check_range(self, 0, MAX_THRESHOLD, "short_line_length")
 
     def measure(self, doc: Document) -> Signals:
-        """All four shares; 0 of a text without lines."""
+        """All four shares; 0 for a text without lines."""
         lines = doc.nonblank_lines
         newlines = doc.text.count("\n")
         marks = self.terminal_punctuation or TERMINAL_PUNCTUATION
@@ -96,7 +77,3 @@ class FineWebQuality:
             "frac_duplicate_line_chars": fraction(repeats(lines)[1], len(doc.text) - newlines),
             "newlines_per_word": fraction(newlines, len(doc.words(self.words).flat)),
         }
-
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)

@@ -1,46 +1,51 @@
 """Gopher's rules: documents that repeat themselves, and documents that aren't prose.
 
 Rae et al., "Scaling Language Models" (arXiv 2112.11446), section A.1.1 and table A1, as datatrove
-0.10 runs them in FineWeb's pipeline; "words" are `corpus.filters.words`.
+0.10 runs them in FineWeb's pipeline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from corpus.arrays import Int64s
 from corpus.filters.rules import (
     Document,
+    Filter,
     Rule,
     Signals,
     Splitter,
     Words,
-    check_thresholds,
-    first_fault,
     fraction,
     repeats,
-    too_high,
-    too_low,
 )
 from corpus.filters.words import is_symbol
 
-_Ints = NDArray[np.int64]
 _TOP_N = (2, 3, 4)
 _DUPLICATE_N = (5, 6, 7, 8, 9, 10)
+_REPETITION = (
+    "frac_duplicate_paragraphs",
+    "frac_duplicate_paragraph_chars",
+    "frac_duplicate_lines",
+    "frac_duplicate_line_chars",
+    *(f"top_{n}_gram" for n in _TOP_N),
+    *(f"frac_duplicate_{n}_grams" for n in _DUPLICATE_N),
+)
 
 
 @dataclass(frozen=True)
-class GopherRepetition:
-    """Table A1. Shares are of the text's characters where a name says chars or n-gram.
+class GopherRepetition(Filter):
+    """Table A1. Shares are of the text's characters where a name says chars or gram.
 
-    As in datatrove, the top n-gram may overlap itself, so that its share can pass 1, and it needs
+    As in datatrove, the top n-gram may overlap itself, so that its share can exceed 1, and it needs
     no second occurrence: a text of ten words breaks `top_2_gram` before any rule about length.
-    Lines are what runs of newlines separate, or ("all") those of `str.splitlines`, blank ones too.
+    Lines are separated by runs of newlines, or ("all") are those of `str.splitlines`, blank ones
+    included.
     """
 
     max_frac_duplicate_paragraphs: float = 0.30
@@ -59,27 +64,10 @@ class GopherRepetition:
     line_ends: Literal["newlines", "all"] = "newlines"
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = ("line_ends", "words")
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        *(
-            too_high(fault, f"frac_{fault}", f"max_frac_{fault}")
-            for fault in (
-                "duplicate_paragraphs",
-                "duplicate_paragraph_chars",
-                "duplicate_lines",
-                "duplicate_line_chars",
-            )
-        ),
-        *(too_high(f"top_{n}_gram", f"top_{n}_gram", f"max_top_{n}_gram") for n in _TOP_N),
-        *(
-            too_high(f"{name}_grams", f"frac_{name}_grams", f"max_frac_{name}_grams")
-            for name in (f"duplicate_{n}" for n in _DUPLICATE_N)
-        ),
+    RULES: ClassVar[tuple[Rule, ...]] = tuple(
+        Rule(signal.removeprefix("frac_"), signal, "<=", f"max_{signal}") for signal in _REPETITION
     )
-    SIGNALS: ClassVar[pa.StructType] = pa.struct([(rule.signal, pa.float64()) for rule in RULES])
-
-    def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
+    SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.float64()) for name in _REPETITION])
 
     def measure(self, doc: Document) -> Signals:
         """All 13 shares."""
@@ -101,81 +89,10 @@ class GopherRepetition:
                 signals[f"frac_duplicate_{grams.n}_grams"] = fraction(repeated, chars)
         return signals
 
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)
-
 
 @dataclass(frozen=True)
-class NGrams:
-    """The n-grams of one length that occur more than once, occurrence by occurrence, in order."""
-
-    n: int
-    starts: _Ints  # of all words: how many characters stand before, each with a space
-    places: _Ints  # the occurrence's first word
-    ids: _Ints  # equal n-grams, equal ids
-    counts: _Ints  # occurrences of this n-gram
-
-    def chars(self, place: int) -> int:
-        """Characters of the n-gram at `place`, its spaces included."""
-        return int(self.starts[place + self.n] - self.starts[place]) - 1
-
-    def top_chars(self) -> int:
-        """Occurrences of the most frequent n-gram times its length; of equals, the first counts."""
-        if len(self.places):
-            top = int(np.argmax(self.counts))
-            return self.chars(self.places[top]) * int(self.counts[top])
-        return self.chars(0) if len(self.starts) > self.n else 0
-
-    def duplicate_chars(self) -> int:
-        """Characters of the n-grams seen before, spaces aside.
-
-        Read from the left; a repeat is stepped over as a whole, so that no character counts twice.
-        """
-        seen: set[int] = set()
-        chars = free = 0
-        for place, gram in zip(self.places.tolist(), self.ids.tolist(), strict=True):
-            if place < free:
-                continue
-            if gram in seen:
-                chars, free = chars + self.chars(place) - (self.n - 1), place + self.n
-            seen.add(gram)
-        return chars
-
-
-def repeated_n_grams(words: Words) -> Iterator[NGrams]:
-    """Yield the repeated n-grams for n = 2 to 10.
-
-    A repeated n-gram starts with a repeated (n-1)-gram, so each n looks only where the last one
-    found a repeat; beyond n = 4 that is nowhere in most documents. An n-gram is known by its first
-    n-1 words' id and its last word's.
-    """
-    number = {word: i for i, word in enumerate(words.counts)}
-    last = np.fromiter(map(number.__getitem__, words.flat), np.int64, len(words.flat))
-    lengths = np.fromiter(map(len, words.flat), np.int64, len(words.flat))
-    starts = np.concatenate(([0], np.cumsum(lengths + 1)))
-    counts = np.fromiter(words.counts.values(), np.int64, len(number))[last]
-    places, ids = np.flatnonzero(counts > 1), last[counts > 1]
-    for n in range(_TOP_N[0], _DUPLICATE_N[-1] + 1):
-        if len(places):
-            places, ids, counts = _grow(places, ids, last, n)
-        yield NGrams(n, starts, places, ids, counts)
-
-
-def _grow(places: _Ints, ids: _Ints, last: _Ints, n: int) -> tuple[_Ints, _Ints, _Ints]:
-    """Places and ids of repeated (n-1)-grams -> those of the repeated n-grams, and their counts."""
-    inside = places + n <= len(last)
-    places = places[inside]
-    pairs = ids[inside] * len(last) + last[places + n - 1]
-    _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
-    counts = counts[ids]
-    repeated = counts > 1
-    return places[repeated], ids[repeated], counts[repeated]
-
-
-@dataclass(frozen=True)
-class GopherQuality:
-    """Section A.1.1. `num_words` and the mean length leave out words that are only punctuation."""
+class GopherQuality(Filter):
+    """Section A.1.1. `num_words` and the mean length ignore words that are only punctuation."""
 
     min_words: int = 50
     max_words: int = 100_000
@@ -192,12 +109,6 @@ class GopherQuality:
     bullets: tuple[str, ...] = ("•", "-")
     words: Splitter = "spacy"
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "stop_words",
-        "count_stop_word_occurrences",
-        "bullets",
-        "words",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
             ("num_words", pa.int64()),
@@ -211,20 +122,19 @@ class GopherQuality:
         ]
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
-        too_low("too_few_words", "num_words", "min_words"),
-        too_high("too_many_words", "num_words", "max_words"),
-        too_low("short_mean_word", "mean_word_length", "min_mean_word_length"),
-        too_high("long_mean_word", "mean_word_length", "max_mean_word_length"),
-        too_high("too_many_hashes", "hashes_per_word", "max_hashes_per_word"),
-        too_high("too_many_ellipses", "ellipses_per_word", "max_ellipses_per_word"),
-        too_high("too_many_bullet_lines", "frac_bullet_lines", "max_frac_bullet_lines"),
-        too_high("too_many_ellipsis_lines", "frac_ellipsis_lines", "max_frac_ellipsis_lines"),
-        too_low("too_few_alphabetic_words", "frac_alphabetic_words", "min_frac_alphabetic_words"),
-        too_low("too_few_stop_words", "num_stop_words", "min_stop_words"),
+        Rule("too_few_words", "num_words", ">=", "min_words"),
+        Rule("too_many_words", "num_words", "<=", "max_words"),
+        Rule("short_mean_word", "mean_word_length", ">=", "min_mean_word_length"),
+        Rule("long_mean_word", "mean_word_length", "<=", "max_mean_word_length"),
+        Rule("too_many_hashes", "hashes_per_word", "<=", "max_hashes_per_word"),
+        Rule("too_many_ellipses", "ellipses_per_word", "<=", "max_ellipses_per_word"),
+        Rule("too_many_bullet_lines", "frac_bullet_lines", "<=", "max_frac_bullet_lines"),
+        Rule("too_many_ellipsis_lines", "frac_ellipsis_lines", "<=", "max_frac_ellipsis_lines"),
+        Rule(
+            "too_few_alphabetic_words", "frac_alphabetic_words", ">=", "min_frac_alphabetic_words"
+        ),
+        Rule("too_few_stop_words", "num_stop_words", ">=", "min_stop_words"),
     )
-
-    def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
 
     def measure(self, doc: Document) -> Signals:
         """All signals; ratios to words count punctuation marks as words, as datatrove does."""
@@ -246,10 +156,6 @@ class GopherQuality:
             "num_stop_words": num_stop_words,
         }
 
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)
-
 
 def _word_totals(counts: Mapping[str, int]) -> tuple[int, int, int]:
     """(words that aren't only punctuation, their characters, words with an alphabetic one)."""
@@ -262,3 +168,70 @@ def _word_totals(counts: Mapping[str, int]) -> tuple[int, int, int]:
         num_words += count
         chars += count * len(word)
     return num_words, chars, alphabetic
+
+
+@dataclass(frozen=True)
+class NGrams:
+    """All occurrences of the n-grams of one length that occur more than once, in order."""
+
+    n: int
+    starts: Int64s  # of every word: the characters before it, with a space after each word
+    places: Int64s  # the occurrence's first word
+    ids: Int64s  # equal for equal n-grams
+    counts: Int64s  # occurrences of this n-gram
+
+    def chars(self, place: int) -> int:
+        """Characters of the n-gram at `place`, its spaces included."""
+        return int(self.starts[place + self.n] - self.starts[place]) - 1
+
+    def top_chars(self) -> int:
+        """Occurrences of the most frequent n-gram, of equals the first, times its length."""
+        if len(self.places):
+            top = int(np.argmax(self.counts))
+            return self.chars(self.places[top]) * int(self.counts[top])
+        return self.chars(0) if len(self.starts) > self.n else 0
+
+    def duplicate_chars(self) -> int:
+        """Characters of n-grams seen before, without spaces.
+
+        Reads from the left and skips each repeat whole, so that no character counts twice.
+        """
+        seen: set[int] = set()
+        chars = free = 0
+        for place, gram in zip(self.places.tolist(), self.ids.tolist(), strict=True):
+            if place < free:
+                continue
+            if gram in seen:
+                chars, free = chars + self.chars(place) - (self.n - 1), place + self.n
+            seen.add(gram)
+        return chars
+
+
+def repeated_n_grams(words: Words) -> Iterator[NGrams]:
+    """Yield the repeated n-grams for n = 2 to 10.
+
+    A repeated n-gram starts with a repeated (n-1)-gram, so each n only examines the places found
+    for n - 1; most documents have none beyond n = 4. An n-gram is identified by the id of its first
+    n - 1 words and that of its last.
+    """
+    number = {word: i for i, word in enumerate(words.counts)}
+    last = np.fromiter(map(number.__getitem__, words.flat), np.int64, len(words.flat))
+    lengths = np.fromiter(map(len, words.flat), np.int64, len(words.flat))
+    starts = np.concatenate(([0], np.cumsum(lengths + 1)))
+    counts = np.fromiter(words.counts.values(), np.int64, len(number))[last]
+    places, ids = np.flatnonzero(counts > 1), last[counts > 1]
+    for n in range(_TOP_N[0], _DUPLICATE_N[-1] + 1):
+        if len(places):
+            places, ids, counts = _grow(places, ids, last, n)
+        yield NGrams(n, starts, places, ids, counts)
+
+
+def _grow(places: Int64s, ids: Int64s, last: Int64s, n: int) -> tuple[Int64s, Int64s, Int64s]:
+    """Places and ids of repeated (n-1)-grams -> those of the repeated n-grams, and their counts."""
+    inside = places + n <= len(last)
+    places = places[inside]
+    pairs = ids[inside] * len(last) + last[places + n - 1]
+    _, ids, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    counts = counts[ids]
+    repeated = counts > 1
+    return places[repeated], ids[repeated], counts[repeated]

@@ -1,7 +1,7 @@
-"""RefinedWeb's corrections by line: drop what is no sentence, and pages that lose too much by it.
+"""RefinedWeb's line corrections: drop lines that aren't sentences, and pages that lose too much.
 
-Penedo et al. 2023, "The RefinedWeb Dataset" (arXiv 2306.01116, section G.2), in the numbers and the
-order of DCLM's reproduction (Li et al. 2024, arXiv 2406.11794; dclm_baseline_refinedweb.yaml).
+Penedo et al. 2023, "The RefinedWeb Dataset" (arXiv 2306.01116, section G.2), with the numbers and
+the order of DCLM's reproduction (Li et al. 2024, arXiv 2406.11794; dclm_baseline_refinedweb.yaml).
 """
 
 from __future__ import annotations
@@ -9,34 +9,33 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
-from corpus.filters.rules import Document, Rule, Signals, check_thresholds, first_fault, too_high
+from corpus.filters.rules import Document, Filter, Rule, Signals
 from schemas.config import check_range
 
 _COUNTER = re.compile(
     r"\W*\d[\d.,]*[kmb]?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes"
     r"|downvotes|downloads|views|followers)\W*"
 )
-# DCLM's words: what fastText's white space separates, if it starts with a letter or a digit.
+# DCLM's words: separated by fastText's white space, starting with a letter or a digit.
 _WORD_START = re.compile(r"(?<![^ \n\r\t\v\f\0])[^\W_]")
 
 _CAPITALS = string.ascii_uppercase.encode()
-# What becomes of a line: num_..._lines sum to num_lines.
-_FATES = ("kept", "uppercase", "numeric", "counter", "short", "phrase")
+# The outcomes of a line: num_..._lines sum to num_lines.
+_OUTCOMES = ("kept", "uppercase", "numeric", "counter", "short", "phrase")
 
 
 @dataclass(frozen=True)
-class RefinedWebLines:
-    """Lines are what newlines separate; blank ones stay. Phrases match in any case.
+class RefinedWebLines(Filter):
+    """Lines are separated by newlines; blank ones stay. Phrases match in any case.
 
-    A full stop in a phrase stands for any character, as DCLM's pattern has it: "Read more..." also
-    finds "Read more >>". Phrases are cut out; a line of which nothing is left is dropped.
+    As in DCLM's pattern, a full stop in a phrase matches any character: "Read more..." also matches
+    "Read more >>". Phrases are cut out; a line that is then blank is dropped.
     """
 
     max_newlines: int = 2  # in a row
@@ -47,66 +46,48 @@ class RefinedWebLines:
     phrases: tuple[str, ...] = ("items in cart",)
     phrases_at_end: tuple[str, ...] = ("Read more...",)
     phrases_at_start: tuple[str, ...] = ("Sign-in",)
-    max_words_around_phrase: int = 10  # in a line: a longer one is left alone
+    max_words_around_phrase: int = 10  # in a line: phrases in longer ones stay
     max_frac_removed_words: float = 0.05
 
-    MEASURING: ClassVar[tuple[str, ...]] = (
-        "max_newlines",
-        "max_frac_uppercase",
-        "drop_numeric_lines",
-        "drop_counter_lines",
-        "min_words_per_line",
-        "phrases",
-        "phrases_at_end",
-        "phrases_at_start",
-        "max_words_around_phrase",
-    )
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
             ("num_lines", pa.int64()),
-            *((f"num_{fate}_lines", pa.int64()) for fate in _FATES),
+            *((f"num_{outcome}_lines", pa.int64()) for outcome in _OUTCOMES),
             ("frac_removed_words", pa.float64()),
         ]
     )
     RULES: ClassVar[tuple[Rule, ...]] = (
-        too_high("too_many_words_removed", "frac_removed_words", "max_frac_removed_words"),
+        Rule("too_many_words_removed", "frac_removed_words", "<=", "max_frac_removed_words"),
     )
 
     def __post_init__(self) -> None:
-        check_thresholds(self, self.RULES)
-        for name in ("max_newlines", "min_words_per_line", "max_words_around_phrase"):
-            least = int(name == "max_newlines")
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be {least} or more")
-            check_range(self, least, 10**6, name)  # a counted repeat of a pattern
-        if not 0 <= self.max_frac_uppercase <= 1:
-            raise ValueError(f"max_frac_uppercase = {self.max_frac_uppercase}: must be 0 to 1")
+        super().__post_init__()
+        # The limits become counted repeats of a pattern.
+        check_range(self, 1, 10**6, "max_newlines")
+        check_range(self, 0, 10**6, "min_words_per_line", "max_words_around_phrase")
+        check_range(self, 0, 1, "max_frac_uppercase")
 
     def measure(self, doc: Document) -> Signals:
-        """Lines by what became of them, and the share of words that go; 1 of a text without any."""
+        """Lines by outcome, and the share of words that is removed; 1 for a text without words."""
         lines = _corrected(self, doc)
-        fates = Counter(fate for fate, _, _ in lines)
+        outcomes = Counter(outcome for outcome, _, _ in lines)
         words = _count_words(doc.text)
         changed = ((old, new) for _, old, new in lines if old != new)
         removed = sum(_count_words(old) - _count_words(new) for old, new in changed)
         return {
             "num_lines": len(lines),
-            **{f"num_{fate}_lines": fates[fate] for fate in _FATES},
+            **{f"num_{outcome}_lines": outcomes[outcome] for outcome in _OUTCOMES},
             "frac_removed_words": removed / words if words else 1.0,
         }
 
-    def fault(self, signals: Mapping[str, Any]) -> str | None:
-        """The first rule broken, or None."""
-        return first_fault(self.RULES, signals, self)
-
     def rewrite(self, doc: Document) -> Document:
-        """The document with only the lines kept, without the phrases."""
-        kept = (line for fate, _, line in _corrected(self, doc) if fate == "kept")
+        """The document with only the kept lines, without the phrases."""
+        kept = (line for outcome, _, line in _corrected(self, doc) if outcome == "kept")
         text = "\n".join(kept).strip()
         return doc if text == doc.text else doc.rewritten(text)
 
-    def fate(self, line: str) -> str:
-        """What the rules before those of phrases make of a line, as in `num_..._lines`."""
+    def outcome(self, line: str) -> str:
+        """The first rule that drops the line before phrases are cut; else "kept"."""
         if not line:
             return "kept"
         if _count_capitals(line) / len(line) > self.max_frac_uppercase:
@@ -126,25 +107,25 @@ class RefinedWebLines:
         return line
 
 
-@lru_cache(maxsize=1)  # measure and rewrite ask one after the other
+@lru_cache(maxsize=1)  # rewrite follows measure
 def _corrected(settings: RefinedWebLines, doc: Document) -> list[tuple[str, str, str]]:
-    """Each line's fate, the line, and what is left of it."""
+    """Each line's outcome, the line, and what is left of it."""
     most = settings.max_newlines
     text = re.sub(rf"\n{{{most + 1},}}", "\n" * most, doc.text)
     return [_correct(settings, line) for line in text.split("\n")]
 
 
 def _correct(settings: RefinedWebLines, line: str) -> tuple[str, str, str]:
-    fate = settings.fate(line)
-    if not line or fate != "kept":
-        return fate, line, ""
+    outcome = settings.outcome(line)
+    if not line or outcome != "kept":
+        return outcome, line, ""
     cut = settings.cut_phrases(line)
     return ("kept" if cut.strip() else "phrase"), line, cut
 
 
 @lru_cache(maxsize=4)
 def _patterns(settings: RefinedWebLines) -> list[re.Pattern[str]]:
-    """What finds the phrases anywhere, at a line's end and at its start, with the space beside."""
+    """Find the phrases anywhere, at a line's end and at its start, with one space beside them."""
     sides = (
         (settings.phrases, r"\s?(?:{})"),
         (settings.phrases_at_end, r"\s?(?:{})$"),
@@ -162,7 +143,7 @@ def _as_pattern(phrase: str) -> str:
 
 
 def _count_capitals(line: str) -> int:
-    if line.isascii():  # much the faster way
+    if line.isascii():  # the fast path
         return len(line) - len(line.encode().translate(None, _CAPITALS))
     return sum(map(str.isupper, line))
 

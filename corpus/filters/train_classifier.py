@@ -1,10 +1,8 @@
-"""Train the model of `quality_classifier`: fastText on texts of the wanted kind and on others.
+"""Train the model of `quality_classifier`: a fastText classifier of wanted and other texts.
 
-The trainer is floret, a fastText with wheels for today's Python; in its mode "fasttext" it differs
-in two numbers of the file's header, which are taken out, so that every fastText reads the model. On
-one thread, the same texts, settings and seed give the same bytes.
-
-Read the texts of a folder, whatever common form they are in.
+The trainer is floret, a fastText with wheels for current Python versions. In its mode "fasttext",
+its files differ from fastText's by two numbers in the header, which `to_fasttext` removes. On one
+thread, the same texts, settings and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,21 +23,206 @@ import pyarrow.parquet as pq
 import xxhash
 import zstandard
 from numpy.typing import NDArray
+from zstandard import ZstdError
 
-from corpus.filters.classifier import one_line, probability
+from corpus.filters.classifier import LABEL_PREFIX, one_line, probability
 from schemas import json_text
 from schemas.config import check_range
 from schemas.errors import UserError
+
+KEPT_OTHERS = (0.01, 0.05, 0.1, 0.2, 0.5)  # shares for which a threshold is reported
+
+# floret's header: magic, version, 11 numbers, then its own mode and number of hashes (int32 each).
+_HEADER = struct.Struct("<15i")
+_MAGIC, _VERSION = 793712314, 12
+_MODE_FASTTEXT, _ONE_HASH = 1, 1
 
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _KINDS = (".txt", *_JSON_LINES, ".parquet")
 
 
-def read_texts(folder: Path) -> Iterator[str]:
-    """Yield the texts of all files under `folder`, by the order of their names.
+@dataclass(frozen=True)
+class Training:
+    """fastText's settings, with the defaults of DCLM's script (mlfoundations/dclm)."""
 
-    A *.txt file is one text; *.jsonl (also .gz, .zst) and *.parquet hold them in `text`. Files of
-    other kinds are passed over. Raises `UserError` naming what is missing or damaged.
+    label: str = "hq"
+    other_label: str = "cc"
+    dim: int = 100
+    epochs: int = 5
+    word_ngrams: int = 1  # 2: also pairs of words, in a table of `buckets` rows
+    buckets: int = 2_000_000
+    learning_rate: float = 0.1
+    min_count: int = 1  # rarer words are ignored
+    threads: int = 1  # more: faster, but not reproducible
+    seed: int = 0
+    held_out: float = 0.1  # share of the texts that is measured instead of trained on
+
+    def __post_init__(self) -> None:
+        check_range(self, 1, 10**5, "dim", "epochs", "word_ngrams", "threads")
+        check_range(self, 1, 2**31 - 1, "buckets", "min_count")
+        check_range(self, 0, 2**31 - 1, "seed")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out = {self.held_out}: must be above 0 and below 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate = {self.learning_rate}: must be above 0")
+        check_range(self, 0, 1000, "learning_rate")
+        for name in ("label", "other_label"):
+            if len(getattr(self, name).split()) != 1:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one word")
+        if self.label == self.other_label:
+            raise ValueError(f"other_label = {self.other_label}: must differ from label")
+
+
+@dataclass(frozen=True)
+class Point:
+    """The effect of a threshold on the held-out texts."""
+
+    min_score: float
+    kept_others: float  # share of the other texts that it keeps
+    recall: float  # share of the wanted texts that it keeps
+    precision: float  # share of the wanted among all it keeps
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The number of texts that the model learned from, and its results on those held out."""
+
+    num_trained: int
+    num_wanted: int  # held out
+    num_others: int  # held out
+    auc: float  # probability that a wanted text scores above another one
+    points: tuple[Point, ...]  # one per share in KEPT_OTHERS
+
+    def min_score_for(self, kept_others: float) -> float:
+        """The threshold that keeps about this share, one of KEPT_OTHERS, of the other texts."""
+        return self.points[KEPT_OTHERS.index(kept_others)].min_score
+
+
+def train(positive: Path, negative: Path, output: Path, settings: Training) -> Trained:
+    """Train a model on two folders of texts and write it to `output`.
+
+    Raises `UserError` for a folder without texts, or for texts that give no model.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".train-") as folder:
+        lines, held_out, raw = (Path(folder) / name for name in ("train", "held_out", "model"))
+        num_trained = _write_lines(positive, negative, lines, held_out, settings)
+        _run_floret(lines, raw, settings)
+        converted = raw.with_suffix(".bin")
+        with open(raw, "rb") as source, open(converted, "wb") as target:
+            to_fasttext(source, target)
+        measured = _evaluate(held_out, converted, num_trained, settings)
+        converted.replace(output)
+    return measured
+
+
+def _write_lines(
+    positive: Path, negative: Path, lines: Path, held_out: Path, settings: Training
+) -> int:
+    """Write all texts, one per line, in random order; return how many are trained on.
+
+    fastText learns in file order, so wanted and other texts must be mixed. A text's place, and
+    whether it is held out, depend on its hash alone: copies of a text are on the same side.
+    """
+    places: list[tuple[int, int]] = []  # hash, offset
+    unsorted = lines.with_suffix(".unsorted")
+    with open(unsorted, "wb") as file:
+        for label, folder in ((settings.label, positive), (settings.other_label, negative)):
+            before = len(places)
+            for text in read_texts(folder):
+                # fastText would take a word of the text that starts like a label for one.
+                unlabelled = one_line(text).replace(LABEL_PREFIX, "__ label__")
+                line = unlabelled.encode("utf-8", "replace")
+                if line:
+                    places.append((xxhash.xxh64_intdigest(line, settings.seed), file.tell()))
+                    file.write(f"{LABEL_PREFIX}{label} ".encode() + line + b"\n")
+            if len(places) == before:
+                raise UserError(f"{folder}: its documents hold no text")
+    limit = round(settings.held_out * 2**64)
+    num_trained = 0
+    with open(unsorted, "rb") as file, open(lines, "wb") as out, open(held_out, "wb") as held:
+        for hashed, offset in sorted(places):
+            file.seek(offset)
+            (held if hashed < limit else out).write(file.readline())
+            num_trained += hashed >= limit
+    return num_trained
+
+
+def _run_floret(lines: Path, model: Path, settings: Training) -> None:
+    import floret
+
+    try:
+        trained = floret.train_supervised(
+            input=str(lines),
+            dim=settings.dim,
+            epoch=settings.epochs,
+            wordNgrams=settings.word_ngrams,
+            bucket=settings.buckets,
+            lr=settings.learning_rate,
+            minCount=settings.min_count,
+            thread=settings.threads,
+            seed=settings.seed,
+            verbose=0,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"fastText could not train on these texts: {error}") from None
+    trained.save_model(str(model))
+
+
+def to_fasttext(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a model that floret made in mode "fasttext" in fastText's own format."""
+    head = source.read(_HEADER.size)
+    header = _HEADER.unpack(head) if len(head) == _HEADER.size else ()
+    if header[:2] != (_MAGIC, _VERSION) or header[-2:] != (_MODE_FASTTEXT, _ONE_HASH):
+        raise ValueError("must be a model of floret in mode 'fasttext'")
+    target.write(struct.pack("<13i", *header[:-2]))
+    shutil.copyfileobj(source, target)
+
+
+def _evaluate(held_out: Path, model: Path, num_trained: int, settings: Training) -> Trained:
+    wanted: list[float] = []
+    others: list[float] = []
+    with open(held_out, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            label, _, text = line.partition(" ")
+            score = probability(text, str(model), settings.label)
+            is_wanted = label.removeprefix(LABEL_PREFIX) == settings.label
+            (wanted if is_wanted else others).append(score)
+    if not wanted or not others:
+        raise UserError(
+            f"held_out = {settings.held_out}: holds out {len(wanted)} wanted and {len(others)} "
+            "other texts; use a larger share or more texts"
+        )
+    scores = np.array(wanted), np.array(others)
+    points = tuple(point(*scores, share) for share in KEPT_OTHERS)
+    return Trained(num_trained, len(wanted), len(others), auc(*scores), points)
+
+
+def point(wanted: NDArray[np.float64], others: NDArray[np.float64], share: float) -> Point:
+    """The threshold that keeps about `share` of the other texts, and its effect."""
+    min_score = float(np.quantile(others, 1 - share, method="higher"))
+    kept_wanted, kept_others = int((wanted >= min_score).sum()), int((others >= min_score).sum())
+    return Point(
+        min_score,
+        kept_others / len(others),
+        kept_wanted / len(wanted),
+        kept_wanted / (kept_wanted + kept_others),
+    )
+
+
+def auc(wanted: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Area under the ROC curve; ties count half (Mann and Whitney)."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, wanted, "left")
+    up_to = np.searchsorted(ordered, wanted, "right")
+    return float((below + up_to).mean() / 2 / len(others))
+
+
+def read_texts(folder: Path) -> Iterator[str]:
+    """Yield the texts of all files under `folder`, in the order of their names.
+
+    A *.txt file is one text; *.jsonl (also .gz, .zst) and *.parquet hold texts in `text`. Other
+    files are ignored. Raises `UserError` naming the file that is missing or damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -48,17 +231,22 @@ def read_texts(folder: Path) -> Iterator[str]:
         raise UserError(f"{folder}: holds no {', '.join('*' + kind for kind in _KINDS)}")
     for path in paths:
         try:
-            yield from _read_file(path)
-        except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from None
-        except zstandard.ZstdError as error:
+            if path.suffix == ".txt":
+                yield path.read_text("utf-8")
+            elif path.suffix == ".parquet":
+                yield from _read_parquet(path)
+            else:
+                yield from _read_json_lines(path)
+        except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException, ZstdError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def _read_file(path: Path) -> Iterator[str]:
-    if path.name.endswith(_JSON_LINES):
-        return _read_json_lines(path)
-    return _read_parquet(path) if path.suffix == ".parquet" else iter([path.read_text("utf-8")])
+def _read_parquet(path: Path) -> Iterator[str]:
+    with pq.ParquetFile(path) as file:
+        if "text" not in file.schema_arrow.names:
+            raise UserError(f"{path}: must have a column 'text'")
+        for batch in file.iter_batches(batch_size=256, columns=["text"]):
+            yield from (text for text in batch["text"].to_pylist() if text is not None)
 
 
 def _read_json_lines(path: Path) -> Iterator[str]:
@@ -81,205 +269,3 @@ def _open_text(path: Path) -> TextIO:
     if path.suffix == ".zst":
         return io.TextIOWrapper(zstandard.open(path, "rb"), encoding="utf-8")
     return open(path, encoding="utf-8")
-
-
-def _read_parquet(path: Path) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
-        if "text" not in file.schema_arrow.names:
-            raise UserError(f"{path}: must have a column 'text'")
-        for batch in file.iter_batches(batch_size=256, columns=["text"]):
-            yield from (text for text in batch["text"].to_pylist() if text is not None)
-
-
-_MAGIC, _VERSION = 793712314, 12
-KEPT_OTHERS = (0.01, 0.05, 0.1, 0.2, 0.5)  # shares for which a threshold is looked up
-# Magic, version and 11 numbers stand before floret's mode and number of hashes (int32 each).
-_HEADER = struct.Struct("<15i")
-_MODE_FASTTEXT, _ONE_HASH = 1, 1
-
-
-@dataclass(frozen=True)
-class Training:
-    """fastText's settings, with the defaults of DCLM's script (mlfoundations/dclm)."""
-
-    label: str = "hq"
-    other_label: str = "cc"
-    dim: int = 100
-    epochs: int = 5
-    word_ngrams: int = 1  # 2: pairs of words count too, in a table of `buckets` rows
-    buckets: int = 2_000_000
-    learning_rate: float = 0.1
-    min_count: int = 1  # rarer words are left out
-    threads: int = 1  # more: faster, and another model each time
-    seed: int = 0
-    held_out: float = 0.1  # share of the texts that isn't trained on but measured
-
-    def __post_init__(self) -> None:
-        for name in ("dim", "epochs", "word_ngrams", "buckets", "min_count", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be 1 or more")
-        check_range(self, 1, 10**5, "dim", "epochs", "word_ngrams", "threads")
-        check_range(self, 1, 2**31 - 1, "buckets", "min_count")
-        check_range(self, 0, 2**31 - 1, "seed")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out = {self.held_out}: must be above 0 and below 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate = {self.learning_rate}: must be above 0")
-        check_range(self, 0, 1000, "learning_rate")
-        for name in ("label", "other_label"):
-            if len(getattr(self, name).split()) != 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be one word")
-        if self.label == self.other_label:
-            raise ValueError(f"other_label = {self.other_label}: must differ from label")
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a threshold does to the held-out texts."""
-
-    min_score: float
-    kept_others: float  # share of the other texts that it keeps
-    recall: float  # share of the wanted texts that it keeps
-    precision: float  # share of the wanted among all it keeps
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How many texts the model learned from, and what it makes of those held out."""
-
-    num_trained: int
-    num_wanted: int  # held out
-    num_others: int  # held out
-    auc: float  # probability that a wanted text scores above another one
-    points: tuple[Point, ...]  # one for each of KEPT_OTHERS
-
-    def min_score_for(self, kept_others: float) -> float:
-        """The threshold that keeps about this share, one of KEPT_OTHERS, of the other texts."""
-        return self.points[KEPT_OTHERS.index(kept_others)].min_score
-
-
-def train(positive: Path, negative: Path, output: Path, settings: Training) -> Trained:
-    """Train a model on two folders of texts and write it to `output`.
-
-    Raises `UserError` for a folder without texts, or texts that nothing can be learned from.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".train-") as folder:
-        lines, held_out, raw = (Path(folder) / name for name in ("train", "held_out", "model"))
-        num_trained = _write_lines(positive, negative, lines, held_out, settings)
-        _run_floret(lines, raw, settings)
-        converted = raw.with_suffix(".bin")
-        with open(raw, "rb") as source, open(converted, "wb") as target:
-            to_fasttext(source, target)
-        measured = _evaluate(held_out, converted, num_trained, settings)
-        converted.replace(output)
-    return measured
-
-
-def to_fasttext(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy a model of floret's, made in mode "fasttext", as a file of fastText's own format."""
-    head = source.read(_HEADER.size)
-    header = _HEADER.unpack(head) if len(head) == _HEADER.size else ()
-    if header[:2] != (_MAGIC, _VERSION) or header[-2:] != (_MODE_FASTTEXT, _ONE_HASH):
-        raise ValueError("must be a model of floret in mode 'fasttext'")
-    target.write(struct.pack("<13i", *header[:-2]))
-    shutil.copyfileobj(source, target)
-
-
-def _write_lines(
-    positive: Path, negative: Path, lines: Path, held_out: Path, settings: Training
-) -> int:
-    """Write all texts, a line each, in an order without order; return how many are trained on.
-
-    fastText learns as it reads, so wanted and other texts must be mixed. A text's place, and
-    whether it is held out, come from its hash: copies of a text stand on one side.
-    """
-    places: list[tuple[int, int]] = []  # hash, offset
-    unsorted = lines.with_suffix(".unsorted")
-    with open(unsorted, "wb") as file:
-        for label, folder in ((settings.label, positive), (settings.other_label, negative)):
-            before = len(places)
-            for text in read_texts(folder):
-                line = _as_line(text)
-                if line:
-                    places.append((xxhash.xxh64_intdigest(line, settings.seed), file.tell()))
-                    file.write(f"__label__{label} ".encode() + line + b"\n")
-            if len(places) == before:
-                raise UserError(f"{folder}: its documents hold no text")
-    limit = round(settings.held_out * 2**64)
-    num_trained = 0
-    with open(unsorted, "rb") as file, open(lines, "wb") as out, open(held_out, "wb") as held:
-        for hashed, offset in sorted(places):
-            file.seek(offset)
-            (held if hashed < limit else out).write(file.readline())
-            num_trained += hashed >= limit
-    return num_trained
-
-
-def _as_line(text: str) -> bytes:
-    # A word of a page that looks like a label would be taken for one.
-    return one_line(text).replace("__label__", "__ label__").encode("utf-8", "replace")
-
-
-def _run_floret(lines: Path, model: Path, settings: Training) -> None:
-    import floret
-
-    try:
-        trained = floret.train_supervised(
-            input=str(lines),
-            dim=settings.dim,
-            epoch=settings.epochs,
-            wordNgrams=settings.word_ngrams,
-            bucket=settings.buckets,
-            lr=settings.learning_rate,
-            minCount=settings.min_count,
-            thread=settings.threads,
-            seed=settings.seed,
-            verbose=0,
-        )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"fastText could not learn from these texts: {error}") from None
-    trained.save_model(str(model))
-
-
-def _evaluate(held_out: Path, model: Path, num_trained: int, settings: Training) -> Trained:
-    wanted: list[float] = []
-    others: list[float] = []
-    for label, text in _labelled(held_out):
-        score = probability(text, str(model), settings.label)
-        (wanted if label == settings.label else others).append(score)
-    if not wanted or not others:
-        raise UserError(
-            f"held_out = {settings.held_out}: holds out {len(wanted)} wanted and {len(others)} "
-            "other texts; must be larger, or the folders"
-        )
-    scores = np.array(wanted), np.array(others)
-    points = tuple(point(*scores, share) for share in KEPT_OTHERS)
-    return Trained(num_trained, len(wanted), len(others), auc(*scores), points)
-
-
-def _labelled(path: Path) -> Iterator[tuple[str, str]]:
-    with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
-            label, _, text = line.partition(" ")
-            yield label.removeprefix("__label__"), text
-
-
-def point(wanted: NDArray[np.float64], others: NDArray[np.float64], share: float) -> Point:
-    """The threshold that keeps about `share` of the other texts, and what it does."""
-    min_score = float(np.quantile(others, 1 - share, method="higher"))
-    kept_wanted, kept_others = int((wanted >= min_score).sum()), int((others >= min_score).sum())
-    return Point(
-        min_score,
-        kept_others / len(others),
-        kept_wanted / len(wanted),
-        kept_wanted / (kept_wanted + kept_others),
-    )
-
-
-def auc(wanted: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Area under the ROC curve; ties count half (Mann and Whitney)."""
-    ordered = np.sort(others)
-    below = np.searchsorted(ordered, wanted, "left")
-    up_to = np.searchsorted(ordered, wanted, "right")
-    return float((below + up_to).mean() / 2 / len(others))

@@ -1,10 +1,9 @@
 """English words and sentences: the tokens of spaCy's blank "en", without spaCy.
 
-Rules such as "fewer than 50 words" mean what they mean only with the tokenizer that they were set
-with, and datatrove uses spaCy's. Its algorithm: split at white space; from each piece strip known
-prefixes and suffixes until a known form or nothing is left to strip; keep URLs and e-mail
-addresses; split the rest at infixes. Each step looks at a bounded stretch or consumes what it
-looks at, so a text costs time in proportion to its length, whatever it holds.
+Thresholds such as "at least 50 words" depend on the tokenizer that they were set with, and
+datatrove uses spaCy's. Its algorithm: split at white space; strip prefixes and suffixes from each
+piece until a known form is left, or nothing to strip; keep URLs and e-mail addresses; split the
+rest at infixes. Each step reads a bounded stretch or consumes what it reads: O(length).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from unicodedata import category
 import regex
 
 # Ends of sentences in all scripts: datatrove's TERMINAL_PUNCTUATION, which is Unicode's property
-# Sentence_Terminal as of version 14 or so, written out so that no Unicode update moves a decision.
+# Sentence_Terminal (version 14 or so), written out so that no Unicode update changes a decision.
 TERMINAL_PUNCTUATION = frozenset(
     "!.?\u0589\u061d\u061e\u061f\u06d4\u0700\u0701\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965"
     "\u104a\u104b\u1362\u1367\u1368\u166e\u1735\u1736\u17d4\u17d5\u17d6\u17d9\u17da\u1803\u1809"
@@ -34,8 +33,8 @@ TERMINAL_PUNCTUATION = frozenset(
     "\U00016af5\U00016b37\U00016b38\U00016b44\U00016e98\U0001bc9f\U0001da88"
 )
 
-# Characters that make no word by themselves: datatrove's PUNCTUATION_SET, oddities included (a
-# full-width 1; neither the bullet nor the en dash nor the opening single quote).
+# Characters that are no word on their own: datatrove's PUNCTUATION_SET with its oddities (it has a
+# full-width 1, but neither the bullet nor the en dash nor the opening single quote).
 _CONTROLS = "".join(chr(c) for c in (*range(9), 11, 12, *range(13, 32), *range(127, 160)))
 PUNCTUATION = (
     "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»"
@@ -79,7 +78,7 @@ _EMOTICONS = """
 
 
 def _known_forms() -> Iterator[tuple[str, ...]]:
-    """Every form that spaCy's English knows by heart, as the tuple of its tokens."""
+    """Every special case of spaCy's English, as the tuple of its tokens."""
     for hosts, endings in _CONTRACTIONS:
         for host in hosts.split():
             for ending in endings.split():
@@ -105,7 +104,7 @@ def _spellings(host: str, endings: list[str]) -> Iterator[tuple[str, ...]]:
 _KNOWN = {"".join(parts): parts for parts in _known_forms()}
 _LONGEST_KNOWN = max(map(len, _KNOWN))
 _KNOWN_STARTS = frozenset(form[:end] for form in _KNOWN for end in range(1, len(form) + 1))
-_MOST_PARTS = 5  # tokens into which the affix rules cut a known form, at most
+_MOST_PARTS = 5  # most tokens that the affix rules make of a known form
 
 _QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
 _PUNCT = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪"
@@ -127,8 +126,8 @@ _INFIX = regex.compile(
     r"|(?<=\p{L}),(?=\p{L})|(?<=[\p{L}0-9])(?:---|--|——|[-–—~])(?=\p{L})"
     r"|(?<=[\p{L}0-9])[:<>=/](?=\p{L})"
 )
-# After spaCy's URL_PATTERN (Diego Perini's, MIT): an address without what may stand before an @,
-# and with at most 126 labels, which is all that a domain name of 253 characters can have.
+# After spaCy's URL_PATTERN (Diego Perini's, MIT): an address without the part before an @, and with
+# at most 126 labels, the most that a domain name of 253 characters can have.
 _SCHEME = regex.compile(r"[\w+.\-]{2,32}://")
 _ADDRESS = regex.compile(
     r"(?:(?!(?:10|127)(?:\.\d{1,3}){3}|(?:169\.254|192\.168)(?:\.\d{1,3}){2})"
@@ -139,10 +138,10 @@ _ADDRESS = regex.compile(
 )
 
 
-class _Pieces(dict[str, tuple[str, ...]]):
-    """The tokens of the pieces met lately: most pieces of a text are common words.
+class _TokenCache(dict[str, tuple[str, ...]]):
+    """The tokens of recent pieces: most pieces of a text are common words.
 
-    Long pieces rarely come again and aren't kept; a full memory is emptied.
+    Long pieces rarely repeat and aren't kept; a full cache is cleared.
     """
 
     MAX_PIECES, MAX_CHARS = 1 << 16, 24
@@ -156,18 +155,18 @@ class _Pieces(dict[str, tuple[str, ...]]):
         return tokens
 
 
-_pieces = _Pieces()
+_cache = _TokenCache()
 
 
 def split_words(text: str) -> list[str]:
     """The words of `text` in order, punctuation marks included: "Don't!" is Do, n't, !."""
-    return list(chain.from_iterable(map(_pieces.__getitem__, text.split())))
+    return list(chain.from_iterable(map(_cache.__getitem__, text.split())))
 
 
 def count_sentences(words: Sequence[str]) -> int:
-    """Sentences of a stretch of words, as spaCy's sentencizer counts them; 0 without words.
+    """Sentences in `words`, as spaCy's sentencizer counts them; 0 without words.
 
-    A sentence ends before the first word that isn't punctuation after a terminal mark.
+    After a terminal mark, the next word that isn't punctuation starts a sentence.
     """
     count, ended = min(len(words), 1), False
     for word in words:
@@ -179,7 +178,7 @@ def count_sentences(words: Sequence[str]) -> int:
 
 
 def is_symbol(word: str) -> bool:
-    """Whether `word` holds nothing but punctuation: no word at all for Gopher's counts."""
+    """Whether `word` is only punctuation, which Gopher does not count as a word."""
     return not word.strip(PUNCTUATION)
 
 
@@ -196,7 +195,7 @@ def _split_piece(piece: str) -> tuple[str, ...]:
 
 
 def _split_affixes(piece: str) -> tuple[str, ...]:
-    """The tokens of any piece; the shortcuts above give the same for most."""
+    """The tokens of any piece, without the shortcuts of `_split_piece`."""
     start, end, head, tail = 0, len(piece), [], []
     while start < end and not _known(piece, start, end):
         prefix = _PREFIX.match(piece, start, end)
@@ -220,42 +219,13 @@ def _split_affixes(piece: str) -> tuple[str, ...]:
     return _rejoin((*head, *_split_core(piece, start, end), *reversed(tail)))
 
 
-def _is_address(core: str) -> bool:
-    """Whether `core` is a URL or an e-mail address, also without a scheme."""
-    if "." not in core:
-        return False
-    scheme = _SCHEME.match(core)
-    starts = {scheme.end() if scheme else 0}
-    if core.find("@") > 0:
-        starts |= {core.find("@") + 1, core.rfind("@") + 1}
-    return any(_ADDRESS.fullmatch(core, start) for start in starts)
-
-
-def _rejoin(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """Give known forms that were cut up their own tokens again: "(a :)" ends in ":)"."""
-    if len(tokens) < 2:
-        return tokens
-    joined: list[str] = []
-    i = 0
-    while i < len(tokens):
-        size, form = 1, tokens[i : i + 1]
-        if "".join(tokens[i : i + 2]) in _KNOWN_STARTS:
-            for longer in range(min(_MOST_PARTS, len(tokens) - i), 1, -1):
-                if known := _KNOWN.get("".join(tokens[i : i + longer])):
-                    size, form = longer, known
-                    break
-        joined.extend(form)
-        i += size
-    return tuple(joined)
-
-
 def _known(piece: str, start: int, end: int) -> tuple[str, ...]:
-    """The tokens of a form known by heart, or ()."""
+    """The tokens of a known form, or ()."""
     return _KNOWN.get(piece[start:end], ()) if end - start <= _LONGEST_KNOWN else ()
 
 
 def _split_core(piece: str, start: int, end: int) -> Sequence[str]:
-    """What affixes leave: nothing, a known form, an address, or a word to cut at its infixes."""
+    """The tokens between the affixes: a known form, an address, or a word split at its infixes."""
     if start == end:
         return ()
     if known := _known(piece, start, end):
@@ -271,3 +241,32 @@ def _split_core(piece: str, start: int, end: int) -> Sequence[str]:
             tokens.append(infix[0])
             done = infix.end()
     return [*tokens, core[done:]] if done < len(core) else tokens
+
+
+def _is_address(core: str) -> bool:
+    """Whether `core` is a URL or an e-mail address, also without a scheme."""
+    if "." not in core:
+        return False
+    scheme = _SCHEME.match(core)
+    starts = {scheme.end() if scheme else 0}
+    if core.find("@") > 0:
+        starts |= {core.find("@") + 1, core.rfind("@") + 1}
+    return any(_ADDRESS.fullmatch(core, start) for start in starts)
+
+
+def _rejoin(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Restore known forms that the affix rules split: "(a :)" ends in ":)"."""
+    if len(tokens) < 2:
+        return tokens
+    joined: list[str] = []
+    i = 0
+    while i < len(tokens):
+        size, form = 1, tokens[i : i + 1]
+        if "".join(tokens[i : i + 2]) in _KNOWN_STARTS:
+            for longer in range(min(_MOST_PARTS, len(tokens) - i), 1, -1):
+                if known := _KNOWN.get("".join(tokens[i : i + longer])):
+                    size, form = longer, known
+                    break
+        joined.extend(form)
+        i += size
+    return tuple(joined)

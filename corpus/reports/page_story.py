@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from corpus.filters.rules import Rule
 from corpus.recipe import Recipe
 from corpus.reports.verdicts import Row, setting, signals_of
 from corpus.text.url_filter import LISTS
@@ -192,33 +190,14 @@ def _filter_step(name: str, row: Row, recipe: Recipe) -> FilterStep:
 
 def _checks(name: str, filter_: Any, signals: Row, reason: str | None) -> Iterator[Check]:
     for rule in filter_.RULES:
+        threshold = rule.threshold(signals, filter_)
         yield Check(
             fault=rule.fault,
             signal=rule.signal,
             value=signals[rule.signal],
-            needs=_needs(rule, filter_),
-            setting=_setting_name(rule, signals, filter_),
-            threshold=rule.threshold(signals, filter_),
+            needs="" if threshold.sign == "in" else threshold.sign,
+            setting=threshold.setting,
+            threshold=threshold.value,
             broken=bool(rule.breaks(signals, filter_)),
             first=reason == f"{name}.{rule.fault}",
         )
-
-
-def _needs(rule: Rule, filter_: object) -> str:
-    strict = bool(rule.at_threshold) and getattr(filter_, rule.at_threshold)
-    needs = {
-        operator.lt: ">" if strict else ">=",
-        operator.le: ">",
-        operator.gt: "<" if strict else "<=",
-        operator.ge: "<",
-    }
-    return needs.get(rule.broken, "")
-
-
-def _setting_name(rule: Rule, signals: Row, filter_: object) -> str:
-    """The setting that holds the threshold; its own where the rule's table has one."""
-    if rule.own:
-        signal, table = rule.own
-        if signals[signal] in getattr(filter_, table):
-            return f"{table}.{signals[signal]}"
-    return rule.setting

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from corpus.filters.registry import FILTERS, Filter
-from corpus.filters.rules import Rule
+from corpus.filters.registry import FILTERS, is_stored_by_extract
+from corpus.filters.rules import Filter
 from corpus.recipe import Recipe
 from schemas import config
-from schemas.datasets import DOCUMENTS, KEY
+from schemas.datasets import KEY
 from schemas.errors import UserError
 
 KEPT = "kept"
@@ -119,11 +119,6 @@ def _path(filter_name: str, signal: str) -> str:
     return signal if is_stored_by_extract(filter_name) else f"{filter_name}.{signal}"
 
 
-def is_stored_by_extract(filter_name: str) -> bool:
-    """Whether a filter's signals are columns of `documents`: it has no struct of its own."""
-    return all(signal.name in DOCUMENTS.names for signal in FILTERS[filter_name].SIGNALS)
-
-
 @dataclass(frozen=True)
 class Outcomes:
     """Of each row: what is stored, what the old recipe gives again, what the new one gives."""
@@ -173,14 +168,9 @@ def _signal(rows: pa.RecordBatch, filter_name: str, signal: str) -> NDArray[Any]
     return np.asarray(filled.to_numpy(zero_copy_only=False))
 
 
-def _read(filter_: Filter) -> list[str]:
+def _read(filter_: Filter | type[Filter]) -> list[str]:
     """The signals that the rules of a filter read."""
-    return list(dict.fromkeys(signal for rule in filter_.RULES for signal in signals_read(rule)))
-
-
-def signals_read(rule: Rule) -> tuple[str, ...]:
-    """The signal that a rule judges, and the one that chooses its threshold, if any."""
-    return (rule.signal, *(rule.own[:1] if rule.own else ()))
+    return list(dict.fromkeys(signal for rule in filter_.RULES for signal in rule.signals))
 
 
 def _mask(array: pa.Array) -> Mask:
@@ -205,7 +195,7 @@ def why(outcome: str, row: Row, recipe: Recipe) -> str:
     filter_ = recipe.chosen_filters().get(name)
     for rule in filter_.RULES if filter_ else ():
         if rule.fault == fault:
-            return str(rule.explain(signals_of(row, name), filter_))
+            return rule.explain(signals_of(row, name), filter_)
     return ""
 
 
@@ -343,9 +333,8 @@ _STAGE_OF = {
 
 
 def thresholds(filter_name: str) -> set[str]:
-    """The settings of a filter that are compared with stored signals and do nothing else."""
-    filter_ = FILTERS[filter_name]
-    return {name for rule in filter_.RULES for name in rule.settings} - set(filter_.MEASURING)
+    """The settings of a filter that are only compared with stored signals."""
+    return {name for rule in FILTERS[filter_name].RULES for name in rule.settings}
 
 
 def _check_filters(old: Recipe, new: Recipe) -> None:
@@ -368,7 +357,7 @@ def _check_filters(old: Recipe, new: Recipe) -> None:
 
 def _rewriters_before(name: str, filters: tuple[str, ...]) -> tuple[str, ...]:
     before = filters[: filters.index(name)]
-    return tuple(other for other in before if hasattr(FILTERS[other], "rewrite"))
+    return tuple(other for other in before if FILTERS[other].rewrite is not Filter.rewrite)
 
 
 def _listed(rewriters: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
-"""Train a byte-level BPE on the corpus: small models want a small vocabulary.
+"""Train a byte-level BPE on the corpus, since small models need a small vocabulary.
 
-The merges come from the `tokenizers` package (Rust), the ids from tiktoken: the ranks are the 256
-bytes, then the merges in the order in which they were learned. Counts decide the merges and ties
-go to the smaller pair of ids, so that neither threads nor the order of texts change the result.
+The `tokenizers` package (Rust) learns the merges; tiktoken encodes with them. Ranks are the 256
+bytes, then the merges in the order in which they were learned. Merges are chosen by count, ties by
+the smaller pair of ids, so neither threads nor the order of texts change the result.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MIN_VOCAB_SIZE = NUM_BYTES + NUM_CONTROL_IDS
 MAX_VOCAB_SIZE = 10**7
 
 ONIGURUMA_SPLIT_PATTERN = oniguruma_pattern(GPT4_SPLIT_PATTERN)
-# Longer pieces are cut while training: a merge costs time in the square of a piece's length (two
-# million letters in a row would take hours), and no token so long is worth an id.
+# Longer pieces are cut while training: merging takes time quadratic in a piece's length (hours for
+# two million letters in a row), and so long a token is not worth an id.
 MAX_PIECE = 64
 
 
@@ -35,9 +35,9 @@ MAX_PIECE = 64
 class TokenizerSettings:
     """Which tokenizer the shards are made with.
 
-    `name`: "bpe" trains one on the corpus; `*.json` is one that was saved or a Hugging Face
-    `tokenizer.json`, anything else one of tiktoken's encodings. `vocab_size`: ids in all, control
-    tokens included (bpe). `sample_bytes`: UTF-8 bytes of text that it learns from.
+    `name`: "bpe" trains one on the corpus; `*.json` is a saved one or a Hugging Face
+    `tokenizer.json`; anything else is one of tiktoken's encodings. For "bpe", `vocab_size` is the
+    number of ids including control tokens, `sample_bytes` the UTF-8 bytes of text to train on.
     """
 
     name: str = "cl100k_base"
@@ -53,26 +53,20 @@ class TokenizerSettings:
                 f"name = {self.name!r}: must be 'bpe', a tokenizer's file (*.json), or one of "
                 f"tiktoken's encodings: {', '.join(known)}"
             )
-        if self.vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(
-                f"vocab_size = {self.vocab_size}: must be at least {MIN_VOCAB_SIZE} "
-                f"({NUM_BYTES} bytes and {NUM_CONTROL_IDS} control tokens)"
-            )
         check_range(self, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE, "vocab_size")
         check_range(self, 1, 10**12, "sample_bytes")
 
     @property
     def trains(self) -> bool:
-        """Whether the tokenizer is learned from the corpus."""
+        """Whether the tokenizer is trained on the corpus."""
         return self.name == "bpe"
 
 
 def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
     """A BPE with exactly `vocab_size` ids: bytes, merges, the document boundary, chat tokens.
 
-    Equal texts give equal ids, whatever their order and the number of threads. Raises `UserError`
-    where the texts have too few different pairs to fill the vocabulary, naming how many ids they
-    would fill, and for a `vocab_size` too small for the bytes and control tokens.
+    The order of the texts and the number of threads do not change the result. Raises `UserError`
+    for a `vocab_size` too small for the bytes and control tokens, or larger than the texts fill.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise UserError(
@@ -80,7 +74,9 @@ def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
             f"({NUM_BYTES} bytes and {NUM_CONTROL_IDS} control tokens)"
         )
     model = train_merges(texts, vocab_size - NUM_CONTROL_IDS)
-    tokens = rank_tokens(model)
+    byte_of = byte_alphabet()
+    vocab = model.get_vocab(with_added_tokens=False)
+    tokens = [bytes(byte_of[c] for c in token) for token in sorted(vocab, key=vocab.__getitem__)]
     filled = len(tokens) + NUM_CONTROL_IDS
     if filled < vocab_size:
         raise UserError(
@@ -91,7 +87,7 @@ def train(texts: Iterable[str], vocab_size: int, name: str) -> Tokenizer:
 
 
 def train_merges(texts: Iterable[str], num_ranks: int) -> tokenizers.Tokenizer:
-    """The `tokenizers` model of up to `num_ranks` ranks, with no control token at all."""
+    """A `tokenizers` model of up to `num_ranks` ranks, without control tokens."""
     model = tokenizers.Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=num_ranks,
@@ -106,14 +102,7 @@ def train_merges(texts: Iterable[str], num_ranks: int) -> tokenizers.Tokenizer:
 
 
 def _splitter(*patterns: str) -> pre_tokenizers.PreTokenizer:
-    """Cut a text by each pattern in turn, then write its bytes as printable characters."""
+    """Split a text by each pattern in turn, then map its bytes to printable characters."""
     cuts = [pre_tokenizers.Split(tokenizers.Regex(p), behavior="isolated") for p in patterns]
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*cuts, as_bytes])
-
-
-def rank_tokens(model: tokenizers.Tokenizer) -> list[bytes]:
-    """The bytes of every rank: the model's ids in ascending order."""
-    byte_of = byte_alphabet()
-    vocab = sorted(model.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
-    return [bytes(byte_of[character] for character in token) for token, _ in vocab]

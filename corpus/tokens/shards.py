@@ -1,14 +1,8 @@
-"""Token shards: order, split, and the bytes of a shard file.
+"""Token shards: the order and split of documents, their tokens, and the bytes of a shard file.
 
-The order of documents is a pure function of (seed, id): each gets a 64-bit order key, shard
-floor(key · S / 2^64) takes those in its range, and inside it rows ascend by (key, id, file path,
+The order of documents depends on (seed, id) alone: each has a 64-bit order key, shard
+floor(key · S / 2^64) holds those in its range, and inside it rows ascend by (key, id, file path,
 record offset). A file's bytes depend on its rows, the settings and pyarrow's version alone.
-
-Token ids of many texts in one array, without a Python object a token.
-
-tiktoken can hand out its buffer of ids instead of a list. That call takes the names of the control
-tokens that it may produce: none are given, so that a text that spells one out becomes ordinary
-tokens, the same as `Tokenizer.encode` gives. Cost: tiktoken's own, and one copy of the ids.
 """
 
 from __future__ import annotations
@@ -30,6 +24,9 @@ import pyarrow.parquet as pq
 import tiktoken
 import xxhash
 
+from corpus.arrays import Int32s, Int64s, UInt64s
+from corpus.arrays import to_signed as to_signed
+from corpus.arrays import to_unsigned as to_unsigned
 from corpus.tokens.splits import HASHES, SPLITS, split_of
 from schemas.config import check_range
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
@@ -38,52 +35,10 @@ from schemas.manifest import in_order as in_order
 from schemas.manifest import shards_content_hash as shards_content_hash
 from schemas.tokenizer import LONG_BLANKS, MAX_BLANKS, Tokenizer, without_surrogates
 
-Int32s = npt.NDArray[np.int32]
-
-
-def token_lists(texts: Sequence[str], known: Tokenizer) -> pa.ListArray:
-    """For each text the document boundary and the text's ids: list<int32> (n,)."""
-    boundary = np.array([known.boundary], dtype=np.int32)
-    found = [encode_array(text, known) for text in texts]
-    pieces = [piece for ids in found for piece in (boundary, ids)]
-    ends = np.cumsum([0, *(1 + len(ids) for ids in found)], dtype=np.int64)
-    assert ends[-1] < 1 << 31, f"{ends[-1]} tokens in one batch"
-    values = np.concatenate([np.empty(0, np.int32), *pieces])
-    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(values))
-
-
-def encode_array(text: str, known: Tokenizer) -> Int32s:
-    """`Tokenizer.encode` as an array, int32 (n,)."""
-    encoding = known.encoding
-    if not isinstance(encoding, tiktoken.Encoding):  # Hugging Face's hands out a list alone
-        return np.array(known.encode(text), dtype=np.int32)
-    if len(text) <= MAX_BLANKS:
-        return _encode(text, encoding)
-    cuts = [0]
-    for run in LONG_BLANKS.finditer(text):
-        cuts += range(run.start() + MAX_BLANKS, run.end() + 1, MAX_BLANKS)
-    cuts.append(len(text))
-    return np.concatenate([_encode(text[start:end], encoding) for start, end in pairwise(cuts)])
-
-
-def _encode(text: str, encoding: tiktoken.Encoding) -> Int32s:
-    # No control token is allowed to come out, and none is refused where the text spells it out.
-    try:
-        return encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=()).view(
-            "i4"
-        )
-    except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
-        return _encode(without_surrogates(text), encoding)
-
-
-UInt64s = npt.NDArray[np.uint64]
-Int64s = npt.NDArray[np.int64]
-
 Kind = Literal["documents", "conversations"]
 ORDER = ("order_key", "id", "file_path", "record_offset")
-SIGN_BIT = np.uint64(1 << 63)
 
-# What is stored, without the columns' documentation: a reworded comment must not change a file.
+# The stored columns without their documentation: a reworded comment must not change a file.
 STORED = pa.schema([pa.field(field.name, field.type) for field in SHARDS])
 MASKED = pa.schema([pa.field(field.name, field.type) for field in CONVERSATION_SHARDS])
 TOKENS = pa.schema(
@@ -96,14 +51,14 @@ TOKENS = pa.schema(
     ]
 )
 PLACED = TOKENS.append(pa.field("shard", pa.int64()))
-CANONICAL_COLUMNS = ("text", "id", "url", "file_path", "record_offset")  # what encoding reads
+CANONICAL_COLUMNS = ("text", "id", "url", "file_path", "record_offset")  # read by encode_batch
 
 
 @dataclass(frozen=True)
 class Shard:
-    """How the corpus is shuffled, split and cut into files.
+    """How the corpus is shuffled, split and divided into files.
 
-    `tokens_per_shard` is approximate (documents are not cut, keys are random); `rows_per_group`
+    `tokens_per_shard` is approximate (documents stay whole, keys are random); `rows_per_group`
     documents are read at a time; `validation_fraction` is a share of sites, not of documents.
     """
 
@@ -113,18 +68,17 @@ class Shard:
     validation_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < HASHES:
-            raise ValueError(f"seed = {self.seed}: must be from 0 to 2^64 - 1")
+        check_range(self, 0, HASHES - 1, "seed")
         check_range(self, 1, 10**12, "tokens_per_shard")
         check_range(self, 1, 10**6, "rows_per_group")  # which are read at once
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
-                f"validation_fraction = {self.validation_fraction}: must be at least 0 and under 1"
+                f"validation_fraction = {self.validation_fraction}: must be at least 0 and below 1"
             )
 
 
 def order_key(seed: int, document_id: str) -> int:
-    """Unsigned 64-bit hash (xxh3) of seed and id: where the document stands in the shuffle."""
+    """Unsigned 64-bit hash (xxh3) of seed and id: the document's place in the shuffle."""
     return xxhash.xxh3_64_intdigest(document_id.encode(), seed=seed)
 
 
@@ -133,23 +87,8 @@ def order_keys(ids: Iterable[str], seed: int) -> UInt64s:
     return np.fromiter((order_key(seed, document_id) for document_id in ids), dtype=np.uint64)
 
 
-def to_signed(keys: UInt64s) -> Int64s:
-    """Keys less 2^63, as int64: in the same order, for engines that have no unsigned integers."""
-    return (keys ^ SIGN_BIT).view(np.int64)
-
-
-def to_unsigned(signed: Int64s) -> UInt64s:
-    """The keys that `to_signed` made the int64 column `order_key` of."""
-    return signed.view(np.uint64) ^ SIGN_BIT
-
-
-def shard_of(key: int, num_shards: int) -> int:
-    """floor(key · num_shards / 2^64) for one unsigned key: 0 to num_shards - 1."""
-    return key * num_shards >> 64
-
-
 def shards_of(keys: UInt64s, num_shards: int) -> Int64s:
-    """`shard_of` each unsigned key, exact; `num_shards` under 2^32."""
+    """floor(key · num_shards / 2^64) of each unsigned key, exact; `num_shards` under 2^32."""
     if not 0 < num_shards < 1 << 32:
         raise ValueError(f"num_shards = {num_shards}: must be from 1 to 2^32 - 1")
     half, count = np.uint64(32), np.uint64(num_shards)
@@ -163,7 +102,7 @@ def num_shards_for(num_tokens: int, settings: Shard) -> int:
 
 
 def place(batch: pa.RecordBatch, num_shards: Mapping[str, int]) -> pa.RecordBatch:
-    """Token rows (`TOKENS`) with the number of their shard, given how many each split has."""
+    """Token rows (`TOKENS`) with the number of their shard, given the shards of each split."""
     keys = to_unsigned(batch.column("order_key").to_numpy())
     shard = np.zeros(len(keys), dtype=np.int64)
     splits = np.array(_strings(batch, "split"), dtype=np.str_)
@@ -177,8 +116,8 @@ def place(batch: pa.RecordBatch, num_shards: Mapping[str, int]) -> pa.RecordBatc
 def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -> pa.RecordBatch:
     """Token rows (`TOKENS`) of a batch of `canonical`, in the batch's order.
 
-    Each row's tokens start with the document boundary. `order_key` is `to_signed`'s, `text_bytes`
-    the length in UTF-8 of the text that the tokens stand for.
+    Each row's tokens start with the document boundary. `order_key` is signed (`to_signed`);
+    `text_bytes` is the UTF-8 length of the text that the tokens decode to.
     """
     texts, ids = _strings(batch, "text"), _strings(batch, "id")
     tokens = token_lists(texts, tokenizer)
@@ -194,15 +133,52 @@ def encode_batch(batch: pa.RecordBatch, tokenizer: Tokenizer, settings: Shard) -
     return pa.RecordBatch.from_arrays([columns[name] for name in TOKENS.names], schema=TOKENS)
 
 
+def token_lists(texts: Sequence[str], known: Tokenizer) -> pa.ListArray:
+    """The document boundary and the ids of each text, list<int32> (n,).
+
+    All ids are in one array, without a Python object per token.
+    """
+    boundary = np.array([known.boundary], dtype=np.int32)
+    found = [encode_array(text, known) for text in texts]
+    parts = [part for ids in found for part in (boundary, ids)]
+    ends = np.cumsum([0, *(1 + len(ids) for ids in found)], dtype=np.int64)
+    assert ends[-1] < 1 << 31, f"{ends[-1]} tokens in one batch"
+    values = np.concatenate([np.empty(0, np.int32), *parts])
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(values))
+
+
+def encode_array(text: str, known: Tokenizer) -> Int32s:
+    """`Tokenizer.encode` as an array, int32 (n,). Costs one copy of the ids over tiktoken's own."""
+    encoding = known.encoding
+    if not isinstance(encoding, tiktoken.Encoding):  # Hugging Face's returns lists only
+        return np.array(known.encode(text), dtype=np.int32)
+    if len(text) <= MAX_BLANKS:
+        return _encode(text, encoding)
+    cuts = [0]
+    for run in LONG_BLANKS.finditer(text):
+        cuts += range(run.start() + MAX_BLANKS, run.end() + 1, MAX_BLANKS)
+    cuts.append(len(text))
+    return np.concatenate([_encode(text[start:end], encoding) for start, end in pairwise(cuts)])
+
+
+def _encode(text: str, encoding: tiktoken.Encoding) -> Int32s:
+    # No control token is ever produced: text that spells one out becomes ordinary tokens.
+    try:
+        ids = encoding.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
+        return ids.view("i4")
+    except UnicodeEncodeError:  # a lone surrogate, which Arrow's texts cannot hold
+        return _encode(without_surrogates(text), encoding)
+
+
 def write_shard(
     table: pa.Table, folder: str | Path, split: str, index: int, settings: Shard
 ) -> DataFile:
     """Write the rows of one shard (`TOKENS`, in any order) and return its manifest entry.
 
     A table with a column `loss_mask` (uint8, as long as its row's tokens) makes a shard with one.
-    Both files, the rows and their lengths, appear whole, under names that end in the first 16
-    digits of the shard's SHA-256. `extra`: docs/reference/format.md. Memory beside the table's is
-    that of a few row groups.
+    Both files, the rows and their lengths, are renamed into place when complete; their names end in
+    the first 16 digits of the shard's SHA-256. `extra` is described in docs/reference/format.md. Memory in
+    addition to the table's is that of a few row groups.
     """
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]).to_numpy()
     stem = f"{split}-{index:05d}"
@@ -230,7 +206,7 @@ def write_shard(
 
 
 def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:
-    """The manifest's `extra` for these shards, as docs/reference/format.md has it."""
+    """The manifest's `extra` for these shards, described in docs/reference/format.md."""
     return {
         "format": SHARD_FORMAT,
         "kind": kind,
@@ -250,12 +226,12 @@ def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[st
 
 
 def tokenizer_file(known: Tokenizer) -> str:
-    """Name of a tokenizer beside its shards: other shards' tokenizer never takes its place."""
+    """The name of a tokenizer's file, different for every tokenizer."""
     return f"tokenizer-{known.hash[:16]}.json"
 
 
 def save_tokenizer(known: Tokenizer, folder: str | Path) -> Path:
-    """Put the tokenizer beside shards that are not committed yet; returns the file's path."""
+    """Write the tokenizer next to shards that are not committed yet; returns the path."""
     path = Path(folder) / tokenizer_file(known)
     with atomic_path(path) as temporary:
         known.save(temporary)
@@ -263,8 +239,7 @@ def save_tokenizer(known: Tokenizer, folder: str | Path) -> Path:
 
 
 def companions(files: Iterable[DataFile], extra: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of what a manifest of shards lists beside `files`: lengths, the tokenizer, and for
-    conversations the rows of which none was made."""
+    """Names of the files that belong to shards: lengths, the tokenizer, conversations' rejects."""
     rejected = (extra["rejected"]["name"],) if "rejected" in extra else ()
     lengths = (file.extra["lengths"]["name"] for file in files)
     return (*lengths, extra["tokenizer"]["file"], *rejected)
@@ -286,7 +261,7 @@ def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
 def _write_rows(
     path: Path, table: pa.Table, order: UInt64s, rows_per_group: int
 ) -> list[dict[str, Any]]:
-    """Write the rows in this order; tokens, documents and hash of each row group."""
+    """Write the rows in this order; return tokens, documents and hash of each row group."""
     row_groups, schema = [], MASKED if LOSS_MASK.name in table.schema.names else STORED
     batches = table.select(schema.names).to_batches()
     with pq.ParquetWriter(
@@ -310,19 +285,19 @@ def _write_rows(
 
 
 def _picked(batches: list[pa.RecordBatch], rows: UInt64s) -> pa.Table:
-    """These rows, by number over all batches, in this order, in one chunk.
+    """These rows, numbered over all batches, in this order, in one chunk.
 
-    Taking them from a table of many chunks would copy all of it into one first.
+    `Table.take` would first copy a table of many chunks into one.
     """
     ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.uint64)
     batch_of = np.searchsorted(ends, rows, side="right")
     by_batch = np.argsort(batch_of, kind="stable")
-    pieces = []
+    parts = []
     for number in np.unique(batch_of).tolist():
         batch = batches[number]
         inside = rows[batch_of == number] - (ends[number] - batch.num_rows)
-        pieces.append(batch.take(pa.array(inside)))
-    together = pa.Table.from_batches(pieces).combine_chunks()
+        parts.append(batch.take(pa.array(inside)))
+    together = pa.Table.from_batches(parts).combine_chunks()
     return together.take(pa.array(np.argsort(by_batch)))
 
 
@@ -335,14 +310,14 @@ def _row_group(group: pa.Table) -> dict[str, Any]:
 
 
 def _values(column: pa.ChunkedArray, dtype: str) -> npt.NDArray[Any]:
-    """The values of all lists, one after the other."""
+    """The values of all lists, concatenated."""
     values: npt.NDArray[Any] = pc.list_flatten(column).to_numpy()
     return values.astype(dtype, copy=False)
 
 
 def _write_lengths(path: Path, lengths: Int64s) -> dict[str, str]:
     with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:  # np.save would add a suffix to a name
+        with open(temporary, "wb") as file:  # given a name, np.save would add a suffix
             np.save(file, lengths.astype("<i4"), allow_pickle=False)
         digest = _flush_and_hash(temporary)
     return {"name": path.name, "sha256": digest}

@@ -1,9 +1,9 @@
 """Which split a document is in: a hash of where it comes from, the same in every root.
 
-The salts are fixed and the shuffle's seed has no part in it, so that what one corpus holds out no
-other one trains on. Pages go by their site: a site's pages share their furniture, authors and
-reprints. Conversations have no site and go by the id that their source gives them. Cost: a hash a
-document, beside parsing its URL.
+The salts are fixed and independent of the shuffle's seed, so that no corpus trains on what another
+holds out. Pages are split by site, because the pages of a site share text and authors.
+Conversations have no site and are split by the id in their source. Cost: parsing the URL and one
+hash per document.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from schemas.suffixes import site
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
-SITE_SALT = "gristmill-split-1"  # never changed: a site would change sides
+SITE_SALT = "gristmill-split-1"  # never changed: documents would move between splits
 ID_SALT = "gristmill-split-id-1"
-HASHES = 1 << 64  # how many 64-bit hashes there are
+HASHES = 1 << 64  # the number of 64-bit hashes
 
 
 def split_of(url: str | None, fraction: float) -> Split:
     """The split of a page's site, the same for all of its subdomains and for every seed.
 
-    `fraction` of the sites are validation. A page without a URL is train.
+    `fraction` of the sites are validation. A page without a URL is in train.
     """
     return "train" if url is None else _split(SITE_SALT, site(url), fraction)
 

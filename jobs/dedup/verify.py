@@ -12,9 +12,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from corpus.arrays import UInt64s
 from corpus.dedup.minhash import jaccard, shingle_hashes
 from corpus.dedup.precision_recall import Estimate, estimate
-from corpus.dedup.word_hashes import UInt64s
 from jobs.dedup import bands, links
 from jobs.engine import dataset_io
 from jobs.engine.dataset_io import Stored, store

@@ -149,7 +149,7 @@ def test_folders_that_teach_nothing_are_named(tmp_path: Path, folders: tuple[Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dim": 0}, "dim = 0: must be 1 or more"),
+        ({"dim": 0}, "dim = 0: must be at least 1"),
         ({"held_out": 1.0}, r"held_out = 1\.0: must be above 0 and below 1"),
         ({"label": "two words"}, "label = 'two words': must be one word"),
         ({"other_label": "hq"}, "other_label = hq: must differ"),

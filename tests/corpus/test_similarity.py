@@ -45,8 +45,8 @@ def test_the_threshold_is_what_is_verified_or_where_the_curve_is_steep() -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be from 0 to 1"),
-        ({"sample_pairs": -1}, "sample_pairs = -1: must be 0 or more"),
+        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be at most 1"),
+        ({"sample_pairs": -1}, "sample_pairs = -1: must be at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:

@@ -262,7 +262,7 @@ def _row_by_row(row: dict[str, Any], settings: Recipe) -> str:
     [
         ("gopher_quality.min_wrds=3", "did you mean 'min_words'"),
         ("gopher_quality.min_words='many'", "must be of type int"),
-        ("gopher_quality.min_words=-1", "must be 0 or more"),
+        ("gopher_quality.min_words=-1", "min_words = -1: must be at least 0"),
         ("gopher_quality.min_words", "not TOML"),
         ("language.languages=en", "not TOML"),
         ("c4.min_words_per_line=4", "gristmill filter --overwrite measures again"),
