@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from schemas.suffixes import site
 from schemas.tokenizer import Tokenizer
-from trainer.data.epoch_plan import Window
+from trainer.data.epoch_plan import PackedWindow
 from trainer.data.loader import IGNORED, Batch, Loader
 from trainer.data.packing import BEGINS, Int32s, Int64s
 from trainer.data.rows import SourceRows
@@ -271,7 +271,7 @@ class _Sites:
         return sites, kinds, lengths
 
 
-def _documents(source: SourceRows, window: Window, numbers: dict[str, int]) -> _Documents:
+def _documents(source: SourceRows, window: PackedWindow, numbers: dict[str, int]) -> _Documents:
     """The documents of a window; sites that are new get the next numbers."""
     groups, lengths, sites = source.row_groups, [], []
     for group in window.groups.tolist():

@@ -31,7 +31,7 @@ from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.durable import beside, fault, flush, read_json, sha256, to_text, write_json
+from trainer.durable import fault, file_in, flush, read_json, sha256, to_text, write_json
 from trainer.model.model import LanguageModel, ModelConfig, require_room
 from trainer.settings import MAX_SEQ_LEN, MAX_VOCAB_SIZE, ModelSettings
 
@@ -259,7 +259,7 @@ def _follow(run: Path, name: str) -> tuple[Path, str]:
     named = isinstance(folder, str) and _STEP_FOLDER.fullmatch(folder)
     if not named or not isinstance(digest, str):
         raise UserError(f"{run / name}: not a pointer to a checkpoint: {str(pointer)[:200]}")
-    return beside(run, folder, run / name), digest
+    return file_in(run, folder, run / name), digest
 
 
 def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from schemas.errors import UserError
 from schemas.manifest import shards_content_hash
 from trainer.commands.where import rows_with, where
 from trainer.data.epoch_plan import _seed
-from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
+from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _rebuild, rank_rows
 from trainer.data.packing import permutation
 from trainer.data.rows import HELD_WINDOWS
 from trainer.data.spec import DataSpec
@@ -203,7 +203,7 @@ def test_epochs_are_shuffled_anew_and_seeds_differ(folders: dict[str, Path]) -> 
 
 def global_batches(loader: Loader, world_size: int, steps: range) -> Iterator[list[np.ndarray]]:
     """Each step's global batch, put together from ranks that opened the data for themselves."""
-    ranks = [_again(loader.__reduce__()[1][0]) for _ in range(world_size)]
+    ranks = [_rebuild(loader.__reduce__()[1][0]) for _ in range(world_size)]
     for step in steps:
         shares = [rank_rows(loader.spec.rows, rank, world_size) for rank in range(world_size)]
         parts = [ranks[rank].batch(step, shares[rank]) for rank in range(world_size)]
@@ -368,7 +368,7 @@ def test_more_epochs_than_allowed_are_refused_before_the_run(folders: dict[str, 
     loader = Loader(mixed, seq_len=32, rows=8, packing="best_fit", cache=folders["cache"])
     enough = loader.sources[0].first_row(2) * 2 // 8
     assert loader.epochs(enough - 1)[0] <= 2.1
-    with pytest.raises(UserError, match=r"pages: max_epochs = 2: the run takes .* give it less"):
+    with pytest.raises(UserError, match=r"pages: max_epochs = 2: the run takes .* lower its"):
         loader.epochs(enough + 2)
 
 

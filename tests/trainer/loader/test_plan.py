@@ -143,7 +143,7 @@ def test_a_specification_survives_json_and_names_what_differs() -> None:
     other = DataSpec((Source("ab"), Source("cd", 1.0, 3)), 128, 8, "best_fit", 7)
     said = "seq_len = 64, now 128; sources[1].weight = 2.0, now 1.0"
     assert difference(SPEC, other) == said
-    with pytest.raises(UserError, match=r"state\.json: made with another data specification: seq_"):
+    with pytest.raises(UserError, match=r"state\.json: has a different data specification: seq_"):
         require_same(SPEC, other, "state.json")
     fewer = DataSpec((Source("ab"),), 64, 8, "best_fit", 7)
     assert "sources[1].content_hash = cd, now none" in difference(SPEC, fewer)
@@ -160,7 +160,7 @@ def test_a_specification_survives_json_and_names_what_differs() -> None:
         ({"sources": [{"content_hash": "a", "weight": 0}]}, "weight = 0.0: must be above 0"),
         ({"sources": [{"content_hash": "a", "max_epochs": -1}]}, "max_epochs = -1: must be"),
         ({"seed": -1}, "seed = -1: must be from 0"),
-        ({"format": 99}, "format = 99: this version makes batches of 1"),
+        ({"format": 99}, "format = 99: this version reads format 1"),
         ({"colour": 1}, "unknown key 'colour'"),
     ],
 )
