@@ -182,7 +182,7 @@ class Run:
         loss = state.get("validation_loss")
         if loss is not None and (best is None or loss < best[1]["validation_loss"]):
             checkpoint.point(self.out, checkpoint.BEST, folder)
-        checkpoint.keep(self.out, count)
+        checkpoint.prune(self.out, count)
 
     def log(self, **record: Any) -> None:
         """One line of log.jsonl."""
