@@ -65,7 +65,7 @@ class DataSpec:
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
         if self.format != FORMAT:
-            raise ValueError(f"format = {self.format}: this version reads format {FORMAT}")
+            raise ValueError(f"format = {self.format}: must be {FORMAT} in this version")
 
     @property
     def hash(self) -> str:

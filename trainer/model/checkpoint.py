@@ -137,15 +137,21 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
             f"{folder / TOKENIZER_FILE}: tokenizer hash {tokenizer.hash[:12]}, the model was "
             f"trained with {str(state.get('tokenizer_hash'))[:12]}"
         )
-    config = config_from_json(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    config_path, model_path = folder / CONFIG_FILE, folder / MODEL_FILE
+    config = config_from_json(read_json(config_path), str(config_path))
     if config.vocab_size != tokenizer.padded_vocab_size:
         raise UserError(
-            f"{folder / CONFIG_FILE}: vocab_size {config.vocab_size}, the tokenizer pads to "
+            f"{config_path}: vocab_size = {config.vocab_size}, the tokenizer pads to "
             f"{tokenizer.padded_vocab_size}"
         )
-    require_room(config, (folder / MODEL_FILE).stat().st_size, str(folder / CONFIG_FILE))
-    model = LanguageModel(config)
-    _load_weights(model, folder / MODEL_FILE)
+    require_room(config, model_path.stat().st_size, str(config_path))
+    model, weights = LanguageModel(config), _read_tensors(model_path)
+    if config.settings.tie_word_embeddings and "model.embed_tokens.weight" in weights:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{model_path}: does not fit {CONFIG_FILE}: {error}") from None
     return Checkpoint(folder, model.to(device), tokenizer, state)
 
 
@@ -285,16 +291,6 @@ def _check_file(path: Path, expected: dict[str, Any]) -> None:
         )
     if sha256(path) != expected.get("sha256"):
         raise UserError(f"{path}: altered: {STATE_FILE} has another SHA-256")
-
-
-def _load_weights(model: LanguageModel, path: Path) -> None:
-    weights = _read_tensors(path)
-    if model.config.settings.tie_word_embeddings and "model.embed_tokens.weight" in weights:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: does not fit {CONFIG_FILE}: {error}") from None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

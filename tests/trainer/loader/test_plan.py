@@ -160,7 +160,7 @@ def test_a_specification_survives_json_and_names_what_differs() -> None:
         ({"sources": [{"content_hash": "a", "weight": 0}]}, "weight = 0.0: must be above 0"),
         ({"sources": [{"content_hash": "a", "max_epochs": -1}]}, "max_epochs = -1: must be"),
         ({"seed": -1}, "seed = -1: must be from 0"),
-        ({"format": 99}, "format = 99: this version reads format 1"),
+        ({"format": 99}, "format = 99: must be 1 in this version"),
         ({"colour": 1}, "unknown key 'colour'"),
     ],
 )
