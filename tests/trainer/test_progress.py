@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines, a bar, tables."""
+"""Console output of a run: lines, a bar, tables."""
 
 from __future__ import annotations
 

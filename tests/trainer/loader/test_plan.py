@@ -1,4 +1,4 @@
-"""Packing and plans: every token once, full rows, and nothing that depends on the machine."""
+"""Packing and plans: every token once, full rows, the same on every machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LENGTHS = st.lists(st.integers(0, 90), max_size=60).map(lambda n: np.array(n, np
 
 
 def tokens_and_rows(rows: Rows) -> list[list[int]]:
-    """Each row's tokens by their place in the window; padding is -1."""
+    """Each row's tokens as positions in the window; padding is -1."""
     split, first = [], 0
     for end in rows.row_ends.tolist():
         row: list[int] = []
