@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from schemas.errors import UserError
 from schemas.printing import printable
 from trainer.commands import chat, evaluate, export, sample, show_batch, train, where
-from trainer.distributed import Stopped
+from trainer.signals import Stopped
 
 _ABOUT = """\
 Train a small language model on token shards, evaluate it and generate text.

@@ -19,13 +19,13 @@ from torch import Tensor
 from schemas.errors import UserError
 from trainer.commands.where import where
 from trainer.data.loader import Batch, Loader
-from trainer.distributed import Stopped, StopSignals
 from trainer.evaluate.loss import Validation, bytes_of_tokens, validate_by_domain
 from trainer.generate.chat import reply_text
 from trainer.generate.generate import generate
 from trainer.model import checkpoint
 from trainer.model.cost import flops_per_token, mfu, peak_flops
 from trainer.progress import Reporter
+from trainer.signals import Stopped, StopSignals
 from trainer.train import run_folder
 from trainer.train.loss_plot import plot
 from trainer.train.step import Step, Training, rows_not_finite, train_step
