@@ -1,7 +1,7 @@
-"""The trainer's recipe: frozen dataclasses, one a section, each checked where it is declared.
+"""The trainer's recipe: one frozen dataclass per section, which checks its own values.
 
-`schemas.config.load_toml(path, PretrainRecipe)` reads one. Model fields carry the names that
-transformers' `Qwen3Config` uses, run fields those of nanochat.
+`schemas.config.load_toml(path, PretrainRecipe)` reads a recipe file. Model fields are named as in
+transformers' `Qwen3Config`, run fields as in nanochat.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from schemas.config import check_range
 
-# Far above what is trained anywhere, and small enough that products of two fit into 64 bits.
+# Far above any real training run, and small enough that products of two fit into 64 bits.
 MAX_COUNT = 10**9  # of steps, tokens, epochs
 MAX_ROWS = 2**20
 MAX_SEQ_LEN = 2**24
@@ -22,7 +22,7 @@ MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """`[model]`: shape of the decoder. Vocabulary and boundary come from the shards."""
+    """`[model]`: shape of the decoder; vocabulary and boundary token come from the shards."""
 
     hidden_size: int = 256
     num_hidden_layers: int = 4
@@ -39,13 +39,12 @@ class ModelSettings:
         check_range(self, 1, 2**20, "hidden_size", "intermediate_size")
         check_range(self, 1, 10**4, "num_hidden_layers", "head_dim")
         check_range(self, 1, 10**4, "num_attention_heads", "num_key_value_heads")
-        _above_zero(self, "rms_norm_eps", "rope_theta")
-        check_range(self, 0, 1, "rms_norm_eps")
-        check_range(self, 0, 1e15, "rope_theta")
-        if self.num_attention_heads % self.num_key_value_heads:
+        _positive(self, 1, "rms_norm_eps")
+        _positive(self, 1e15, "rope_theta")
+        heads, key_heads = self.num_attention_heads, self.num_key_value_heads
+        if heads % key_heads:
             raise ValueError(
-                f"num_key_value_heads = {self.num_key_value_heads}: must divide "
-                f"num_attention_heads = {self.num_attention_heads}"
+                f"num_key_value_heads = {key_heads}: must divide num_attention_heads = {heads}"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim}: must be even, RoPE rotates pairs")
@@ -55,8 +54,8 @@ class ModelSettings:
 class SourceSettings:
     """`[[data.sources]]`: a folder of shards in a mixture.
 
-    `weight` is its share of the rows, relative to the others' (by default equal); `max_epochs` is
-    how often it is gone over at most (0: no limit).
+    `weight` is its share of the rows relative to the other sources; `max_epochs` limits how often
+    its rows are repeated (0: no limit).
     """
 
     shards: str = ""
@@ -66,18 +65,17 @@ class SourceSettings:
     def __post_init__(self) -> None:
         if not self.shards:
             raise ValueError("shards = '': must be a folder of shards")
-        _above_zero(self, "weight")
-        check_range(self, 0, MAX_WEIGHT, "weight")
+        _positive(self, MAX_WEIGHT, "weight")
         check_range(self, 0, MAX_COUNT, "max_epochs")
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`[data]`: `batch_size` counts the rows of `seq_len` tokens in one step over all ranks.
+    """`[data]`: `batch_size` counts the rows of `seq_len` tokens per step, over all ranks.
 
-    `packing` `auto` is `concat` for documents and `best_fit` for conversations. `seed` is of the
-    order alone. `vocab_size` is the padded vocabulary that the recipe was made for; 0 takes any.
-    `sources` are mixed; without them `--shards` names the one folder.
+    `packing = "auto"` is `concat` for documents and `best_fit` for conversations. `seed` determines
+    the order. `vocab_size` is the expected padded vocabulary (0: any). `sources` are mixed; without
+    them, `--shards` names the folder.
     """
 
     seq_len: int = 256
@@ -96,10 +94,10 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """`[optimizer]`: how weights change, see `trainer.train.optimizer`; `max_grad_norm` 0: no clipping.
+    """`[optimizer]`: see `trainer.train.optimizer`; `max_grad_norm` 0 disables clipping.
 
-    `muon` updates the layers' matrices by `muon_learning_rate` and `muon_momentum`, all else is
-    AdamW's.
+    `muon` updates the layers' matrices with `muon_learning_rate` and `muon_momentum`, and all other
+    parameters with AdamW.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -113,19 +111,17 @@ class OptimizerSettings:
     muon_momentum: float = 0.95
 
     def __post_init__(self) -> None:
-        _above_zero(self, "learning_rate", "eps", "muon_learning_rate")
-        check_range(self, 0, 1000, "learning_rate", "eps", "muon_learning_rate")
-        for name in ("beta1", "beta2", "muon_momentum"):
-            _within(self, name, 0.0, 1.0)
+        _positive(self, 1000, "learning_rate", "eps", "muon_learning_rate")
+        _below_one(self, "beta1", "beta2", "muon_momentum")
         check_range(self, 0, 1000, "weight_decay")
         check_range(self, 0, 1e9, "max_grad_norm")
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """`[schedule]`: how the learning rate goes over the steps, see `trainer.train.optimizer`.
+    """`[schedule]`: the learning rate over the steps, see `trainer.train.optimizer`.
 
-    `decay_fraction` (of all steps) is WSD's alone; `min_ratio` is what is left at the end.
+    `decay_fraction` of all steps is for `wsd` only; `min_ratio` is the final share of the peak.
     """
 
     kind: Literal["cosine", "wsd"] = "cosine"
@@ -135,20 +131,19 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         check_range(self, 0, MAX_COUNT, "warmup_steps")
-        _within(self, "decay_fraction", 0.0, 1.0, closed=True)
-        _within(self, "min_ratio", 0.0, 1.0, closed=True)
+        _at_most_one(self, "decay_fraction", "min_ratio")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """`[run]`: how long, how often what, and on which numbers. An `every` of 0 means at the end.
+    """`[run]`: length, intervals in steps (0: at the end only) and precision.
 
-    `device_batch_size` is the rows that a device takes at once (0: all of its share); more are
-    accumulated. `eval_rows` is the most validation rows of a source (0: all). `keep_checkpoints`
-    newest ones stay (0: all), and the one of the lowest validation loss. More than
-    `max_skipped_steps` steps in a row whose loss or gradient is not finite stop the run.
-    `compile` `auto` is on where a compiler is there and the run long enough. `num_threads` 0
-    leaves PyTorch's own choice.
+    `device_batch_size`: rows per micro-batch and device (0: the device's whole share).
+    `eval_rows`: maximum validation rows per source (0: all). `keep_checkpoints`: newest checkpoints
+    to keep (0: all); the one with the lowest validation loss is always kept. The run stops after
+    more than `max_skipped_steps` consecutive steps whose loss or gradient is not finite.
+    `compile = "auto"` compiles if a compiler is installed and the run is long enough.
+    `num_threads = 0` leaves the number to PyTorch.
     """
 
     num_steps: int = 100
@@ -176,10 +171,10 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """`[sample]`: how text is drawn, see `trainer.generate.sampling`. Temperature 0 is greedy.
+    """`[sample]`: how text is sampled, see `trainer.generate.sampling`. Temperature 0 is greedy.
 
-    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off. `stop` are texts that end
-    the sample; the document boundary always does.
+    `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 disable these. A text of `stop` ends
+    the sample, as the document boundary always does.
     """
 
     prompt: str = ""
@@ -201,9 +196,8 @@ class SampleSettings:
         check_range(self, 0, 1e300, "temperature")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p}: must be above 0 and at most 1")
-        _within(self, "min_p", 0.0, 1.0, closed=True)
-        _above_zero(self, "repetition_penalty")
-        check_range(self, 0, 1e9, "repetition_penalty")
+        _at_most_one(self, "min_p")
+        _positive(self, 1e9, "repetition_penalty")
         if "" in self.stop:
             raise ValueError("stop = '': must not be empty, every text contains it")
 
@@ -221,25 +215,33 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PretrainRecipe(Recipe):
-    """A whole recipe file for `trainer pretrain`."""
+    """A recipe file for `trainer pretrain`."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
 
 
 @dataclass(frozen=True)
 class SftRecipe(Recipe):
-    """A whole recipe file for `trainer sft`; the model's shape is the checkpoint's."""
+    """A recipe file for `trainer sft`; the model's shape comes from the checkpoint."""
 
 
-def _above_zero(settings: object, *names: str) -> None:
+def _positive(settings: object, most: float, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if not value > 0:
             raise ValueError(f"{name} = {value}: must be above 0")
+    check_range(settings, 0, most, *names)
 
 
-def _within(settings: object, name: str, low: float, high: float, closed: bool = False) -> None:
-    value = getattr(settings, name)
-    if not (low <= value <= high if closed else low <= value < high):
-        end = "at most" if closed else "below"
-        raise ValueError(f"{name} = {value}: must be at least {low:g} and {end} {high:g}")
+def _at_most_one(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} = {value}: must be at least 0 and at most 1")
+
+
+def _below_one(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} = {value}: must be at least 0 and below 1")

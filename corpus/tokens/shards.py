@@ -177,8 +177,8 @@ def write_shard(
 
     A table with a column `loss_mask` (uint8, as long as its row's tokens) makes a shard with one.
     Both files, the rows and their lengths, are renamed into place when complete; their names end in
-    the first 16 digits of the shard's SHA-256. `extra` is described in docs/reference/format.md. Memory in
-    addition to the table's is that of a few row groups.
+    the first 16 digits of the shard's SHA-256. `extra` is described in docs/reference/format.md.
+    Memory in addition to the table's is that of a few row groups.
     """
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in ORDER]).to_numpy()
     stem = f"{split}-{index:05d}"

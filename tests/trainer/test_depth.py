@@ -1,4 +1,4 @@
-"""The dial: what it gives, and that it always gives a model that can be built."""
+"""Sizes by depth: the expected values, and always a model that can be built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic and memory of a step, against the model itself."""
+"""FLOPs, parameters and memory compared with those of the model."""
 
 from __future__ import annotations
 

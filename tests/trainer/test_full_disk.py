@@ -117,7 +117,7 @@ def test_a_disk_full_at_any_write_of_a_checkpoint_leaves_the_one_before(
         said = str(caught.value)
         assert said.startswith(f"{run}: checkpoint of step 8 could not be written"), number
         assert re.search(rf"{SAID}.*; the disk at /\S* has [\d,]+ bytes free", said), number
-        assert "what was saved before is untouched: make room and go on with --resume" in said
+        assert "earlier checkpoints are intact: free disk space and continue with --resume" in said
         assert checkpoint.load(run, CPU).state["step"] == 7, number
         found = {name: data for name, data in files(run).items() if "step-000008/" not in name}
         assert found == before, number  # and no half-written file

@@ -1,4 +1,4 @@
-"""Which number format is taken, whatever a CPU is like."""
+"""The choice of dtype, for fast and slow CPUs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ PLACES = (
     "trainer.model.checkpoint.flush",
     "trainer.model.checkpoint._put",
     "trainer.model.checkpoint.point",
-    "trainer.model.checkpoint.keep",
+    "trainer.model.checkpoint.prune",
     "trainer.model.checkpoint.write_json",
     "trainer.model.checkpoint.shutil.rmtree",
     "trainer.train.run_folder.write_json",

@@ -71,7 +71,7 @@ def test_pruning_leaves_what_the_trainer_did_not_write(run: Path, tmp_path: Path
     (run / "step-0000001").mkdir()
     (run / "step-0000001" / "model.safetensors").symlink_to(documents / "thesis.docx")
     kept = contents(run)
-    checkpoint.keep(run, 1)
+    checkpoint.prune(run, 1)
     gone = {name for name in kept if name.startswith("step-000002/")}
     assert len(gone) == len(checkpoint.FILES)
     assert contents(run) == {name: data for name, data in kept.items() if name not in gone}
@@ -87,7 +87,7 @@ def test_what_killed_processes_left_is_removed(run: Path) -> None:
         (run / name / "model.safetensors").write_bytes(b"half")
     for name in ("latest", "best", "run.json", "log.jsonl", "loss.png", "report.json"):
         (run / f".{name}.{'0' * 32}.tmp").write_text("half")
-    checkpoint.keep(run, 0)
+    checkpoint.prune(run, 0)
     assert contents(run) == kept
     assert not list(run.glob(".*"))
 
@@ -114,7 +114,7 @@ def test_a_step_folder_that_is_a_link_is_not_followed(run: Path) -> None:
 def test_a_state_whose_step_is_no_step_is_refused(run: Path, value: object) -> None:
     path = run / "step-000003" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "step": value}))
-    with pytest.raises(UserError, match=r"state\.json: not a checkpoint's: step = "):
+    with pytest.raises(UserError, match=r"state\.json: not the state of a checkpoint: step = "):
         checkpoint.load(run / "step-000003", CPU)
 
 

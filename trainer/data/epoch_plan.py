@@ -1,20 +1,20 @@
-"""An epoch's plan: its row groups in a new order, packed window by window into rows.
+"""An epoch's plan: its row groups in shuffled order, packed window by window into rows.
 
-The order of an epoch's row groups is a permutation that (seed, epoch) decides. Consecutive row
-groups form a window, up to `window_tokens` tokens; a window is packed by itself (`trainer.data.packing`)
-and its rows shuffled. All of it is planned once, from document lengths alone, before anything is
-split over ranks, and stored in a cache folder as arrays that are mapped, not loaded:
+(seed, epoch) determine the order of the row groups. Consecutive row groups form a window of up to
+`window_tokens` tokens, which is packed separately (`trainer.data.packing`) and its rows shuffled.
+The plan is built once, from document lengths only, before rows are split over ranks. It is stored
+in a cache folder as memory-mapped arrays:
 
-    CACHE/<hash>/plan.json     what it is a plan of; sizes of the files, hashes of these two:
+    CACHE/<hash>/plan.json     settings; sizes of all files, SHA-256 of groups.npy and windows.npy
     CACHE/<hash>/groups.npy    int64 (row groups,): the epoch's order
     CACHE/<hash>/windows.npy   int64 (windows, 7): row groups, rows and segments up to the window's
                                end; its own tokens, dropped tokens and padding; CRC-32 of its
                                segments and row ends
-    CACHE/<hash>/starts.npy, lengths.npy, kinds.npy    of each segment, see `packing.Rows`
+    CACHE/<hash>/starts.npy, lengths.npy, kinds.npy    per segment, see `packing.Rows`
     CACHE/<hash>/row_ends.npy  int64 (rows,): segments up to the row's end
 
-The folder appears whole, by a rename, and can be removed at any time: it is built again. Building
-holds one window; finding a row is a binary search.
+The folder is renamed into place when complete. It can be deleted at any time and is then rebuilt.
+Building holds one window in memory; finding a row is a binary search.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import uuid
 import zlib
@@ -40,17 +39,18 @@ from schemas.errors import UserError
 from trainer.data.packing import Int32s, Int64s, Rows, UInt8s, best_fit, concat, permutation
 from trainer.data.shards import RowGroups
 from trainer.data.spec import FORMAT, DataSpec
+from trainer.durable import flush, sha256
 
 PLAN_FILE = "plan.json"
-PLAN_FORMAT = 2  # of the files, whatever batches they make
-_SMALL = ("groups.npy", "windows.npy")
+PLAN_FORMAT = 2  # of the files; `FORMAT` is that of the batches
 _HEADER_BYTES = 128
 _SEGMENTS: dict[str, str] = {"starts": "<i4", "lengths": "<i4", "kinds": "|u1", "row_ends": "<i8"}
-_FILES = ("groups.npy", "windows.npy", *(f"{name}.npy" for name in _SEGMENTS))
+_HASHED = ("groups.npy", "windows.npy")
+_FILES = (*_HASHED, *(f"{name}.npy" for name in _SEGMENTS))
 
 
-class Window(NamedTuple):
-    """Row groups that were packed together, and the rows that they gave."""
+class PackedWindow(NamedTuple):
+    """Row groups that were packed together, and their rows in the epoch."""
 
     groups: Int64s
     rows: range
@@ -60,8 +60,8 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An epoch of one source, as it lies in `folder`."""
+class EpochPlan:
+    """An epoch of one source; the arrays are mapped from the files of `folder`."""
 
     folder: Path
     groups: Int64s
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go in: those of all row groups."""
+        """Tokens of all row groups."""
         return int(self.windows[:, 3].sum())
 
     @property
@@ -88,29 +88,29 @@ class Plan:
 
     @property
     def padding(self) -> int:
-        """Places in rows that hold no token."""
+        """Positions in rows that hold no token."""
         return int(self.windows[:, 5].sum())
 
     def window_of(self, row: int) -> int:
         """The window that a row of the epoch is in."""
         return int(self.windows[:, 1].searchsorted(row, side="right"))
 
-    def window(self, index: int) -> Window:
-        """What a window is made of."""
+    def window(self, index: int) -> PackedWindow:
+        """A window's row groups, rows and counts."""
         before, here = self._ends(index)
         groups = self.groups[before[0] : here[0]]
-        return Window(groups, range(int(before[1]), int(here[1])), *map(int, here[3:6]))
+        return PackedWindow(groups, range(int(before[1]), int(here[1])), *map(int, here[3:6]))
 
     def check(self, index: int) -> None:
-        """`UserError` where a window's rows are not those that were stored."""
+        """`UserError` if a window's rows do not match its CRC-32."""
         before, here = self._ends(index)
         of_segments = slice(before[2], here[2])
         parts = [array[of_segments] for array in (self.starts, self.lengths, self.kinds)]
         if _crc([*parts, self.row_ends[before[1] : here[1]]]) != here[6]:
-            raise UserError(f"{self.folder}: altered: remove this folder, the plan is built again")
+            raise UserError(f"{self.folder}: altered: remove this folder; it will be rebuilt")
 
     def _ends(self, index: int) -> tuple[Int64s, Int64s]:
-        """Rows of `windows`: of the window before, zeros for the first, and of this one."""
+        """The rows of `windows` before this window (zeros for the first) and of it."""
         return self.windows[index - 1] if index else np.zeros(7, np.int64), self.windows[index]
 
     def segments(self, first: int, end: int) -> Rows:
@@ -122,10 +122,7 @@ class Plan:
 
 
 def plan_hash(row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: int) -> str:
-    """What a plan depends on: rows a batch and weights are not among it.
-
-    Lengths that another file gives for the same shards make another plan.
-    """
+    """SHA-256 of what a plan depends on: not batch size or weights, but the files of lengths."""
     return json_hash(
         {
             "format": [FORMAT, PLAN_FORMAT],
@@ -140,22 +137,21 @@ def plan_hash(row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: i
 
 def load_or_build(
     row_groups: RowGroups, spec: DataSpec, content_hash: str, epoch: int, cache: Path
-) -> Plan:
-    """The plan from `cache`, built there first where it is missing; `UserError` on bad lengths."""
-    name = plan_hash(row_groups, spec, content_hash, epoch)
-    folder = cache / name
-    found = _load(folder)
-    if found is None:
+) -> EpochPlan:
+    """The plan from `cache`, built first if it is missing; `UserError` if it has no rows."""
+    folder = cache / plan_hash(row_groups, spec, content_hash, epoch)
+    plan = _load(folder)
+    if plan is None:
         _build_folder(folder, row_groups, spec, epoch)
-        found = _load(folder)
-        if found is None:
-            raise UserError(f"{folder}: the plan cannot be kept here; give another cache folder")
-    if not found.num_rows:
-        there = f"{row_groups.folder}: {found.tokens} tokens in split '{spec.split}'"
+        plan = _load(folder)
+    if plan is None:
+        raise UserError(f"{folder}: the plan cannot be kept here; use another cache folder")
+    if not plan.num_rows:
+        found = f"{row_groups.folder}: {plan.tokens} tokens in split '{spec.split}'"
         if row_groups.masked and spec.packing == "best_fit":
-            raise UserError(f"{there}, none of them a target (loss_mask 1): nothing to learn")
-        raise UserError(f"{there}, data.seq_len = {spec.seq_len} needs at least {spec.seq_len + 1}")
-    return found
+            raise UserError(f"{found}, none of them a target (loss_mask = 1)")
+        raise UserError(f"{found}, data.seq_len = {spec.seq_len} needs at least {spec.seq_len + 1}")
+    return plan
 
 
 def epoch_windows(
@@ -174,15 +170,15 @@ def _pack(row_groups: RowGroups, groups: Int64s, lengths: Int32s, spec: DataSpec
         return (concat if spec.packing == "concat" else best_fit)(lengths, spec.seq_len)
     if spec.packing != "best_fit":
         raise UserError(
-            f"packing = '{spec.packing}': {row_groups.folder} holds conversations, which are "
-            "packed by 'best_fit'"
+            f"packing = '{spec.packing}': {row_groups.folder} holds conversations, which need "
+            "'best_fit'"
         )
     mask = np.concatenate([row_groups.mask(int(group)) for group in groups])
     return best_fit(lengths, spec.seq_len, mask)
 
 
 def _windows(order: Int64s, tokens: Int64s, window_tokens: int) -> Iterator[Int64s]:
-    """Runs of `order` of at most `window_tokens` tokens, or of one row group that has more."""
+    """Split `order` into windows of at most `window_tokens` tokens, or of one larger row group."""
     ends = np.concatenate([[0], np.cumsum(tokens[order])])
     first = 0
     while first < len(order):
@@ -193,7 +189,7 @@ def _windows(order: Int64s, tokens: Int64s, window_tokens: int) -> Iterator[Int6
 
 
 def _seed(*numbers: int) -> int:
-    """64 bits that these numbers decide."""
+    """The first 64 bits of SHA-256 of these numbers."""
     text = ",".join(map(str, numbers))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -203,18 +199,18 @@ def _build_folder(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: in
     try:
         temporary.mkdir(parents=True)
         _build(temporary, row_groups, spec, epoch)
-        if _load(folder) is None:  # else another process was quicker
+        if _load(folder) is None:  # else another process was faster
             _remove(folder)
             with contextlib.suppress(OSError):
                 temporary.rename(folder)
     except OSError as error:
-        raise UserError(f"{folder.parent}: plans cannot be kept here: {error}") from None
+        raise UserError(f"{folder.parent}: plans cannot be written here: {error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:
-    """Delete a plan that is not whole; a folder with anything else in it stays."""
+    """Delete an incomplete plan, but no folder that holds any other file."""
     with contextlib.suppress(OSError):
         if folder.is_symlink() or {p.name for p in folder.iterdir()} - {*_FILES, PLAN_FILE}:
             return
@@ -222,6 +218,7 @@ def _remove(folder: Path) -> None:
 
 
 def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> None:
+    """Write all files of a plan, one window at a time."""
     windows, order, row_end = [], [], np.zeros(3, dtype=np.int64)
     with contextlib.ExitStack() as stack:
         files = {
@@ -242,35 +239,34 @@ def _build(folder: Path, row_groups: RowGroups, spec: DataSpec, epoch: int) -> N
     np.save(folder / "windows.npy", np.array(windows, np.int64).reshape(-1, 7), allow_pickle=False)
     np.save(folder / "groups.npy", ordered, allow_pickle=False)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    hashes = {name: _sha256(folder / name) for name in _SMALL}
-    made_for = {"seq_len": spec.seq_len, "packing": spec.packing, "seed": spec.seed}
+    hashes = {name: sha256(folder / name) for name in _HASHED}
+    settings = {"seq_len": spec.seq_len, "packing": spec.packing, "seed": spec.seed}
     (folder / PLAN_FILE).write_text(
-        json.dumps({**made_for, "epoch": epoch, "bytes": sizes, "sha256": hashes}, indent=1) + "\n"
+        json.dumps({**settings, "epoch": epoch, "bytes": sizes, "sha256": hashes}, indent=1) + "\n"
     )
     for path in folder.iterdir():
-        _flush(path)
+        flush(path)
 
 
-def _load(folder: Path) -> Plan | None:
-    """The plan in `folder`; None where there is none, or not all of it."""
+def _load(folder: Path) -> EpochPlan | None:
+    """The plan in `folder`; None if it is missing, incomplete or not valid."""
     try:
-        told = json_text.load(folder / PLAN_FILE)
-        if any((folder / name).stat().st_size != told["bytes"][name] for name in _FILES):
+        listed = json_text.load(folder / PLAN_FILE)
+        if any((folder / name).stat().st_size != listed["bytes"][name] for name in _FILES):
             return None
-        if any(_sha256(folder / name) != told["sha256"][name] for name in _SMALL):
+        if any(sha256(folder / name) != listed["sha256"][name] for name in _HASHED):
             return None
-        plan = Plan(folder, *(_mapped(folder / name) for name in _FILES))
+        plan = EpochPlan(folder, *(_mapped(folder / name) for name in _FILES))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return plan if _fits(plan) else None
+    return plan if _is_valid(plan) else None
 
 
-def _fits(plan: Plan) -> bool:
-    """Whether the arrays have their types, and the windows' ends rise to the ends of the others."""
-    arrays: list[npt.NDArray[Any]] = [plan.groups, plan.windows]
-    arrays += [plan.starts, plan.lengths, plan.kinds, plan.row_ends]
-    types = ["<i8", "<i8", *_SEGMENTS.values()]
-    if any(a.dtype != type_ for a, type_ in zip(arrays, types, strict=True)):
+def _is_valid(plan: EpochPlan) -> bool:
+    """Whether types, shapes and order are right, and the windows' ends match the arrays' sizes."""
+    segments: list[npt.NDArray[Any]] = [getattr(plan, name) for name in _SEGMENTS]
+    arrays = [plan.groups, plan.windows, *segments]
+    if [a.dtype for a in arrays] != ["<i8", "<i8", *_SEGMENTS.values()]:
         return False
     if [a.ndim for a in arrays] != [1, 2, 1, 1, 1, 1] or plan.windows.shape[1] != 7:
         return False
@@ -284,28 +280,21 @@ def _fits(plan: Plan) -> bool:
 
 
 def _crc(parts: list[npt.NDArray[Any]]) -> int:
-    """CRC-32 of a window's starts, lengths, kinds and row ends."""
+    """CRC-32 of a window's starts, lengths, kinds and row ends, one after the other."""
     found = 0
     for part in parts:
         found = zlib.crc32(np.ascontiguousarray(part).data, found)
     return found
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    """A stored array; one without elements cannot be mapped.
-
-    A plain array over the map: slicing np.memmap itself costs several times as much.
-    """
-    mode: Literal["r"] | None = "r" if path.stat().st_size > _HEADER_BYTES else None
+    """A stored array, mapped as a plain ndarray: slicing np.memmap takes several times as long."""
+    mode: Literal["r"] | None = "r" if path.stat().st_size > _HEADER_BYTES else None  # not if empty
     return np.asarray(np.load(path, mmap_mode=mode, allow_pickle=False)).view(np.ndarray)
 
 
 class _ArrayFile:
-    """A one-dimensional .npy file whose length is known at the end."""
+    """A one-dimensional .npy file written in parts; its length is put into the header last."""
 
     def __init__(self, path: Path, dtype: str) -> None:
         self.path, self.dtype, self.count = path, np.dtype(dtype), 0
@@ -325,11 +314,3 @@ class _ArrayFile:
         np.lib.format.write_array_header_1_0(self.file, described)
         assert self.file.tell() == _HEADER_BYTES
         self.file.close()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

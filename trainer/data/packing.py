@@ -1,15 +1,13 @@
-"""Which tokens stand in which row: a window's documents cut and packed into rows of T + 1.
+"""Pack the documents of a window into rows of T + 1 tokens: T inputs and T targets.
 
-A row's first T tokens are inputs, its last T targets. It is a list of segments, each a stretch of
-one document or padding, and has T + 1 tokens with the padding. `concat` lays the documents end to
-end and cuts; neighbouring rows share a token, so that every token but the window's first is a
-target once. `best_fit` cuts what is longer than a row into pieces that share a token in the same
-way, and puts the longest piece first, each into the fullest row that it fits (best-fit decreasing,
-as in arXiv 2404.10830); every row begins with a piece's start, none is cut to fit, and what stays
-free is padded. Rows are then shuffled: best fit orders them by length.
+A row is a list of segments, each a stretch of one document or padding. `concat` joins the documents
+end to end and cuts; neighbouring rows share a token, so every token but the window's first is a
+target once. `best_fit` cuts documents longer than a row in the same way and places the pieces by
+best-fit decreasing (arXiv 2404.10830): the longest first, each into the fullest row that has room.
+No piece is cut to fill a gap; free space is padded. It orders rows by length, so shuffle them.
 
-Cost: `concat` is NumPy alone; `best_fit` takes O(n log n) for n pieces: a sort, and for each piece
-one look at the set of free spaces, kept as the bits of an integer.
+Cost: `concat` is NumPy only. `best_fit` sorts n pieces, O(n log n), and finds each piece's row with
+one operation on an integer whose bits are the free spaces.
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ CONTINUES, BEGINS, PADS = 0, 1, 2  # kinds of segments
 
 
 class Rows(NamedTuple):
-    """Rows as their segments, row by row.
+    """Rows as segments, row by row.
 
-    `starts` (int32, segments) count tokens from the window's first; padding starts behind the
-    last. `lengths` (int32) and `kinds` (uint8) are theirs; `row_ends` (int64, rows) how many
-    segments there are up to the row's end. `dropped` tokens are in no row, `padding` is the rest.
+    `starts` (int32, segments): offset in the window's tokens; padding starts after the last token.
+    `lengths` (int32), `kinds` (uint8): per segment. `row_ends` (int64, rows): number of segments up
+    to the row's end. `dropped` tokens are in no row; `padding` positions hold no token.
     """
 
     starts: Int32s
@@ -43,7 +41,7 @@ class Rows(NamedTuple):
     padding: int
 
     def shuffled(self, seed: int) -> Rows:
-        """The same rows in an order that is a pure function of their number and `seed`."""
+        """The same rows in a random order that depends only on their number and `seed`."""
         order = permutation(len(self.row_ends), seed)
         counts = np.diff(self.row_ends, prepend=0)
         picked = ranges((self.row_ends - counts)[order], counts[order])
@@ -56,7 +54,7 @@ class Rows(NamedTuple):
 
 
 def concat(lengths: Int32s, seq_len: int) -> Rows:
-    """Documents of `lengths` tokens end to end, cut every `seq_len`; the last cut's rest drops."""
+    """Documents of `lengths` tokens end to end, cut every `seq_len`; an incomplete row drops."""
     ends = np.cumsum(lengths, dtype=np.int64)
     starts, total = ends - lengths, int(ends[-1]) if len(ends) else 0
     num_rows = max(0, total - 1) // seq_len
@@ -74,10 +72,10 @@ def concat(lengths: Int32s, seq_len: int) -> Rows:
 
 
 def best_fit(lengths: Int32s, seq_len: int, loss_mask: UInt8s | None = None) -> Rows:
-    """Pieces of documents of `lengths` tokens, packed into rows of `seq_len` + 1.
+    """Documents of `lengths` tokens, cut into pieces and packed into rows of `seq_len` + 1.
 
-    With the window's `loss_mask` a piece without a target is dropped, so that every row has one;
-    so is a document of a single token.
+    Documents of one token are dropped. With the window's `loss_mask`, so are pieces without a
+    target, so that every row has one.
     """
     starts, sizes, kinds, learns = _pieces(lengths, seq_len, loss_mask)
     dropped = int((sizes - (kinds == CONTINUES))[~learns].sum()) + int((lengths == 1).sum())
@@ -101,7 +99,7 @@ def best_fit(lengths: Int32s, seq_len: int, loss_mask: UInt8s | None = None) -> 
 
 
 def permutation(count: int, seed: int) -> Int64s:
-    """0 to `count` - 1 in an order that `seed` (64 bits) decides, the same in any NumPy.
+    """A permutation of 0 to `count` - 1 by `seed` (64 bits), the same in every NumPy version.
 
     Numbers are sorted by splitmix64 (Steele et al., doi 10.1145/2660193.2660195) of seed + number.
     """
@@ -113,7 +111,7 @@ def permutation(count: int, seed: int) -> Int64s:
 
 
 def ranges(starts: Int64s, counts: Int64s) -> Int64s:
-    """start, start + 1, ... of each pair, `count` numbers, one after the other."""
+    """Concatenated ranges: start, start + 1, ..., `count` numbers of each pair."""
     ends = np.cumsum(counts, dtype=np.int64)
     numbers = np.repeat(starts - (ends - counts), counts)
     numbers += np.arange(len(numbers))
@@ -142,12 +140,12 @@ def _pieces(
     if loss_mask is None:
         return starts, sizes, kinds, np.ones(len(sizes), dtype=np.bool_)
     targets = np.concatenate([[0], np.cumsum(loss_mask, dtype=np.int64)])
-    # The first token of a piece is predicted by no token of the piece.
+    # No token of the piece predicts its first one.
     return starts, sizes, kinds, targets[starts + sizes] > targets[starts + 1]
 
 
 def _fullest_rows(sizes: list[int], capacity: int) -> list[int]:
-    """The row of each piece, sizes descending: of those that it fits, one with the least space."""
+    """The row of each piece (`sizes` descending): one with the least space of those with room."""
     with_space: list[list[int]] = [[] for _ in range(capacity + 1)]
     spaces = 0  # bit s: some row has space for s tokens
     chosen, num_rows = [], 0

@@ -1,8 +1,8 @@
-"""The data specification of a run: all that its batches depend on, beside the step.
+"""The data specification of a run: everything that a batch depends on besides the step.
 
-It names shards by what they hold, never by where they lie: the same specification gives the same
-batches from a copy elsewhere, on any number of ranks. It is plain JSON in a checkpoint, and a run
-that would go on with another one is refused by what differs.
+Shards are identified by content, not by path, so the same specification gives the same batches from
+a copy elsewhere, on any number of ranks. It is stored as plain JSON in checkpoints; a run does not
+resume with a different one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Any, Literal
 from schemas.config import check_range, from_dict, json_hash, to_json
 from schemas.errors import UserError
 from trainer.data.packing import Packing
-from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEQ_LEN, MAX_WEIGHT
+from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEED, MAX_SEQ_LEN, MAX_WEIGHT
 
-FORMAT = 1  # changes where the same specification would give other batches
-SEEDS = 1 << 63
+FORMAT = 1  # to be increased when the same specification would give different batches
 
 
 @dataclass(frozen=True)
 class Source:
-    """Shards by their manifest's content hash, their share of the rows, and how often at most.
+    """A folder of shards in a mixture, identified by its manifest's content hash.
 
-    `weight` is relative to the other sources'; `max_epochs` 0 is without a limit.
+    `weight` is relative to the other sources'; `max_epochs` 0 means no limit.
     """
 
     content_hash: str
@@ -41,8 +40,8 @@ class Source:
 class DataSpec:
     """A batch is a pure function of this and the step.
 
-    `rows` are those of a global batch, over all ranks; each has `seq_len` inputs. Row groups are
-    packed together up to `window_tokens` tokens.
+    `rows` counts the rows of a global batch, over all ranks; each has `seq_len` inputs. Row groups
+    are packed together in windows of up to `window_tokens` tokens.
     """
 
     sources: tuple[Source, ...]
@@ -63,42 +62,42 @@ class DataSpec:
         check_range(self, 2, MAX_SEQ_LEN, "seq_len")
         check_range(self, 1, MAX_ROWS, "rows")
         check_range(self, 1, 2**32, "window_tokens")
-        if not 0 <= self.seed < SEEDS:
+        if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
         if self.format != FORMAT:
-            raise ValueError(f"format = {self.format}: this version makes batches of {FORMAT}")
+            raise ValueError(f"format = {self.format}: must be {FORMAT} in this version")
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex): equal hash, equal batches at every step."""
+        """SHA-256 (hex); equal hashes give equal batches at every step."""
         return json_hash(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for a checkpoint."""
+        """Plain JSON values; `from_json` reads them."""
         return to_json(asdict(self))
 
 
 def from_json(values: dict[str, Any], source: str) -> DataSpec:
-    """The specification that `DataSpec.to_json` gave; `UserError` names `source` and the key."""
+    """Read what `DataSpec.to_json` returned; `UserError` names the file `source` and the key."""
     return from_dict(values, DataSpec, source)
 
 
 def difference(old: DataSpec, new: DataSpec) -> str:
-    """`name = old, now new` of all that differs; empty where batches are the same."""
+    """`name = old, now new` for every value that differs; empty if none does."""
     before, after = _flat(old.to_json()), _flat(new.to_json())
-    names = list(dict.fromkeys([*before, *after]))
-    changed = (name for name in names if before.get(name) != after.get(name))
     return "; ".join(
-        f"{name} = {before.get(name, 'none')}, now {after.get(name, 'none')}" for name in changed
+        f"{name} = {before.get(name, 'none')}, now {after.get(name, 'none')}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
     )
 
 
 def require_same(old: DataSpec, new: DataSpec, source: str) -> None:
-    """`UserError` where a run of `old`, written down in `source`, would go on with `new`."""
+    """`UserError` if `new` differs from `old`, which was read from the file `source`."""
     if old != new:
         raise UserError(
-            f"{source}: made with another data specification: {difference(old, new)}; go on with "
-            "the old one, or start another run"
+            f"{source}: has a different data specification: {difference(old, new)}; use the old "
+            "values or start a new run"
         )
 
 

@@ -1,16 +1,16 @@
-"""Checkpoints: a folder of safetensors and JSON that is there whole or not at all.
+"""Checkpoints: folders of safetensors and JSON that are complete or absent.
 
     RUN/step-000240/model.safetensors        fp32 weights, transformers' Qwen3 names
-    RUN/step-000240/optimizer.safetensors    the optimizer's state by parameter name, whole
-    RUN/step-000240/config.json              the model's shape, as transformers writes it
+    RUN/step-000240/optimizer.safetensors    the whole optimizer state, by parameter name
+    RUN/step-000240/config.json              the model's shape, in transformers' format
     RUN/step-000240/tokenizer.gristmill.json
     RUN/step-000240/state.json               step, settings, data; size and SHA-256 of the others
     RUN/latest                               {"folder": "step-000240", "state_sha256": ...}
-    RUN/best                                 the same, of the lowest validation loss
+    RUN/best                                 the same, for the lowest validation loss
 
-The folder is filled under another name, flushed and renamed; then `latest` is replaced, and only
-then older folders go. Whenever the process dies, `latest` names a whole checkpoint or is not there
-yet. Nothing is unpickled, and nothing depends on the number of processes.
+A folder is filled under a temporary name, flushed and renamed; then `latest` is replaced, and only
+then are older folders removed. If the process dies at any point, `latest` names a complete
+checkpoint or does not exist yet. Nothing is unpickled; nothing depends on the number of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.durable import beside, fault, flush, read_json, sha256, to_text, write_json
+from trainer.durable import fault, file_in, flush, read_json, sha256, to_text, write_json
 from trainer.model.model import LanguageModel, ModelConfig, require_room
 from trainer.settings import MAX_SEQ_LEN, MAX_VOCAB_SIZE, ModelSettings
 
@@ -41,7 +41,7 @@ CONFIG_FILE, STATE_FILE = "config.json", "state.json"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE, STATE_FILE)
 FORMAT = 2
 _STEP_FOLDER = re.compile(r"step-(\d{6,})((?:-again)*)")
-# What a killed process leaves: a step folder being filled or removed, a file being written.
+# Left by a killed process: a step folder being filled or removed, a file being written.
 _LEFTOVER = re.compile(
     r"\.(step-\d{6,}|run\.json|log\.jsonl|loss\.png|report\.json|latest|best)\.[0-9a-f]+\.tmp"
     r"|\.removed-step-\d{6,}(-again)*"
@@ -50,7 +50,7 @@ _LEFTOVER = re.compile(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model on its device, its tokenizer and what state.json says."""
+    """A loaded checkpoint: the model on its device, its tokenizer and the content of state.json."""
 
     folder: Path
     model: LanguageModel
@@ -68,9 +68,9 @@ def save(
 ) -> Path:
     """Write RUN/step-NNNNNN and point RUN/latest at it; returns the folder.
 
-    A folder that is there is never replaced, `latest` may name it: one of equal content stays as
-    it is, beside one of other content the new one gets a longer name. `UserError` where the disk
-    does not take it; then everything is as before.
+    `latest` may name an existing folder of this step, so that is never replaced: if its content is
+    equal it is used, else the new folder gets a longer name. If writing fails, `UserError` is
+    raised and the run is unchanged.
     """
     temporary = run / f".step-{step:06d}.{uuid.uuid4().hex}.tmp"
     try:
@@ -84,7 +84,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{run}: checkpoint of step {step} could not be written ({fault(run, error)}); "
-            "what was saved before is untouched: make room and go on with --resume"
+            "earlier checkpoints are intact: free disk space and continue with --resume"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -92,25 +92,25 @@ def save(
 
 
 def point(run: Path, name: str, folder: Path) -> None:
-    """Make RUN/`name` (`latest`, `best`) name a step folder."""
+    """Make RUN/`name` (`latest` or `best`) name a step folder."""
     digest = sha256(folder / STATE_FILE)
     write_json(run / name, {"folder": folder.name, "state_sha256": digest})
 
 
 def pointed(run: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The step folder that RUN/`name` names and its checked state; None where there is none."""
+    """The step folder that RUN/`name` names and its checked state; None without such a file."""
     if not (run / name).exists():
         return None
     folder, digest = _follow(run, name)
     return folder, _checked_state(folder, digest)
 
 
-def keep(run: Path, count: int) -> None:
-    """Remove all step folders but the `count` newest (0: none of them), `latest` and `best`.
+def prune(run: Path, count: int) -> None:
+    """Keep the `count` newest step folders (0: all), `latest` and `best`; remove the others.
 
-    A folder first gets another name, so that none is ever there in part. What a killed process left
-    unfinished goes too. Nothing that this trainer did not write is removed: a step folder with
-    another file in it stays, and so does a symbolic link.
+    A folder is renamed before it is removed, so that none is ever incomplete. Temporary files of
+    killed processes are removed too. Files that this trainer did not write are kept: a step folder
+    that holds one stays, and so does a symbolic link.
     """
     for path in list(run.iterdir()):
         if _LEFTOVER.fullmatch(path.name) and not path.is_symlink():
@@ -118,17 +118,18 @@ def keep(run: Path, count: int) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    folders = sorted(filter(_STEP_FOLDER.fullmatch, (p.name for p in run.iterdir())), key=_age)
+    matches = [found for path in run.iterdir() if (found := _STEP_FOLDER.fullmatch(path.name))]
+    by_age = [found[0] for found in sorted(matches, key=lambda m: (int(m[1]), len(m[2])))]
     kept = {_follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
-    for name in folders[:-count] if count else []:
-        if name not in kept and _is_ours_alone(run / name):
+    for name in by_age[:-count] if count else []:
+        if name not in kept and _holds_only_our_files(run / name):
             trash = run / f".removed-{name}"
             (run / name).rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
 
 
 def load(path: str | Path, device: torch.device) -> Checkpoint:
-    """Load RUN (its latest checkpoint) or RUN/step-NNNNNN; `UserError` names a torn file."""
+    """Load RUN (its latest checkpoint) or RUN/step-NNNNNN; `UserError` names a damaged file."""
     folder, state = find(Path(path))
     tokenizer = tokenizers.load(folder / TOKENIZER_FILE)
     if tokenizer.hash != state.get("tokenizer_hash"):
@@ -136,20 +137,26 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
             f"{folder / TOKENIZER_FILE}: tokenizer hash {tokenizer.hash[:12]}, the model was "
             f"trained with {str(state.get('tokenizer_hash'))[:12]}"
         )
-    config = config_from_json(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    config_path, model_path = folder / CONFIG_FILE, folder / MODEL_FILE
+    config = config_from_json(read_json(config_path), str(config_path))
     if config.vocab_size != tokenizer.padded_vocab_size:
         raise UserError(
-            f"{folder / CONFIG_FILE}: vocab_size {config.vocab_size}, the tokenizer pads to "
+            f"{config_path}: vocab_size = {config.vocab_size}, the tokenizer pads to "
             f"{tokenizer.padded_vocab_size}"
         )
-    require_room(config, (folder / MODEL_FILE).stat().st_size, str(folder / CONFIG_FILE))
-    model = LanguageModel(config)
-    _load_weights(model, folder / MODEL_FILE)
+    require_room(config, model_path.stat().st_size, str(config_path))
+    model, weights = LanguageModel(config), _read_tensors(model_path)
+    if config.settings.tie_word_embeddings and "model.embed_tokens.weight" in weights:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{model_path}: does not fit {CONFIG_FILE}: {error}") from None
     return Checkpoint(folder, model.to(device), tokenizer, state)
 
 
 def find(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The step folder that `path` is, or whose run it is (its latest), and its checked state."""
+    """The step folder `path`, or the latest one of the run `path`, and its checked state."""
     if (path / STATE_FILE).exists():
         return path, _checked_state(path, None)
     found = pointed(path, LATEST)
@@ -159,18 +166,17 @@ def find(path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_optimizer(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
-    """The optimizer's state of a checkpoint, checked against its `state`."""
+    """The optimizer state of a checkpoint, its file checked against `state`."""
     _check_file(folder / OPTIMIZER_FILE, state["files"].get(OPTIMIZER_FILE, {}))
-    return _read(folder / OPTIMIZER_FILE)
+    return _read_tensors(folder / OPTIMIZER_FILE)
 
 
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """The shape in the words of transformers' `Qwen3Config`; what it defaults is written out."""
-    settings = asdict(config.settings)
+    """The shape as transformers' `Qwen3Config`, with its defaults written out."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
-        **settings,
+        **asdict(config.settings),
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         "bos_token_id": config.boundary,
@@ -184,7 +190,7 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_json(values: dict[str, Any], source: str) -> ModelConfig:
-    """The shape that `config_to_json` wrote; `UserError` names a key that is missing or wrong."""
+    """Read what `config_to_json` returned; `UserError` names a key that is missing or invalid."""
     names = asdict(ModelSettings())
     try:
         settings = from_dict({name: values[name] for name in names}, ModelSettings, source)
@@ -211,6 +217,7 @@ def _fill(
     state: dict[str, Any],
     optimizer: dict[str, Tensor],
 ) -> None:
+    """Write all files of a checkpoint, state.json last."""
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if model.config.settings.tie_word_embeddings:
         del weights["lm_head.weight"]  # safetensors refuses one tensor under two names
@@ -218,7 +225,7 @@ def _fill(
     save_file(optimizer, folder / OPTIMIZER_FILE)
     (folder / CONFIG_FILE).write_text(to_text(config_to_json(model.config)), encoding="utf-8")
     tokenizer.save(folder / TOKENIZER_FILE)
-    mode = (folder / CONFIG_FILE).stat().st_mode  # safetensors writes for the owner alone
+    mode = (folder / CONFIG_FILE).stat().st_mode  # safetensors makes files private to the owner
     for name in (MODEL_FILE, OPTIMIZER_FILE):
         (folder / name).chmod(mode)
     files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in folder.iterdir()}
@@ -227,7 +234,7 @@ def _fill(
 
 
 def _put(temporary: Path, folder: Path) -> Path:
-    """Rename `temporary` to `folder`, or find that it is there already."""
+    """Rename `temporary` to `folder`, unless that exists with equal content."""
     digest = sha256(temporary / STATE_FILE)
     while folder.exists():
         try:
@@ -239,41 +246,37 @@ def _put(temporary: Path, folder: Path) -> Path:
     return folder
 
 
-def _age(name: str) -> tuple[int, int]:
-    found = _STEP_FOLDER.fullmatch(name)
-    assert found is not None, name
-    return int(found[1]), len(found[2])
-
-
-def _is_ours_alone(folder: Path) -> bool:
-    """Whether a step folder is a folder, and holds the files of a checkpoint and nothing else."""
+def _holds_only_our_files(folder: Path) -> bool:
+    """Whether it is a real folder that holds files of a checkpoint and nothing else."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     return all(p.name in FILES and p.is_file() and not p.is_symlink() for p in folder.iterdir())
 
 
 def _follow(run: Path, name: str) -> tuple[Path, str]:
-    """The folder that a pointer names, and the hash of its state."""
+    """The folder that RUN/`name` names, and the SHA-256 of its state.json."""
     pointer = read_json(run / name)
     folder, digest = pointer.get("folder"), pointer.get("state_sha256")
     named = isinstance(folder, str) and _STEP_FOLDER.fullmatch(folder)
     if not named or not isinstance(digest, str):
         raise UserError(f"{run / name}: not a pointer to a checkpoint: {str(pointer)[:200]}")
-    return beside(run, folder, run / name), digest
+    return file_in(run, folder, run / name), digest
 
 
 def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:
-    state = read_json(folder / STATE_FILE)
-    if state_sha256 is not None and sha256(folder / STATE_FILE) != state_sha256:
-        raise UserError(f"{folder / STATE_FILE}: altered: the run's pointer says another SHA-256")
+    """Read state.json, and check all files but the optimizer's against it."""
+    path = folder / STATE_FILE
+    state = read_json(path)
+    if state_sha256 is not None and sha256(path) != state_sha256:
+        raise UserError(f"{path}: altered: the run's pointer has another SHA-256")
     files, step = state.get("files"), state.get("step")
     if state.get("format") != FORMAT or not isinstance(files, dict):
         raise UserError(
-            f"{folder / STATE_FILE}: checkpoint of format {state.get('format')!r}, this version "
-            f"reads format {FORMAT}"
+            f"{path}: checkpoint of format {state.get('format')!r}, this version reads format "
+            f"{FORMAT}"
         )
     if type(step) is not int or step < 0 or not all(isinstance(f, dict) for f in files.values()):
-        raise UserError(f"{folder / STATE_FILE}: not a checkpoint's: step = {step!r:.80}")
+        raise UserError(f"{path}: not the state of a checkpoint: step = {step!r:.80}")
     for name in (MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE):
         _check_file(folder / name, files.get(name, {}))
     return state
@@ -287,20 +290,10 @@ def _check_file(path: Path, expected: dict[str, Any]) -> None:
             f"{path}: torn: {path.stat().st_size} bytes, expected {expected.get('bytes')}"
         )
     if sha256(path) != expected.get("sha256"):
-        raise UserError(f"{path}: altered: its SHA-256 is not the one in {STATE_FILE}")
+        raise UserError(f"{path}: altered: {STATE_FILE} has another SHA-256")
 
 
-def _load_weights(model: LanguageModel, path: Path) -> None:
-    weights = _read(path)
-    if model.config.settings.tie_word_embeddings and "model.embed_tokens.weight" in weights:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: does not fit {CONFIG_FILE}: {error}") from None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

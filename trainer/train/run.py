@@ -30,7 +30,7 @@ from schemas.errors import UserError
 from schemas.printing import PlainConsole
 from trainer.data.loader import Batch, Loader
 from trainer.data.trace import origin_of
-from trainer.distributed import Ranks, Stopped, StopSignals, ranks
+from trainer.distributed import Ranks, ranks
 from trainer.durable import fault, read_json
 from trainer.evaluate.loss import Validation, bytes_of_tokens, validate_by_domain
 from trainer.generate.chat import reply_text
@@ -40,6 +40,7 @@ from trainer.model.cost import estimate, flops_per_token, mfu, peak_flops, sugge
 from trainer.model.model import LanguageModel
 from trainer.progress import Reporter, say, show_plan, show_report
 from trainer.settings import SampleSettings
+from trainer.signals import Stopped, StopSignals
 from trainer.train import run_folder
 from trainer.train.loss_plot import plot
 from trainer.train.optimizer import muon_warning
@@ -321,7 +322,7 @@ class Run:
         loss = state.get("validation_loss")
         if loss is not None and (best is None or loss < best[1]["validation_loss"]):
             checkpoint.point(self.out, checkpoint.BEST, folder)
-        checkpoint.keep(self.out, training.recipe.run.keep_checkpoints)
+        checkpoint.prune(self.out, training.recipe.run.keep_checkpoints)
 
     def log(self, **record: Any) -> None:
         """Append one line to log.jsonl; first rank only."""
