@@ -178,7 +178,7 @@ def _without_label(text: str) -> str:
 
 
 FORMAT = 1  # changes with anything that changes what is looked for
-_CHARS_AT_ONCE = 1 << 20  # of evaluation texts
+_CHARS_PER_BATCH = 1 << 20  # of evaluation texts
 _RUNS_AT_ONCE = 1 << 14  # × 13 words × 8 bytes: 1.7 MB
 _SLOTS_A_RUN = 64  # of the bitmap: one place in 64 or more passes by chance
 _DESCRIPTION = "index.json"
@@ -307,7 +307,7 @@ def _in_batches(items: Iterable[list[str]]) -> Iterator[list[list[str]]]:
     for item in items:
         batch.append(item)
         size += sum(map(len, item))
-        if size >= _CHARS_AT_ONCE:
+        if size >= _CHARS_PER_BATCH:
             yield batch
             batch, size = [], 0
     yield batch

@@ -298,13 +298,13 @@ _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}
 # Where a word ends and the address begins without a space: "邮箱jane@…", "почтаjane@…".
 _SEAM = regex.compile(rf"(?V1){_OTHER}\p{{M}}*+(?=\p{{Latin}})|{_UNSPACED}\p{{M}}*+(?=\p{{Nd}})")
 # A label after the first is all Latin or not at all: in "example.com谢谢" the last one is "com".
-_LABEL, _LATIN_LABEL, _OTHER_LABEL = (
+_DOMAIN_LABEL, _LATIN_LABEL, _OTHER_SCRIPT_LABEL = (
     rf"[{letters}\p{{Nd}}][{letters}\p{{M}}\p{{Nd}}]*+(?:-++[{letters}\p{{M}}\p{{Nd}}]++)*+"
     for letters in (r"\p{L}", r"\p{Latin}", _OTHER)
 )
 # Two kinds of dots (RFC 3490): for a literal one `regex` looks as far as the end of the text.
 _DOMAIN = regex.compile(
-    rf"(?V1){_LABEL}(?:[.\uff0e](?:(?=[\p{{Nd}}-]*+{_OTHER}){_OTHER_LABEL}|{_LATIN_LABEL}))++"
+    rf"(?V1){_DOMAIN_LABEL}(?:[.\uff0e](?:(?=[\p{{Nd}}-]*+{_OTHER}){_OTHER_SCRIPT_LABEL}|{_LATIN_LABEL}))++"
 )
 _TOP_LEVEL = re.compile("[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _MAX_TOP_LEVEL = 63  # characters of a label (RFC 1035)
