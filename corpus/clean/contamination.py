@@ -291,8 +291,8 @@ def build(sets: Mapping[str, Path], ngram: int, min_words: int) -> Index:
     found = _Runs.join(runs)
     if not len(found.hashes):
         raise UserError(
-            f"decontaminate.min_words = {min_words}: no text of {', '.join(sets)} is long enough to "
-            "be looked for"
+            f"decontaminate.min_words = {min_words}: no text of {', '.join(sets)} is long enough "
+            "to be looked for"
         )
     return _index(found, np.array(items, np.int64), num_items, min(ngram, min_words))
 

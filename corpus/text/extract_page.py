@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corpus.clean import removals
-from corpus.clean.removals import Requests
+from corpus.clean.removals import RemovalRequests
 from corpus.text import clean_unicode, language_id
 from corpus.text.charset import decode
 from corpus.text.main_text import (
@@ -104,7 +104,7 @@ class Gates:
     extract: Extract = field(default_factory=Extract)
     look: Look = field(default_factory=Look)
     url: CompiledRules | None = None
-    forgotten: Requests | None = None
+    forgotten: RemovalRequests | None = None
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _look(row: dict[str, Any], page: ResiliparsePage, gates: Gates) -> None:
         )
 
 
-def _check_forgotten(row: dict[str, Any], requests: Requests | None) -> None:
+def _check_forgotten(row: dict[str, Any], requests: RemovalRequests | None) -> None:
     """First of all, so that nothing of the page gets into the row."""
     reason = requests.reason(row["id"], row["url"]) if requests else None
     if reason:

@@ -46,7 +46,7 @@ from corpus.chat import files as chat_files
 from corpus.chat.encode import COUNTS, Accepted, Conversations, Rejected, Tallies
 from corpus.clean import removals
 from corpus.clean.contamination import sha256
-from corpus.clean.removals import Requests
+from corpus.clean.removals import RemovalRequests
 from corpus.tokens import shards
 from corpus.tokens.shards import Shard
 from corpus.tokens.splits import SPLITS
@@ -335,7 +335,7 @@ def _read(request: Request, work: Path) -> Tallies:
 
 
 def _sort_out(
-    path: Path, request: Request, requests: Requests, tallies: Tallies, rejected: IO[str]
+    path: Path, request: Request, requests: RemovalRequests, tallies: Tallies, rejected: IO[str]
 ) -> Iterator[Accepted]:
     """The usable rows of one file; the others are written down. None usable is an error."""
     here = Tallies()

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from corpus.chat.encode import COUNTS, NO_FORM, ROWS, row_name
 from corpus.clean.contamination import sha256
-from corpus.clean.removals import Keys, Request, Requests
+from corpus.clean.removals import DocumentKeys, RemovalRequest, RemovalRequests
 from corpus.tokens import shards
 from schemas import json_text
 from schemas.datasets import KEY
@@ -58,7 +58,9 @@ def put(written: Path, folder: Path) -> dict[str, str]:
     return {"name": name, "sha256": digest}
 
 
-def matches(path: Path, requests: Requests) -> Iterator[tuple[dict[str, Any], Request]]:
+def matches(
+    path: Path, requests: RemovalRequests
+) -> Iterator[tuple[dict[str, Any], RemovalRequest]]:
     """The lines of rejected rows that requests mean, each with every one that does."""
     for line in _lines(path):
         row = json_text.loads(line)
@@ -90,7 +92,9 @@ class Gone:
         self.rows += counts["rows"]
 
 
-def without(folder: Path, listed: Manifest, keys: Keys, work: Path) -> tuple[Manifest, Gone]:
+def without(
+    folder: Path, listed: Manifest, keys: DocumentKeys, work: Path
+) -> tuple[Manifest, Gone]:
     """The manifest without the rows of these keys, and what is gone.
 
     The files that it names are in `folder`, beside those of `listed`; `work` is for those on their
@@ -119,7 +123,7 @@ def _less(form: dict[str, Any], gone: Gone) -> dict[str, Any]:
     return form | {name: form[name] - counts[name] for name in COUNTS}
 
 
-def _rows_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
+def _rows_without(path: Path, keys: DocumentKeys, out: Path, gone: Gone) -> None:
     kept = []
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         for i in range(reader.num_record_batches):
@@ -140,7 +144,7 @@ def _count(rows: pa.Table, gone: Gone) -> None:
         gone.add(row["form"], rows=count, conversations=count, **totals)
 
 
-def _rejected_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
+def _rejected_without(path: Path, keys: DocumentKeys, out: Path, gone: Gone) -> None:
     lines = _lines(path)
     with open(out, "w", encoding="utf-8") as file:
         while batch := list(itertools.islice(lines, ROWS_PER_BATCH)):

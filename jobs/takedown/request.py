@@ -33,7 +33,7 @@ from pyspark.sql import functions as F
 from rich.table import Table
 
 from corpus.clean import removals
-from corpus.clean.removals import KINDS, Request, Requests, read_list
+from corpus.clean.removals import KINDS, RemovalRequest, RemovalRequests, read_list
 from jobs.engine import dataset_io
 from jobs.engine.progress import track
 from jobs.engine.roots import check_path, locked
@@ -69,10 +69,10 @@ class Record:
             "forgotten", "", {}, {}, (), {}, {"unfinished": False}
         )
 
-    def ask(self, requests: list[Request]) -> None:
+    def ask(self, requests: list[RemovalRequest]) -> None:
         """Record the requests that are new."""
         known = removals.load(self.folder)
-        new = [asked for asked in Requests(requests).listed() if not known.find(asked)]
+        new = [asked for asked in RemovalRequests(requests).listed() if not known.find(asked)]
         if new:
             now = _now()
             rows = [{"by": r.by, "value": r.value, "forgotten_at": now} for r in new]
@@ -153,15 +153,15 @@ def _search(forgotten: str, tallies: str, batches: dataset_io.Batches) -> datase
 
 
 def answered(
-    spark: SparkSession, record: Record, asked: list[Request]
-) -> tuple[list[Request], list[Request]]:
+    spark: SparkSession, record: Record, asked: list[RemovalRequest]
+) -> tuple[list[RemovalRequest], list[RemovalRequest]]:
     """The requests asked for that ever matched a document, and the others."""
     rows: list[dict[str, Any]] = []
     frame = record.matches(spark)
     if frame is not None:
         rows = frame.select("by", "value").distinct().toArrow().to_pylist()
-    hits = Requests(Request(row["by"], row["value"]) for row in rows)
-    wanted = Requests(asked).listed()
+    hits = RemovalRequests(RemovalRequest(row["by"], row["value"]) for row in rows)
+    wanted = RemovalRequests(asked).listed()
     return [r for r in wanted if hits.find(r)], [r for r in wanted if not hits.find(r)]
 
 
@@ -193,14 +193,14 @@ class Removed:
     that was forgotten, in this run or before.
     """
 
-    matched: list[Request]
-    unmatched: list[Request]
+    matched: list[RemovalRequest]
+    unmatched: list[RemovalRequest]
     rows: dict[str, int]
     tokens: int
     copies: list[str] = field(default_factory=list)
 
 
-def run(root: Path, engine: Engine, asked: list[Request]) -> Removed:
+def run(root: Path, engine: Engine, asked: list[RemovalRequest]) -> Removed:
     """Forget what is asked for now and what was asked for before; `root` has to be locked."""
     root = root.absolute()  # tasks may run elsewhere
     places = find_places(root)

@@ -33,7 +33,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from corpus.clean import removals
-from corpus.clean.removals import Keys, Requests
+from corpus.clean.removals import DocumentKeys, RemovalRequests
 from corpus.tokens import shards
 from corpus.tokens.shards import shards_content_hash
 from jobs import extract
@@ -93,7 +93,7 @@ class Change:
         return Change(**{**values, "file": DataFile(**values["file"])})
 
 
-def matches(target: Target, requests: Requests) -> Iterator[pa.RecordBatch]:
+def matches(target: Target, requests: RemovalRequests) -> Iterator[pa.RecordBatch]:
     """A row (`MATCH`) for every request and row of the file that it means, the emptied left out."""
     if target.dataset == REJECTED:
         named = row_files.matches(Path(target.path), requests)
@@ -124,18 +124,20 @@ def rewrite(target: Target, forgotten: Path) -> Change | None:
         return _without(target, file, keys, requests)
 
 
-def _is_concerned(target: Target, file: pq.ParquetFile, keys: Keys) -> bool:
+def _is_concerned(target: Target, file: pq.ParquetFile, keys: DocumentKeys) -> bool:
     columns = [*KEY, "rejected_by"] if target.dataset in EMPTIED else list(KEY)
     groups = (file.read_row_group(i, columns=columns) for i in range(file.num_row_groups))
     return any(_mask(target, rows, keys).any() for rows in groups)
 
 
-def _mask(target: Target, rows: pa.Table, keys: Keys) -> NDArray[np.bool_]:
+def _mask(target: Target, rows: pa.Table, keys: DocumentKeys) -> NDArray[np.bool_]:
     found = keys.mask(rows)
     return found & ~removals.is_blank(rows) if target.dataset in EMPTIED else found
 
 
-def _without(target: Target, file: pq.ParquetFile, keys: Keys, requests: Requests) -> Change:
+def _without(
+    target: Target, file: pq.ParquetFile, keys: DocumentKeys, requests: RemovalRequests
+) -> Change:
     path = Path(target.path)
     # A file of `documents` is found by its name: the next run would extract it again.
     stays = target.dataset == "documents"
@@ -168,7 +170,7 @@ class _Gone:
     counts: Counter[str] = field(default_factory=Counter)
     extra: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def take(self, rows: pa.Table, keys: Keys, requests: Requests) -> pa.Table:
+    def take(self, rows: pa.Table, keys: DocumentKeys, requests: RemovalRequests) -> pa.Table:
         """What is left of `rows`."""
         mask = keys.mask(rows)
         if self.dataset in EMPTIED:
@@ -200,7 +202,7 @@ class _Gone:
                     sums[kind] = sums.get(kind, 0) + number
 
 
-def _without_in_shard(target: Target, rows: pa.Table, keys: Keys) -> Change:
+def _without_in_shard(target: Target, rows: pa.Table, keys: DocumentKeys) -> Change:
     folder, old = Path(target.path).parent, target.file
     mask = keys.mask(rows)
     gone, split = rows.filter(pa.array(mask)), old.extra["split"]

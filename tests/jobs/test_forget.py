@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus.clean.removals import REASON, Request, plain_id
+from corpus.clean.removals import REASON, RemovalRequest, plain_id
 from corpus.recipe import Recipe
 from jobs import extract, pipeline
 from jobs.engine import dataset_io
@@ -66,7 +66,7 @@ def _times(root: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def asked(sample_roots: dict[str, Path]) -> list[Request]:
+def asked(sample_roots: dict[str, Path]) -> list[RemovalRequest]:
     """Of every kind: a page with copies, a copy, a rejected page, a site, and what is not there."""
     root = sample_roots["sail"]
     documents = {_key(row): row for row in _rows(root, "documents")}
@@ -81,18 +81,18 @@ def asked(sample_roots: dict[str, Path]) -> list[Request]:
     page = next(r for r in alone if urlsplit(documents[_key(r)]["url"]).hostname != host)
     url = documents[_key(page)]["url"].partition("://")[2].removeprefix("www.")
     return [
-        Request("id", plain_id(copied["id"])),
-        Request("url", f"HTTP://www.{url}#top"),
-        Request("url", documents[_key(copy)]["url"]),
-        Request("url", missing["url"]),
-        Request("url", "https://nowhere.example/"),
-        Request("domain", host.upper()),
-        Request("domain", "elsewhere.example"),
+        RemovalRequest("id", plain_id(copied["id"])),
+        RemovalRequest("url", f"HTTP://www.{url}#top"),
+        RemovalRequest("url", documents[_key(copy)]["url"]),
+        RemovalRequest("url", missing["url"]),
+        RemovalRequest("url", "https://nowhere.example/"),
+        RemovalRequest("domain", host.upper()),
+        RemovalRequest("domain", "elsewhere.example"),
     ]
 
 
 @pytest.fixture(scope="module")
-def gone(sample_roots: dict[str, Path], asked: list[Request]) -> set[Key]:
+def gone(sample_roots: dict[str, Path], asked: list[RemovalRequest]) -> set[Key]:
     """The keys that a plain loop over `documents` says have to go."""
     rows = _rows(sample_roots["sail"], "documents")
     ids = {r.value for r in asked if r.by == "id"}
@@ -115,7 +115,7 @@ def gone(sample_roots: dict[str, Path], asked: list[Request]) -> set[Key]:
 @pytest.fixture(scope="module")
 def cleaned(
     sample_roots: dict[str, Path],
-    asked: list[Request],
+    asked: list[RemovalRequest],
     engines: Callable[[str], Engine],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[Path, Removed]]:
@@ -211,7 +211,7 @@ def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, Removed]]) -
 
 
 def test_the_record_names_every_request_and_document_and_no_text(
-    before_and_after: tuple[Path, Path, Removed], asked: list[Request], gone: set[Key]
+    before_and_after: tuple[Path, Path, Removed], asked: list[RemovalRequest], gone: set[Key]
 ) -> None:
     _, new, removed = before_and_after
     rows = [row for path in _listed(new, "forgotten").paths(new / "forgotten")
@@ -284,7 +284,7 @@ def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Remo
 
 
 def test_a_second_run_does_nothing(
-    cleaned: dict[str, tuple[Path, Removed]], asked: list[Request], engine: Engine
+    cleaned: dict[str, tuple[Path, Removed]], asked: list[RemovalRequest], engine: Engine
 ) -> None:
     root, removed = cleaned[engine.name.split()[0]]
     before = _times(root)
@@ -349,7 +349,7 @@ def _check_kill(
     where: tuple[Any, str, int],
     old: Path,
     new: Path,
-    asked: list[Request],
+    asked: list[RemovalRequest],
     engine: Engine,
     root: Path,
 ) -> None:
@@ -385,7 +385,7 @@ KILLS = [(manifest, "write", n) for n in range(1, 10)] + [
 
 @pytest.mark.parametrize("where", [KILLS[0], KILLS[2], KILLS[5], KILLS[10]])
 def test_a_killed_run_is_gone_on_with(
-    where: tuple[Any, str, int], sample_roots: dict[str, Path], asked: list[Request],
+    where: tuple[Any, str, int], sample_roots: dict[str, Path], asked: list[RemovalRequest],
     cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots["sail"], cleaned["sail"]
@@ -396,15 +396,15 @@ def test_a_killed_run_is_gone_on_with(
 @pytest.mark.parametrize("name", ["sail", "spark"])
 @pytest.mark.parametrize("where", KILLS)
 def test_a_run_killed_at_any_step_is_gone_on_with(
-    where: tuple[Any, str, int], name: str, sample_roots: dict[str, Path], asked: list[Request],
-    cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
+    where: tuple[Any, str, int], name: str, sample_roots: dict[str, Path],
+    asked: list[RemovalRequest], cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots[name], cleaned[name]
     _check_kill(where, old, new, asked, engines(name), tmp_path / "root")
 
 
 def test_files_that_no_manifest_lists_lose_them_too(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     """Rows that extract keeps for later, pieces of a killed run, and what is nobody's."""
@@ -435,7 +435,7 @@ def test_files_that_no_manifest_lists_lose_them_too(
 
 
 def test_shards_of_all_tokenizers_lose_them(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
@@ -449,7 +449,7 @@ def test_shards_of_all_tokenizers_lose_them(
 
 
 def test_shards_where_no_takedown_looks_are_refused(
-    sample_roots: dict[str, Path], asked: list[Request],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
@@ -460,7 +460,7 @@ def test_shards_where_no_takedown_looks_are_refused(
 
 
 def test_contaminated_documents_are_counted_again(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
