@@ -288,7 +288,8 @@ def build(sets: Mapping[str, Path], ngram: int, min_words: int) -> Index:
             items += [number + i for i, item in enumerate(batch) for _ in item]
             number += len(batch)
         num_items[name] = number - first
-    found = _Runs.join(runs)
+    columns = zip(*(vars(some).values() for some in runs), strict=True)
+    found = _Runs(*map(np.concatenate, columns))
     if not len(found.hashes):
         raise UserError(
             f"decontaminate.min_words = {min_words}: no text of {', '.join(sets)} is long enough "
@@ -334,12 +335,6 @@ class _Runs:
             hashes[lengths == length] = _hashes_at(words, at[lengths == length], length)
         heads = _hashes_at(words, at, min(ngram, min_words))
         return cls(hashes, heads, owner[at] + first, lengths)
-
-    @classmethod
-    def join(cls, parts: Sequence[_Runs]) -> _Runs:
-        """All runs one after the other."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*map(np.concatenate, columns))
 
 
 def _hashes_at(words: UInt64s, at: Int64s, length: int) -> UInt64s:

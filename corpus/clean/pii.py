@@ -530,7 +530,11 @@ _IPV6 = re.compile(
 def find_ipv4(text: str) -> Iterator[Span]:
     """Spans of public IPv4 addresses, from left to right."""
     for match in _IPV4.finditer(text):
-        if _is_public(match[0]) and not _is_version(match) and not _is_section(match):
+        if (
+            _is_public(match[0])
+            and not _VERSION.match(text, 0, match.start())
+            and not _is_section(match)
+        ):
             yield match.span()
 
 
@@ -541,11 +545,6 @@ def _is_public(address: str) -> bool:
     except AddressValueError:
         return False
     return parsed.is_global and not parsed.is_multicast
-
-
-def _is_version(match: regex.Match[str]) -> bool:
-    """Whether a label before four numbers says that they are a version or a price."""
-    return _VERSION.match(match.string, 0, match.start()) is not None
 
 
 def _is_section(match: regex.Match[str]) -> bool:

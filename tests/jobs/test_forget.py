@@ -25,7 +25,7 @@ from jobs.engine.session import Engine
 from jobs.engine.stage import Job
 from jobs.reports import report
 from jobs.takedown import request as forget
-from jobs.takedown.request import Removed
+from jobs.takedown.request import TakedownResult
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
@@ -118,7 +118,7 @@ def cleaned(
     asked: list[RemovalRequest],
     engines: Callable[[str], Engine],
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, tuple[Path, Removed]]:
+) -> dict[str, tuple[Path, TakedownResult]]:
     """Engine -> a copy of the sample root in which all that is asked for was forgotten."""
     done = {}
     for name, root in sample_roots.items():
@@ -132,13 +132,13 @@ def cleaned(
 def before_and_after(
     request: pytest.FixtureRequest,
     sample_roots: dict[str, Path],
-    cleaned: dict[str, tuple[Path, Removed]],
-) -> tuple[Path, Path, Removed]:
+    cleaned: dict[str, tuple[Path, TakedownResult]],
+) -> tuple[Path, Path, TakedownResult]:
     return sample_roots[request.param], *cleaned[request.param]
 
 
 def test_the_tokens_of_all_other_documents_are_as_they_were(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, new, removed = before_and_after
     tokens = {_key(row): row["tokens"] for row in _rows(old, "shards")}
@@ -155,7 +155,7 @@ def test_the_tokens_of_all_other_documents_are_as_they_were(
 
 @pytest.mark.parametrize("dataset", CUT)
 def test_their_rows_are_gone_and_the_others_as_they_were(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key], dataset: str
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key], dataset: str
 ) -> None:
     old, new, removed = before_and_after
     rows = _rows(old, dataset)
@@ -166,7 +166,7 @@ def test_their_rows_are_gone_and_the_others_as_they_were(
 
 @pytest.mark.parametrize("dataset", EMPTIED)
 def test_of_their_rows_the_names_stay(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key], dataset: str
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key], dataset: str
 ) -> None:
     old, new, removed = before_and_after
     rows = {_key(row): row for row in _rows(new, dataset)}
@@ -188,7 +188,7 @@ def forget_names() -> set[str]:
 
 
 def test_no_file_holds_a_text_or_tokens_of_them(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, new, _ = before_and_after
     left = [row for row in _all_rows(new) if row.get("file_path") and _key(row) in gone]
@@ -200,7 +200,7 @@ def test_no_file_holds_a_text_or_tokens_of_them(
     assert not (texts - others) & {row.get("text") for row in _all_rows(new)}
 
 
-def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, Removed]]) -> None:
+def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, TakedownResult]]) -> None:
     (sail, said), (spark, also_said) = cleaned.values()
     assert said == also_said
     for dataset in (*EMPTIED, *CUT):
@@ -211,7 +211,7 @@ def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, Removed]]) -
 
 
 def test_the_record_names_every_request_and_document_and_no_text(
-    before_and_after: tuple[Path, Path, Removed], asked: list[RemovalRequest], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], asked: list[RemovalRequest], gone: set[Key]
 ) -> None:
     _, new, removed = before_and_after
     rows = [row for path in _listed(new, "forgotten").paths(new / "forgotten")
@@ -231,7 +231,7 @@ def test_the_record_names_every_request_and_document_and_no_text(
 
 
 def test_documents_left_of_their_clusters_are_named(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, _, removed = before_and_after
     rows = _rows(old, "clusters")
@@ -241,7 +241,9 @@ def test_documents_left_of_their_clusters_are_named(
     assert len(left) > 2
 
 
-def test_the_books_balance(before_and_after: tuple[Path, Path, Removed], gone: set[Key]) -> None:
+def test_the_books_balance(
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
+) -> None:
     old, new, removed = before_and_after
     was, now = report.funnel(old), report.funnel(new)  # raises where they do not balance
     assert (now.records, now.documents) == (was.records, was.documents)
@@ -272,7 +274,9 @@ def test_the_books_balance(before_and_after: tuple[Path, Path, Removed], gone: s
     assert counts == {name: counted[name] for name in counts}
 
 
-def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Removed]) -> None:
+def test_the_trainer_opens_what_is_left(
+    before_and_after: tuple[Path, Path, TakedownResult],
+) -> None:
     old, new, _ = before_and_after
     opened = open_shards(new / "shards")
     for split in ("train", "validation"):
@@ -284,7 +288,7 @@ def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Remo
 
 
 def test_a_second_run_does_nothing(
-    cleaned: dict[str, tuple[Path, Removed]], asked: list[RemovalRequest], engine: Engine
+    cleaned: dict[str, tuple[Path, TakedownResult]], asked: list[RemovalRequest], engine: Engine
 ) -> None:
     root, removed = cleaned[engine.name.split()[0]]
     before = _times(root)
@@ -295,7 +299,7 @@ def test_a_second_run_does_nothing(
 
 
 def test_a_run_has_nothing_to_do_afterwards(
-    cleaned: dict[str, tuple[Path, Removed]],
+    cleaned: dict[str, tuple[Path, TakedownResult]],
     sample_recipe: Recipe,
     sample_inputs: tuple[str, ...],
     engine: Engine,
@@ -305,7 +309,7 @@ def test_a_run_has_nothing_to_do_afterwards(
 
 
 def test_extracting_again_does_not_bring_them_back(
-    cleaned: dict[str, tuple[Path, Removed]],
+    cleaned: dict[str, tuple[Path, TakedownResult]],
     sample_recipe: Recipe,
     sample_inputs: tuple[str, ...],
     engines: Callable[[str], Engine],
@@ -386,7 +390,8 @@ KILLS = [(manifest, "write", n) for n in range(1, 10)] + [
 @pytest.mark.parametrize("where", [KILLS[0], KILLS[2], KILLS[5], KILLS[10]])
 def test_a_killed_run_is_gone_on_with(
     where: tuple[Any, str, int], sample_roots: dict[str, Path], asked: list[RemovalRequest],
-    cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
+    cleaned: dict[str, tuple[Path, TakedownResult]], engines: Callable[[str], Engine],
+    tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots["sail"], cleaned["sail"]
     _check_kill(where, old, new, asked, engines("sail"), tmp_path / "root")
@@ -397,7 +402,8 @@ def test_a_killed_run_is_gone_on_with(
 @pytest.mark.parametrize("where", KILLS)
 def test_a_run_killed_at_any_step_is_gone_on_with(
     where: tuple[Any, str, int], name: str, sample_roots: dict[str, Path],
-    asked: list[RemovalRequest], cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
+    asked: list[RemovalRequest], cleaned: dict[str, tuple[Path, TakedownResult]],
+    engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots[name], cleaned[name]
     _check_kill(where, old, new, asked, engines(name), tmp_path / "root")
@@ -517,7 +523,7 @@ def test_the_command_tells_what_it_did(
     assert _command("--root", str(root), *lists, "--copies", str(tmp_path / "copies")) == 0
     printed = capsys.readouterr().out
     assert "matched nothing: url https://nowhere.example/" in printed
-    for line in ("urls asked for", "ids asked for", "rows emptied in documents", "tokens taken"):
+    for line in ("urls requested", "ids requested", "rows blanked in documents", "tokens removed"):
         assert line in printed
     assert (tmp_path / "copies").exists()
     assert _command("--root", str(root)) == 0  # what was asked for is known

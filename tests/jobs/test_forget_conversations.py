@@ -72,10 +72,10 @@ def is_asked(i: int) -> bool:
     return i in (1, 13, 8) or (has_url and (i % 5 == 3 or i == 2))
 
 
-def request(root: Path, chats: tuple[Path, ...], **changed: Any) -> conversations.Request:
+def request(root: Path, chats: tuple[Path, ...], **changed: Any) -> conversations.ChatJob:
     known = tokenizer.from_tokens("bytes", [bytes([i]) for i in range(256)])
     framing, shard = Conversations(64), Shard(seed=1, validation_fraction=0.3)
-    made = conversations.Request(chats, known, root, "chats", framing, shard)
+    made = conversations.ChatJob(chats, known, root, "chats", framing, shard)
     return dataclasses.replace(made, **changed)
 
 
@@ -268,7 +268,7 @@ def test_any_rows_leave_both_files_and_all_counts_as_a_fresh_run_would(
         found, counted = row_files.without(
             whole.folder, listed(whole.folder), keys, folder / "work"
         )
-    assert counted.rows == len(gone)
+    assert counted.forgotten == len(gone)
     same: tuple[str, ...] = ("forms", "reasons", "target_tokens", "forgotten", "rejected")
     same += ("rows",) if batch > 3 else ()  # a file's bytes do not depend on how it was read
     wanted = listed(other.folder).extra
