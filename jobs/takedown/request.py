@@ -33,7 +33,7 @@ from jobs.engine.progress import track
 from jobs.engine.roots import check_path, locked
 from jobs.engine.session import Engine, open_engine
 from jobs.takedown import rewrite
-from jobs.takedown.rewrite import EMPTIED, MATCH, DatasetFolder
+from jobs.takedown.rewrite import BLANKED, MATCH, DatasetFolder
 from schemas import manifest
 from schemas.datasets import FORGOTTEN, KEY
 from schemas.errors import UserError
@@ -93,7 +93,7 @@ def _clear(folder: Path) -> None:
 
 
 class RemovalRecord:
-    """The dataset `forgotten`: the requests, the documents they matched, and whether all is done.
+    """The dataset `forgotten`: requests, the documents they matched, and whether all are removed.
 
     One row per request, and one for every document that a request matched: names and places, no
     text. Extract reads the requests, the tasks of a takedown the places.
@@ -278,7 +278,7 @@ def _table(root: Path, result: TakedownResult) -> Table:
             table.add_row("  that matched nothing", f"{missed:,}")
     table.add_section()
     for name, rows in result.rows.items():
-        verb = "blanked in" if name in EMPTIED else "removed from"
+        verb = "blanked in" if name in BLANKED else "removed from"
         table.add_row(f"rows {verb} {name}", f"{rows:,}")
     table.add_row("tokens removed from shards", f"{result.tokens:,}")
     table.add_row("remaining duplicates of removed documents", f"{len(result.copies):,}")

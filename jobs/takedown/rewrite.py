@@ -49,7 +49,7 @@ from schemas.manifest import DataFile, Manifest
 # Upstream first: a dataset rebuilt meanwhile from one that is done can't hold the documents.
 ORDER = ("documents", "judged", "bands", "clusters", "canonical", "contamination")
 # Datasets whose rows stay, blanked, and the column with a row's outcome, where there is one.
-EMPTIED = ("documents", "judged")
+BLANKED = ("documents", "judged")
 OUTCOME = {"documents": "rejected_by", "judged": "rejected_by", "clusters": "duplicate_kind"}
 _NO_OUTCOME = {"documents": "extracted"}  # what a null of that column counts as; else "kept"
 REJECTED = "rejected"  # a file beside shards: rows without a conversation
@@ -151,7 +151,7 @@ def _refuse_deeper_shards(folders: Iterable[Path]) -> None:
                 continue
             if is_ours:
                 raise UserError(
-                    f"{path.parent}: shards stand directly in their root; move this folder to "
+                    f"{path.parent}: shards must be directly in their root; move this folder to "
                     f"{folder.parent / path.parent.name}, or its documents are not taken down"
                 )
 
@@ -330,7 +330,7 @@ def _contamination_recounted(
 def rewrite(target: TargetFile, forgotten: Path) -> RewrittenFile | None:
     """Write the file again without the documents to remove; None where it holds none of them."""
     keys, requests = removals.load_keys(forgotten), removals.load(forgotten)
-    columns = [*KEY, "rejected_by"] if target.dataset in EMPTIED else list(KEY)
+    columns = [*KEY, "rejected_by"] if target.dataset in BLANKED else list(KEY)
     with pq.ParquetFile(target.path) as file:
         groups = (file.read_row_group(i, columns=columns) for i in range(file.num_row_groups))
         if not any(_mask(target.dataset, rows, keys).any() for rows in groups):
@@ -343,7 +343,7 @@ def rewrite(target: TargetFile, forgotten: Path) -> RewrittenFile | None:
 def _mask(dataset: str, rows: pa.Table, keys: DocumentKeys) -> NDArray[np.bool_]:
     """Which rows are to be removed, or to be blanked and are not yet."""
     found = keys.mask(rows)
-    return found & ~removals.is_blank(rows) if dataset in EMPTIED else found
+    return found & ~removals.is_blank(rows) if dataset in BLANKED else found
 
 
 def _file_without(
@@ -390,7 +390,7 @@ class _RemovedRows:
             return rows
         gone = rows.filter(pa.array(mask))
         self._count(gone)
-        if self.dataset in EMPTIED:
+        if self.dataset in BLANKED:
             return removals.replace(rows, mask, removals.blank(gone, requests))
         return rows.filter(pa.array(~mask))
 
@@ -402,7 +402,7 @@ class _RemovedRows:
             self.counts.update(named.to_pylist())
         else:
             self.counts.update({"documents": gone.num_rows, "nodes": gone.num_rows})
-        if self.dataset in EMPTIED:
+        if self.dataset in BLANKED:
             self.counts[removals.REASON] -= gone.num_rows
         if "num_shingles" in gone.schema.names:
             self.counts["unsigned"] += pc.sum(pc.equal(gone["num_shingles"], 0)).as_py()

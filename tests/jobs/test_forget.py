@@ -461,7 +461,7 @@ def test_shards_where_no_takedown_looks_are_refused(
     root = tmp_path / "root"
     shutil.copytree(sample_roots["sail"], root)
     shutil.copytree(root / "shards", root / "deep" / "shards")
-    with pytest.raises(UserError, match=r"deep/shards: shards stand directly in their root"):
+    with pytest.raises(UserError, match=r"deep/shards: shards must be directly in their root"):
         forget.run(root, engines("sail"), asked)
 
 
