@@ -1,7 +1,7 @@
-"""A conversation -> token ids and the mask of what is learned, and rows of shards from them.
+"""A conversation -> token ids and loss mask, and rows of shards from them.
 
-`schemas.chat` has the grammar. Targets are what an assistant says: its texts, its calls with both
-their control tokens, and the end of its turn. Its name is given, not learned.
+The grammar is in `schemas.chat`. Targets are what an assistant says: its texts, its calls with both
+their control tokens, and the end of its turn; its name is given.
 
 Cost: that of encoding the texts that are kept.
 """
@@ -9,7 +9,7 @@ Cost: that of encoding the texts that are kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,12 @@ from schemas.config import check_range
 from schemas.datasets import LOSS_MASK
 from schemas.tokenizer import Tokenizer
 
-COUNTS = (
-    "rows",
-    "conversations",
-    "turns",
-    "tokens",
-    "target_tokens",
-    "cut",
-    "turns_cut",
-    "rejected",
-)
+COUNTS = ("rows", "conversations", "turns", "tokens", "target_tokens", "cut", "turns_cut",
+          "rejected")  # fmt: skip
 NO_FORM = "unknown"  # the form of rows in which none was recognised
 GRAMMAR = 1  # changes with what a row becomes: the forms, the framing, the mask, the cut
 
-# What each conversation was made of, kept beside the shards: their counts, should it have to go.
+# A file beside the shards: what each conversation contributed to the counts, should it be removed.
 ROWS = pa.schema(
     [
         ("file_path", pa.string()),
@@ -60,7 +52,7 @@ TOKENS = pa.schema([*shards.TOKENS, pa.field(LOSS_MASK.name, pa.list_(pa.uint8()
 
 @dataclass(frozen=True)
 class Conversations:
-    """`context`: how many tokens a conversation may have, the document boundary included."""
+    """`context`: tokens that a conversation may have, the document boundary included."""
 
     context: int = 4096
 
@@ -69,10 +61,10 @@ class Conversations:
 
 
 def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:
-    """The conversation as tokens; `num_turns` is less than it has where it was cut.
+    """The conversation as tokens; `num_turns` is smaller than its turns where it was cut.
 
-    One of more than `context` tokens ends with the last turn to be learned that fits whole.
-    Raises `RowError` (`too_long`) where not even the first does.
+    A conversation of more than `context` tokens ends with the last turn to be learned that fits as
+    a whole. Raises `RowError` (`too_long`) where not even the first does.
     """
     framed = Framed()
     framed.control(tokenizer.boundary, False)
@@ -98,7 +90,7 @@ def _cut(framed: Framed, fits: tuple[int, int, int] | None, context: int) -> Fra
 
 @dataclass(frozen=True)
 class Accepted:
-    """A conversation for a shard: where it stands, what it became, turns that were cut off."""
+    """A conversation for a shard: its place, its tokens, and the number of turns cut off."""
 
     form: str
     id: str
@@ -110,13 +102,13 @@ class Accepted:
 
     @property
     def source_id(self) -> str:
-        """By what a request to forget it can name it."""
+        """The id by which a removal request names it."""
         return self.id
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that no conversation was made of. `form` is null where none was recognised."""
+    """A row without a usable conversation. `form` is null where none was recognised."""
 
     file_path: str
     line: int
@@ -129,7 +121,7 @@ class Rejected:
 
     @property
     def source_id(self) -> str:
-        """By what a request to forget it can name it."""
+        """The id by which a removal request names it."""
         return self.id or row_name(self.file_path, self.line)
 
 
@@ -141,28 +133,34 @@ def row_name(file_path: str, line: int) -> str:
 def read_file(
     path: Path, tokenizer: Tokenizer, settings: Conversations
 ) -> Iterator[Accepted | Rejected]:
-    """Yield what becomes of each row of a file, in order; `UserError` as `read_rows` raises it."""
+    """Yield the outcome of each row of a file, in order; `UserError` as `read_rows` raises it."""
     for row in files.read_rows(path):
         yield _read(path.name, row, tokenizer, settings.context)
 
 
 def _read(
-    file_path: str, row: files.Row, tokenizer: Tokenizer, context: int
+    file_path: str, row: files.RawRow, tokenizer: Tokenizer, context: int
 ) -> Accepted | Rejected:
     value: Any = None
     form: str | None = None
     try:
         value = _parsed(row.data)
         form = formats.form_of(value)
-        said = formats.read_row(value)
-        framed = frame(said, tokenizer, context)
+        conversation = formats.read_row(value)
+        framed = frame(conversation, tokenizer, context)
     except RowError as error:
         named = (formats.row_id(value), formats.row_url(value))
         place = (file_path, row.line, row.offset)
         return Rejected(*place, *named, form, error.reason, error.detail)
-    source_id = said.id or row_name(file_path, row.line)
-    num_cut = len(said.turns) - framed.num_turns
-    return Accepted(said.form, source_id, said.url, file_path, row.offset, framed, num_cut)
+    return Accepted(
+        form=conversation.form,
+        id=conversation.id or row_name(file_path, row.line),
+        url=conversation.url,
+        file_path=file_path,
+        record_offset=row.offset,
+        framed=framed,
+        num_cut=len(conversation.turns) - framed.num_turns,
+    )
 
 
 def _parsed(data: bytes) -> Any:
@@ -175,7 +173,7 @@ def _parsed(data: bytes) -> Any:
 
 
 def token_rows(accepted: Sequence[Accepted], settings: Shard) -> pa.RecordBatch:
-    """Rows of `TOKENS`, in the order given, as `shards.write_shard` takes them."""
+    """Rows of `TOKENS` for `shards.write_shard`, in the order given."""
     framed = [one.framed for one in accepted]
     lengths = np.array([len(one.tokens) for one in framed], dtype=np.int64)
     ids = [one.id for one in accepted]
@@ -205,34 +203,62 @@ def _lists(values: bytes, lengths: Int64s, type_: pa.DataType) -> pa.Array:
 
 
 @dataclass
-class Tallies:
-    """What was read: counts by form, rejections by form and by reason."""
+class ChatCounts:
+    """Rows by form and outcome (`COUNTS`), and rejected rows by reason.
+
+    `forgotten` rows were removed by takedown requests: they are in no form and have no reason.
+    """
 
     forms: dict[str, Counter[str]] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
-    forgotten: int = 0  # rows that are in no form and have no reason
+    forgotten: int = 0
 
-    def add(self, one: Accepted | Rejected) -> None:
+    def add(self, row: Accepted | Rejected) -> None:
         """Count one row."""
-        form = self.forms.setdefault(one.form or NO_FORM, Counter())
-        form["rows"] += 1
-        if isinstance(one, Rejected):
-            form["rejected"] += 1
-            self.reasons[one.reason] += 1
-            return
-        made = one.framed
-        form.update(
-            conversations=1, turns=made.num_turns, tokens=len(made.tokens),
-            target_tokens=made.mask.count(1), cut=int(one.num_cut > 0), turns_cut=one.num_cut,
-        )  # fmt: skip
+        if isinstance(row, Rejected):
+            self.add_rejected(row.form, row.reason)
+        else:
+            framed = row.framed
+            self.add_conversations(
+                row.form, 1, turns=framed.num_turns, tokens=len(framed.tokens),
+                target_tokens=framed.mask.count(1), cut=int(row.num_cut > 0), turns_cut=row.num_cut,
+            )  # fmt: skip
+
+    def add_rejected(self, form: str | None, reason: str) -> None:
+        """Count one rejected row."""
+        self.forms.setdefault(form or NO_FORM, Counter()).update(rows=1, rejected=1)
+        self.reasons[reason] += 1
+
+    def add_conversations(self, form: str, number: int, **counts: int) -> None:
+        """Count conversations of one form."""
+        self.forms.setdefault(form, Counter()).update(rows=number, conversations=number, **counts)
+
+    def remove(self, gone: ChatCounts) -> None:
+        """Take off what a takedown removed."""
+        for form, counts in self.forms.items():
+            counts.subtract(gone.forms.get(form, {}))
+        self.reasons -= gone.reasons
+        self.forgotten += gone.forgotten
 
     def total(self, count: str) -> int:
         """Sum of a count over all forms."""
         return sum(form[count] for form in self.forms.values())
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One dict a form, by name."""
-        return [
-            {"form": form, **{name: self.forms[form][name] for name in COUNTS}}
-            for form in sorted(self.forms)
-        ]
+    def to_extra(self) -> dict[str, Any]:
+        """For `Manifest.extra`."""
+        return {
+            "target_tokens": self.total("target_tokens"),
+            "forms": [
+                {"form": name, **{count: self.forms[name][count] for count in COUNTS}}
+                for name in sorted(self.forms)
+                if self.forms[name]["rows"]
+            ],
+            "reasons": dict(sorted(self.reasons.items())),
+            "forgotten": self.forgotten,
+        }
+
+    @staticmethod
+    def from_extra(extra: Mapping[str, Any]) -> ChatCounts:
+        """What `to_extra` gave; shards of earlier versions lack `forgotten`."""
+        forms = {row["form"]: Counter({n: row[n] for n in COUNTS}) for row in extra["forms"]}
+        return ChatCounts(forms, Counter(extra["reasons"]), extra.get("forgotten", 0))

@@ -1,8 +1,8 @@
-"""One row of a chat dataset -> the conversation that it holds, whatever form it is written in.
+"""One row of a chat dataset -> the conversation that it holds, in any of the known forms.
 
-A form is recognised by the fields that are not null (`FORMS`, the first that fits). Its fields are
-taken over as they are: no field is joined to another, and templates that a dataset wrote into its
-texts stay there. Cost: one walk over the row.
+A form is recognised by its fields that are not null (`FORMS`, the first that fits). Fields are
+taken as they are: none is joined to another, and templates that a dataset wrote into its texts
+stay. Cost: one walk over the row.
 
 Sources of the forms: OpenAI's chat completions API (messages), FastChat's data/dummy_conversation
 (ShareGPT), Stanford Alpaca, databricks-dolly-15k, Open Assistant's exported message trees.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,11 @@ _NAMES: dict[Role, tuple[str, ...]] = {
 ROLES = {name: role for role, names in _NAMES.items() for name in names}
 CALLS = ("function_call", "tool_call")  # ShareGPT: messages of the assistant that are calls alone
 IDS = ("id", "conversation_id", "message_tree_id", "uuid", "prompt_id")
-BETWEEN = "\n\n"  # stands between an instruction and what it is about
+BETWEEN = "\n\n"  # between an instruction and its input
 
 
 class RowError(Exception):
-    """A row that no conversation can be made of: a reason to count, and what exactly was wrong."""
+    """A row without a usable conversation: a reason to count, and what exactly is wrong."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -50,7 +50,7 @@ class Conversation:
 
 
 def form_of(row: Any) -> str:
-    """The name of a row's form; `RowError` where it has none that is known."""
+    """The name of a row's form; `RowError` where it has no known one."""
     if not isinstance(row, dict):
         raise RowError("not_an_object", f"{_kind(row)}, where an object with fields must be")
     for name, (fits, _) in FORMS.items():
@@ -64,10 +64,10 @@ def form_of(row: Any) -> str:
 
 
 def read_row(row: Any) -> Conversation:
-    """The conversation of a row as JSON gives it; `RowError` says why there is none.
+    """The conversation of a row's JSON value; `RowError` says why there is none.
 
-    A system turn without text says nothing and is left out. An empty turn of a user or an
-    assistant is an error: silence would be learned.
+    A system turn without text is left out. An empty turn of a user or an assistant is an error: the
+    model would learn to say nothing.
     """
     form = form_of(row)
     _, read = FORMS[form]
@@ -83,7 +83,7 @@ def read_row(row: Any) -> Conversation:
 
 
 def row_id(row: Any) -> str | None:
-    """The id that a row gives itself, the first of `IDS` that it has; None without one."""
+    """A row's own id, the first of `IDS` that it has; None without one."""
     if isinstance(row, dict):
         for name in IDS:
             value = row.get(name)
@@ -95,7 +95,7 @@ def row_id(row: Any) -> str | None:
 
 
 def row_url(row: Any) -> str | None:
-    """The URL that a row names as its source; None without one."""
+    """The URL of a row's source; None without one."""
     value = row.get("url") if isinstance(row, dict) else None
     return _characters(value) if isinstance(value, str) and value else None
 
@@ -112,7 +112,7 @@ def _messages(name: str) -> Callable[[Mapping[str, Any]], Iterator[Turn]]:
 
 
 def _system(row: Mapping[str, Any]) -> Iterator[Turn]:
-    """The declared tools, a system turn of their own, and a system text beside the messages."""
+    """The declared tools as a system turn, then the row's system text."""
     tools = row.get("tools")
     if tools:
         said = tools if isinstance(tools, str) else _json(tools, "bad_field", "tools")
@@ -160,7 +160,7 @@ def _part(part: Any, place: str) -> str:
 
 
 def _is_learned(message: Mapping[str, Any], place: str) -> bool:
-    """OpenAI's `weight`: 0 keeps an assistant's message out of the targets."""
+    """OpenAI's `weight`: an assistant's message of weight 0 is not a target."""
     weight = message.get("weight")
     if weight not in (None, 0, 1):
         raise RowError("bad_field", f"{place}.weight = {_shown(weight)}; must be 0 or 1")
@@ -176,7 +176,7 @@ def _calls(message: Mapping[str, Any], place: str) -> tuple[str, ...]:
 
 
 def _written_calls(content: Any, place: str) -> tuple[str, ...]:
-    """Calls that are a message's text: one as a JSON object, or a list of them."""
+    """Calls written as a message's text: a JSON object, or a list of them."""
     found = _parsed(content, place) if isinstance(content, str) else content
     calls = found if isinstance(found, list) else [found]
     return tuple(_call(call, place) for call in calls)
@@ -228,9 +228,9 @@ def _pair(
 def _tree(row: Mapping[str, Any]) -> Iterator[Turn]:
     """The best path of an Open Assistant tree: one conversation, no text twice.
 
-    Where assistants replied, the best ranked (0 is best, no rank is last, then the file's order);
-    where users did, the first that an assistant answered. What was deleted or failed its review
-    is passed over with all below it. The path ends with an assistant.
+    Of assistants' replies, the best ranked (0 is best, no rank is last, then the file's order); of
+    users', the first that an assistant answered. Messages that were deleted or failed their review
+    are skipped with all below them. The path ends with an assistant.
     """
     message, place = row["prompt"], "prompt"
     while message is not None:
@@ -238,21 +238,24 @@ def _tree(row: Mapping[str, Any]) -> Iterator[Turn]:
         place += ".reply"
         replies = _replies(message, place)
         answers = [reply for reply in replies if reply.get("role") == "assistant"]
-        followed = [r for r in replies if any(_of_assistant(_replies(r, place)))]
-        message = min(answers, key=_rank) if answers else next(iter(followed), None)
+        answered = [
+            reply
+            for reply in replies
+            if any(below.get("role") == "assistant" for below in _replies(reply, place))
+        ]
+        message = min(answers, key=_rank) if answers else next(iter(answered), None)
 
 
 def _replies(message: Mapping[str, Any], place: str) -> list[Mapping[str, Any]]:
+    """The replies that were neither deleted nor failed their review."""
     replies = _list(message.get("replies") or [], f"{place}.replies")
-    return [r for r in replies if isinstance(r, dict) and not _is_refused(r)]
-
-
-def _of_assistant(replies: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
-    return (reply.get("role") == "assistant" for reply in replies)
-
-
-def _is_refused(message: Mapping[str, Any]) -> bool:
-    return bool(message.get("deleted")) or message.get("review_result") is False
+    return [
+        reply
+        for reply in replies
+        if isinstance(reply, dict)
+        and not reply.get("deleted")
+        and reply.get("review_result") is not False
+    ]
 
 
 def _rank(message: Mapping[str, Any]) -> float:
@@ -308,7 +311,7 @@ def _is_prompt(row: Mapping[str, Any]) -> bool:
     return row.get("prompt") is not None and any(answer is not None for answer in answers)
 
 
-# Name of a form -> how it is recognised, and how its turns are read; the first that fits.
+# Form -> whether a row has it, and how its turns are read; the first that fits.
 _Fits = Callable[[Mapping[str, Any]], bool]
 _Reads = Callable[[Mapping[str, Any]], Iterator[Turn]]
 FORMS: dict[str, tuple[_Fits, _Reads]] = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corpus.clean import removals
-from corpus.clean.removals import Requests
+from corpus.clean.removals import RemovalRequests
 from corpus.text import clean_unicode, fast_trafilatura, language_id
 from corpus.text.charset import decode
 from corpus.text.main_text import (
@@ -150,7 +150,7 @@ class Gates:
     extract: Extract = field(default_factory=Extract)
     look: Look = field(default_factory=Look)
     url: CompiledRules | None = None
-    forgotten: Requests | None = None
+    forgotten: RemovalRequests | None = None
 
 
 @dataclass(frozen=True)

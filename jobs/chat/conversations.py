@@ -1,24 +1,16 @@
-"""`gristmill conversations`: files of chats -> shards with a loss mask, for fine-tuning.
+"""`gristmill conversations`: chat files -> shards with a loss mask, for fine-tuning.
 
-No engine is opened: a chat dataset is some millions of rows where a crawl is billions of pages, and
-one process streams through it at about the tokenizer's own speed. Token rows wait in a file that is
-mapped, not read, until all are known; then each shard is taken from it. Memory is that of a row, a
-batch, and what `shards.write_shard` needs for a shard.
+No engine is opened: a chat dataset has millions of rows where a crawl has billions of pages, and
+one process streams through it at about the tokenizer's speed.
 
-Every row is a conversation of a shard, a line of the file of rejected rows, or one that has to be
-forgotten (`jobs.takedown.request`), which is counted alone. Order, cut, names, hashes and commit are those of
-the shards of documents.
+1. Read: every row becomes token rows in a spool file, a line of the file of rejected rows, or is
+   only counted, where a takedown request removes it.
+2. Write: the number of shards is known once all rows are, and a shard is a range of hashes, so each
+   shard filters the keys of the whole spool, which is mapped, and takes its own rows.
+3. Commit: order, names, hashes and manifest are those of shards of documents.
 
-Token rows of conversations on their way to shards: a file that is mapped, not read.
-
-How many shards there are is known once all rows are, and a shard is a range of hashes, so its rows
-come from everywhere. For each shard the keys of all rows are looked at and its own rows taken.
-Cost: 8 bytes a row and shard, and every token read once; memory is that of one shard.
-
-Conversations for a terminal: what was read and refused in a table, and what is learned marked.
-
-Texts are shown as they come out of the token ids, so that what is seen is what a model sees; what
-controls a terminal is not let through.
+Cost: 8 bytes read per row and shard, and every token read once. Memory: one row, one batch, and
+what `shards.write_shard` needs for one shard.
 """
 
 from __future__ import annotations
@@ -43,10 +35,10 @@ from rich.text import Text
 
 from corpus.chat import encode
 from corpus.chat import files as chat_files
-from corpus.chat.encode import COUNTS, Accepted, Conversations, Rejected, Tallies
+from corpus.chat.encode import COUNTS, Accepted, ChatCounts, Conversations, Rejected
 from corpus.clean import removals
 from corpus.clean.contamination import sha256
-from corpus.clean.removals import Requests
+from corpus.clean.removals import RemovalRequests
 from corpus.tokens import shards
 from corpus.tokens.shards import Shard
 from corpus.tokens.splits import SPLITS
@@ -62,104 +54,160 @@ from schemas.manifest import DataFile, Manifest
 from schemas.printing import PlainConsole
 from schemas.tokenizer import Tokenizer
 
-_CONTROL, _TARGET, _END_OF_TARGET = "dim cyan", "bold green", "bold green reverse"
-_LINE = ("\n", "")
-_MARKS = ("⟦", "⟧")  # around what is learned where there are no colours
-
-
-def table(made: Manifest) -> Table:
-    """Counts of each form, and of all where there are several."""
-    spent = f"{made.made['seconds']:.1f} s, tokenizer {made.extra['tokenizer']['name']}"
-    drawn = Table(
-        "",
-        title=Text(printable(f"conversations: {spent}"), "table.title"),
-        title_justify="left",
-        show_edge=False,
-    )
-    forms: list[dict[str, Any]] = made.extra["forms"]
-    if len(forms) > 1:
-        forms = [*forms, {"form": "all", **{n: sum(one[n] for one in forms) for n in COUNTS}}]
-    for form in forms:
-        drawn.add_column(Text(printable(form["form"])), justify="right")
-    for name in COUNTS:
-        drawn.add_row(name.replace("_", " "), *[f"{form[name]:,}" for form in forms])
-    return drawn
-
-
-def ending(made: Manifest, folder: Path) -> Text:
-    """Rejected rows by reason and where they are listed, then shards and tokens by split."""
-    lines = []
-    if made.extra.get("forgotten"):
-        lines.append(f"forgotten: {made.extra['forgotten']:,} rows, left out and listed nowhere")
-    reasons: dict[str, int] = made.extra["reasons"]
-    if reasons:
-        counted = ", ".join(f"{reason} {n:,}" for reason, n in reasons.items())
-        lines.append(
-            f"rejected: {counted}; line by line in {folder / made.extra['rejected']['name']}"
-        )
-    for split, tokens in made.extra["tokens"].items():
-        files = [file for file in made.files if file.extra["split"] == split]
-        rows = sum(file.rows for file in files)
-        lines.append(f"{split}: {rows:,} conversations, {tokens:,} tokens, {len(files):,} shards")
-    return Text("\n".join(lines))
-
-
-def show(inputs: Sequence[Path], tokenizer: Tokenizer, settings: Conversations, most: int) -> None:
-    """Print the first `most` conversations of the files to standard output."""
-    console = PlainConsole()
-    rows = (row for path in inputs for row in encode.read_file(path, tokenizer, settings))
-    accepted = (row for row in rows if isinstance(row, Accepted))
-    for one in itertools.islice(accepted, most):
-        console.print(drawn(one, tokenizer, marks=not console.is_terminal), soft_wrap=True)
-
-
-def drawn(one: Accepted, tokenizer: Tokenizer, marks: bool = False) -> Text:
-    """One conversation, a turn a line, what is learned in another style and, if asked, in marks."""
-    made = one.framed
-    cut = f", {one.num_cut} turns cut off" if one.num_cut else ""
-    text = Text(printable(f"{one.id} ({one.file_path}, offset {one.record_offset:,}): {one.form}, "
-                          f"{len(made.tokens):,} tokens, {made.mask.count(1):,} learned{cut}"),
-                style="bold")  # fmt: skip
-    shown = Text()
-    for target, tokens in _runs(made.tokens.tolist(), made.mask):
-        begin, end = _MARKS if marks and target else ("", "")
-        parts = list(_parts(tokens, target, tokenizer))
-        last = parts.pop() if parts[-1] == _LINE else ("", "")
-        for part, style in [(begin, ""), *parts, (end, ""), last]:
-            shown.append(part, style)
-    return Text("\n").join([text, shown, Text()])
-
-
-def _runs(tokens: Sequence[int], mask: Sequence[int]) -> Iterator[tuple[bool, list[int]]]:
-    """Stretches of tokens that are all targets, or all are not."""
-    start = 0
-    for target, run in itertools.groupby(mask):
-        end = start + sum(1 for _ in run)
-        yield bool(target), list(tokens[start:end])
-        start = end
-
-
-def _parts(tokens: list[int], target: bool, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    """Text and style; a turn's end ends the line."""
-    names = {token: name for name, token in tokenizer.chat_ids.items()}
-    names[tokenizer.boundary] = ""  # begins every conversation
-    for control, run in itertools.groupby(tokens, key=lambda token: token in names):
-        if not control:
-            plain = printable(tokenizer.decode(list(run)), keep="\n\t ")
-            yield plain, _TARGET if target else ""
-            continue
-        for name in (names[token] for token in run):
-            yield name, _END_OF_TARGET if target else _CONTROL
-            if name in ("<|end|>", "<|tool_result_end|>"):
-                yield _LINE
-
-
 ROWS_PER_BATCH = 1024
 TOKENS_PER_BATCH = 1 << 20
 
+_CONTROL, _TARGET, _END_OF_TARGET = "dim cyan", "bold green", "bold green reverse"
+_LINE = ("\n", "")
+_MARKS = ("⟦", "⟧")  # around targets where there are no colours
+
+_EXAMPLES = """\
+examples:
+  gristmill conversations --input chats.jsonl --tokenizer cl100k_base --show 3
+  gristmill conversations --input 'chats/*.jsonl.gz' --tokenizer out/shards/tokenizer-....json \\
+      --root out --context 2048
+
+Every row becomes a conversation or a line of rejected-....jsonl beside the shards.
+"""
+
+
+@dataclass(frozen=True)
+class ChatJob:
+    """One run of the command: files in the order of their names, and the shards to write."""
+
+    inputs: tuple[Path, ...]
+    tokenizer: Tokenizer
+    root: Path
+    shards: str = "conversations"
+    conversations: Conversations = field(default_factory=Conversations)
+    shard: Shard = field(default_factory=Shard)
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards and their manifest are."""
+        return shards_folder(self.root, self.shards)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What shapes the shards, besides the files."""
+        known = {"name": self.tokenizer.name, "hash": self.tokenizer.hash}
+        framing, shard = dataclasses.asdict(self.conversations), dataclasses.asdict(self.shard)
+        return config.to_json({"tokenizer": known, "conversations": framing, "shard": shard})
+
+    def fingerprints(self) -> dict[str, str]:
+        """What the shards are made from: the bytes of the files, and how rows are read."""
+        files = {f"file {path.name}": sha256(path) for path in self.inputs}
+        return files | {"grammar": str(encode.GRAMMAR)}
+
+
+def make(job: ChatJob) -> bool:
+    """Write the shards unless they exist and are valid; returns whether there was work to do."""
+    _refuse_other_settings(job)
+    inputs, started = job.fingerprints(), time.time()
+    if _is_done(job, inputs):
+        return False
+    work = job.root / ".work" / "conversations"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        counts = _read(job, work)
+        with track(job.root, "conversations: write", 1, "step"):
+            files = write_shards(work / "tokens.arrow", job.folder, job.shard)
+            _write_rows(work / "tokens.arrow", work / row_files.ROWS_FILE)
+        written = sum(file.rows for file in files)
+        balance("conversations", "conversations", counts.total("conversations"), written)
+        _commit(job, inputs, files, counts, work, started)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return True
+
+
+def _refuse_other_settings(job: ChatJob) -> None:
+    """Raise `UserError` where other settings, or another command, wrote the shards there."""
+    old = manifest.read(job.folder)
+    if old is None or (old.settings == job.settings and old.dataset == "shards"):
+        return
+    if old.dataset != "shards":
+        raise UserError(
+            f"--shards {job.shards}: {job.folder} holds '{old.dataset}'; give another name"
+        )
+    if not job.overwrite:
+        was, now = _flat(old.settings), _flat(job.settings)
+        first = min(name for name in was | now if was.get(name) != now.get(name))
+        raise UserError(
+            f"{job.folder} was written with other settings: {first} = {was.get(first)!r} "
+            f"there, {now.get(first)!r} here; use another --shards or --root, or --overwrite"
+        )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{s}.{name}": value for s, of in settings.items() for name, value in of.items()}
+
+
+def _is_done(job: ChatJob, inputs: dict[str, str]) -> bool:
+    old = manifest.read(job.folder)
+    if old is None or old.fingerprint != manifest.fingerprint("shards", job.settings, inputs):
+        return False
+    if "rows" not in old.extra:
+        return False  # of an earlier version
+    sizes = {job.folder / file.name: file.bytes for file in old.files}
+    paths = [job.folder / name for name in row_files.companions(old)]
+    return all(path.is_file() for path in (*paths, *sizes)) and all(
+        path.stat().st_size == size for path, size in sizes.items()
+    )
+
+
+def _read(job: ChatJob, work: Path) -> ChatCounts:
+    """Read the files: token rows into one file, rejected rows into another."""
+    counts, requests = ChatCounts(), removals.load(job.root / "forgotten")
+    with (
+        track(job.root, "conversations: read", len(job.inputs), "files") as progress,
+        pa.OSFile(str(work / "tokens.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, encode.TOKENS) as spool,
+        open(work / row_files.REJECTED_FILE, "w", encoding="utf-8") as rejected,
+    ):
+        done = Tally(progress)
+        for path in job.inputs:
+            accepted = _sort_out(path, job, requests, counts, rejected)
+            for batch in batches(accepted):
+                spool.write_batch(encode.token_rows(batch, job.shard))
+            done.add(1)
+    accounted = counts.total("conversations") + counts.total("rejected")
+    balance("conversations", "rows", counts.total("rows"), accounted)
+    return counts
+
+
+def _sort_out(
+    path: Path, job: ChatJob, requests: RemovalRequests, counts: ChatCounts, rejected: IO[str]
+) -> Iterator[Accepted]:
+    """Yield the usable rows of one file and write the rejected ones; an error if none is usable."""
+    here = ChatCounts()
+    first: Rejected | None = None
+    for row in encode.read_file(path, job.tokenizer, job.conversations):
+        if requests.reason(row.source_id, row.url):
+            here.forgotten += 1
+            continue
+        counts.add(row)
+        here.add(row)
+        if isinstance(row, Accepted):
+            yield row
+            continue
+        first = first or row
+        rejected.write(config.canonical_json(vars(row)) + "\n")
+    counts.forgotten += here.forgotten
+    if here.total("conversations") or here.forgotten:
+        return
+    if first is None:
+        raise UserError(f"{path}: holds no row")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in here.reasons.most_common())
+    raise UserError(
+        f"{path}: none of its {here.total('rows'):,} rows is a conversation ({reasons}); "
+        f"line {first.line}: {first.detail}"
+    )
+
 
 def batches(accepted: Iterable[Accepted]) -> Iterator[list[Accepted]]:
-    """Rows to be written together: so many, or so many tokens and those of one row more."""
+    """Rows to be written together: up to `ROWS_PER_BATCH`, or until `TOKENS_PER_BATCH` is met."""
     batch: list[Accepted] = []
     tokens = 0
     for one in accepted:
@@ -173,10 +221,7 @@ def batches(accepted: Iterable[Accepted]) -> Iterator[list[Accepted]]:
 
 
 def write_shards(spool: Path, folder: Path, settings: Shard) -> tuple[DataFile, ...]:
-    """Take the rows of each shard from the file of all, and write it; in the shards' order.
-
-    Raises `UserError` where a split is empty.
-    """
+    """Write the shards of a spool file in order; `UserError` where a split is empty."""
     with pa.memory_map(str(spool)) as source, pa.ipc.open_file(source) as reader:
         num_shards = _num_shards(reader, settings)
         places = [(split, i) for split in SPLITS for i in range(num_shards[split])]
@@ -185,13 +230,6 @@ def write_shards(spool: Path, folder: Path, settings: Shard) -> tuple[DataFile, 
             for split, index in places
             if len(rows := _rows_of(reader, split, index, num_shards[split]))
         )
-
-
-def write_rows(spool: Path, out: Path) -> None:
-    """Write what each conversation was made of, in the order in which they were read."""
-    with pa.memory_map(str(spool)) as source, pa.ipc.open_file(source) as reader:
-        rows = reader.read_all().rename_columns({"token_count": "tokens", "tokens": "ids"})
-        row_files.write_rows(rows.select(encode.ROWS.names), out)
 
 
 def _num_shards(reader: pa.RecordBatchFileReader, settings: Shard) -> dict[str, int]:
@@ -221,247 +259,191 @@ def _rows_of(reader: pa.RecordBatchFileReader, split: str, index: int, num_shard
     return pa.Table.from_batches(found, encode.TOKENS)
 
 
-_EXAMPLES = """\
-examples:
-  gristmill conversations --input chats.jsonl --tokenizer cl100k_base --show 3
-  gristmill conversations --input 'chats/*.jsonl.gz' --tokenizer out/shards/tokenizer-....json \\
-      --root out --context 2048
-
-Every row becomes a conversation or a line of rejected-....jsonl beside the shards.
-"""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One invocation: files in the order of their names, and the shards to make of them."""
-
-    inputs: tuple[Path, ...]
-    tokenizer: Tokenizer
-    root: Path
-    shards: str = "conversations"
-    conversations: Conversations = field(default_factory=Conversations)
-    shard: Shard = field(default_factory=Shard)
-    overwrite: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """Where the shards and their manifest are."""
-        return shards_folder(self.root, self.shards)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What shapes the shards beside the files."""
-        known = {"name": self.tokenizer.name, "hash": self.tokenizer.hash}
-        framing, shard = dataclasses.asdict(self.conversations), dataclasses.asdict(self.shard)
-        return config.to_json({"tokenizer": known, "conversations": framing, "shard": shard})
-
-    def fingerprints(self) -> dict[str, str]:
-        """What the shards are made from: the bytes of the files, and how rows are read."""
-        files = {f"file {path.name}": sha256(path) for path in self.inputs}
-        return files | {"grammar": str(encode.GRAMMAR)}
-
-
-def refuse_other_settings(request: Request) -> None:
-    """Raise `UserError` where other settings, or another command, wrote the shards there."""
-    old = manifest.read(request.folder)
-    if old is None or (old.settings == request.settings and old.dataset == "shards"):
-        return
-    if old.dataset != "shards":
-        raise UserError(f"--shards {request.shards}: {request.folder} holds '{old.dataset}'; "
-                        "give another name")  # fmt: skip
-    if not request.overwrite:
-        was, now = _flat(old.settings), _flat(request.settings)
-        first = min(name for name in was | now if was.get(name) != now.get(name))
-        raise UserError(
-            f"{request.folder} was written with other settings: {first} = {was.get(first)!r} "
-            f"there, {now.get(first)!r} here; use another --shards or --root, or --overwrite"
-        )
-
-
-def make(request: Request) -> bool:
-    """Make the shards unless they are there and valid; says whether there was work to do."""
-    refuse_other_settings(request)
-    inputs, started = request.fingerprints(), time.time()
-    if _is_done(request, inputs):
-        return False
-    work = request.root / ".work" / "conversations"
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        tallies = _read(request, work)
-        with track(request.root, "conversations: write", 1, "step"):
-            files = write_shards(work / "tokens.arrow", request.folder, request.shard)
-            write_rows(work / "tokens.arrow", work / row_files.ROWS_FILE)
-        balance("conversations", "conversations",
-                tallies.total("conversations"), sum(file.rows for file in files))  # fmt: skip
-        _commit(request, inputs, files, tallies, work, started)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return True
-
-
-def _is_done(request: Request, inputs: dict[str, str]) -> bool:
-    old = manifest.read(request.folder)
-    if old is None:
-        return False
-    if old.fingerprint != manifest.fingerprint("shards", request.settings, inputs):
-        return False
-    if "rows" not in old.extra:
-        return False  # of an earlier version
-    paths = [request.folder / name for name in row_files.companions(old)]
-    sizes = {request.folder / file.name: file.bytes for file in old.files}
-    return all(path.is_file() for path in (*paths, *sizes)) and all(
-        path.stat().st_size == size for path, size in sizes.items()
-    )
-
-
-def _read(request: Request, work: Path) -> Tallies:
-    """Go through the files: token rows into one file, rejected rows into another."""
-    tallies, requests = Tallies(), removals.load(request.root / "forgotten")
-    with (
-        track(request.root, "conversations: read", len(request.inputs), "files") as progress,
-        pa.OSFile(str(work / "tokens.arrow"), "wb") as sink,
-        pa.ipc.new_file(sink, encode.TOKENS) as spool,
-        open(work / row_files.REJECTED_FILE, "w", encoding="utf-8") as rejected,
-    ):
-        done = Tally(progress)
-        for path in request.inputs:
-            accepted = _sort_out(path, request, requests, tallies, rejected)
-            for batch in batches(accepted):
-                spool.write_batch(encode.token_rows(batch, request.shard))
-            done.add(1)
-    accounted = tallies.total("conversations") + tallies.total("rejected")
-    balance("conversations", "rows", tallies.total("rows"), accounted)
-    return tallies
-
-
-def _sort_out(
-    path: Path, request: Request, requests: Requests, tallies: Tallies, rejected: IO[str]
-) -> Iterator[Accepted]:
-    """The usable rows of one file; the others are written down. None usable is an error."""
-    here = Tallies()
-    first: Rejected | None = None
-    for one in encode.read_file(path, request.tokenizer, request.conversations):
-        if requests.reason(one.source_id, one.url):
-            here.forgotten += 1
-            continue
-        tallies.add(one)
-        here.add(one)
-        if isinstance(one, Accepted):
-            yield one
-            continue
-        first = first or one
-        rejected.write(config.canonical_json(vars(one)) + "\n")
-    tallies.forgotten += here.forgotten
-    if not here.total("conversations") and not here.forgotten:
-        raise UserError(_nothing(path, here, first))
-
-
-def _nothing(path: Path, here: Tallies, first: Rejected | None) -> str:
-    if first is None:
-        return f"{path}: holds no row"
-    counts = ", ".join(f"{reason} {n}" for reason, n in here.reasons.most_common())
-    return (f"{path}: none of its {here.total('rows'):,} rows is a conversation ({counts}); "
-            f"line {first.line}: {first.detail}")  # fmt: skip
+def _write_rows(spool: Path, out: Path) -> None:
+    """Write what each conversation contributed to the counts, in the order of reading."""
+    with pa.memory_map(str(spool)) as source, pa.ipc.open_file(source) as reader:
+        rows = reader.read_all().rename_columns({"token_count": "tokens", "tokens": "ids"})
+        row_files.write_rows(rows.select(encode.ROWS.names), out)
 
 
 def _commit(
-    request: Request,
+    job: ChatJob,
     inputs: dict[str, str],
     files: tuple[DataFile, ...],
-    tallies: Tallies,
+    counts: ChatCounts,
     work: Path,
     started: float,
 ) -> None:
-    known = request.tokenizer
-    shards.save_tokenizer(known, request.folder)
-    extra = {
-        **shards.describe(files, known, "conversations"),
-        "seed": request.shard.seed,
-        "recipe_hash": config.json_hash(request.settings),
-        "target_tokens": tallies.total("target_tokens"),
-        "forms": tallies.rows(),
-        "reasons": dict(sorted(tallies.reasons.items())),
-        "forgotten": tallies.forgotten,
-        "rejected": row_files.put(work / row_files.REJECTED_FILE, request.folder),
-        "rows": row_files.put(work / row_files.ROWS_FILE, request.folder),
-    }
-    counts = {"documents": sum(file.rows for file in files), "tokens": tallies.total("tokens")}
-    made = Manifest("shards", "conversations", request.settings, inputs, files, counts, extra,
-                    _made(started))  # fmt: skip
-    manifest.write(request.folder, made)
-    dataset_io.sweep(request.folder, made, row_files.companions(made))
+    shards.save_tokenizer(job.tokenizer, job.folder)
+    written = Manifest(
+        dataset="shards",
+        recipe="conversations",
+        settings=job.settings,
+        inputs=inputs,
+        files=files,
+        counts={"documents": sum(file.rows for file in files), "tokens": counts.total("tokens")},
+        extra={
+            **shards.describe(files, job.tokenizer, "conversations"),
+            "seed": job.shard.seed,
+            "recipe_hash": config.json_hash(job.settings),
+            **counts.to_extra(),
+            "rejected": row_files.put(work / row_files.REJECTED_FILE, job.folder),
+            "rows": row_files.put(work / row_files.ROWS_FILE, job.folder),
+        },
+        made={
+            "engine": "this process",
+            "python": platform.python_version(),
+            "seconds": round(time.time() - started, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {name: version(name) for name in ("gristmill", "pyarrow", "tiktoken")},
+        },
+    )
+    manifest.write(job.folder, written)
+    dataset_io.sweep(job.folder, written, row_files.companions(written))
 
 
-def _made(started: float) -> dict[str, Any]:
-    return {
-        "engine": "this process",
-        "python": platform.python_version(),
-        "seconds": round(time.time() - started, 2),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {name: version(name) for name in ("gristmill", "pyarrow", "tiktoken")},
-    }
+# --- What is printed -----------------------------------------------------------------------------
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{s}.{name}": value for s, of in settings.items() for name, value in of.items()}
+def table(listed: Manifest) -> Table:
+    """Counts per form, and of all forms where there are several."""
+    spent = f"{listed.made['seconds']:.1f} s, tokenizer {listed.extra['tokenizer']['name']}"
+    title = Text(printable(f"conversations: {spent}"), "table.title")
+    table = Table("", title=title, title_justify="left", show_edge=False)
+    forms: list[dict[str, Any]] = listed.extra["forms"]
+    if len(forms) > 1:
+        forms = [*forms, {"form": "all", **{n: sum(one[n] for one in forms) for n in COUNTS}}]
+    for form in forms:
+        table.add_column(Text(printable(form["form"])), justify="right")
+    for name in COUNTS:
+        table.add_row(name.replace("_", " "), *[f"{form[name]:,}" for form in forms])
+    return table
+
+
+def ending(listed: Manifest, folder: Path) -> Text:
+    """Rejected rows by reason and where they are listed, then shards and tokens per split."""
+    lines, counts = [], ChatCounts.from_extra(listed.extra)
+    if counts.forgotten:
+        lines.append(f"taken down: {counts.forgotten:,} rows, left out and listed nowhere")
+    if counts.reasons:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.reasons.items())
+        lines.append(
+            f"rejected: {reasons}; line by line in {folder / listed.extra['rejected']['name']}"
+        )
+    for split, tokens in listed.extra["tokens"].items():
+        files = [file for file in listed.files if file.extra["split"] == split]
+        rows = sum(file.rows for file in files)
+        lines.append(f"{split}: {rows:,} conversations, {tokens:,} tokens, {len(files):,} shards")
+    return Text("\n".join(lines))
+
+
+def show(inputs: Sequence[Path], tokenizer: Tokenizer, settings: Conversations, most: int) -> None:
+    """Print the first `most` conversations of the files to standard output."""
+    console = PlainConsole()
+    rows = (row for path in inputs for row in encode.read_file(path, tokenizer, settings))
+    accepted = (row for row in rows if isinstance(row, Accepted))
+    for one in itertools.islice(accepted, most):
+        console.print(drawn(one, tokenizer, marks=not console.is_terminal), soft_wrap=True)
+
+
+def drawn(one: Accepted, tokenizer: Tokenizer, marks: bool = False) -> Text:
+    """One conversation, one turn per line, targets in another style and, if asked, in marks.
+
+    Texts are decoded from the token ids, so that what is shown is what a model sees; control
+    characters become spaces.
+    """
+    framed = one.framed
+    cut = f", {one.num_cut} turns cut off" if one.num_cut else ""
+    title = printable(
+        f"{one.id} ({one.file_path}, offset {one.record_offset:,}): {one.form}, "
+        f"{len(framed.tokens):,} tokens, {framed.mask.count(1):,} learned{cut}"
+    )
+    shown, start = Text(), 0
+    for is_target, run in itertools.groupby(framed.mask):
+        end = start + sum(1 for _ in run)
+        parts = list(_parts(framed.tokens[start:end].tolist(), bool(is_target), tokenizer))
+        start = end
+        before, after = _MARKS if marks and is_target else ("", "")
+        last = parts.pop() if parts[-1] == _LINE else ("", "")
+        for part, style in [(before, ""), *parts, (after, ""), last]:
+            shown.append(part, style)
+    return Text("\n").join([Text(title, style="bold"), shown, Text()])
+
+
+def _parts(tokens: list[int], target: bool, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    """Text and style of a run; a turn's end ends the line."""
+    names = {token: name for name, token in tokenizer.chat_ids.items()}
+    names[tokenizer.boundary] = ""  # begins every conversation
+    for control, run in itertools.groupby(tokens, key=lambda token: token in names):
+        if not control:
+            plain = printable(tokenizer.decode(list(run)), keep="\n\t ")
+            yield plain, _TARGET if target else ""
+            continue
+        for name in (names[token] for token in run):
+            yield name, _END_OF_TARGET if target else _CONTROL
+            if name in ("<|end|>", "<|tool_result_end|>"):
+                yield _LINE
+
+
+# --- The command ---------------------------------------------------------------------------------
 
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     """Add the command to those of `gristmill`."""
-    text = "files of chats -> shards with a loss mask, for fine-tuning"
+    text = "write chat files as shards with a loss mask, for fine-tuning"
     parser = commands.add_parser("conversations", help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add, settings = parser.add_argument, Shard()
-    text = f"chats: {', '.join('*' + kind for kind in chat_files.KINDS)}; paths or globs"
+    text = f"chat files, paths or globs: {', '.join('*' + kind for kind in chat_files.KINDS)}"
     add("--input", required=True, nargs="+", metavar="FILE", help=text)
-    text = "a tiktoken encoding by name, or a saved tokenizer (*.json)"
+    text = "name of a tiktoken encoding, or a saved tokenizer (*.json)"
     add("--tokenizer", required=True, metavar="NAME", help=text)
     add("--root", metavar="DIR", help="where the datasets are")
-    text = "folder in the root for these shards (conversations)"
+    text = "folder in the root for these shards (default: conversations)"
     add("--shards", default="conversations", metavar="NAME", help=text)
     context = Conversations().context
-    text = f"tokens that a conversation may have; a longer one is cut at a turn ({context})"
+    text = f"tokens per conversation; a longer one is cut at a turn (default: {context})"
     add("--context", type=int, default=context, metavar="N", help=text)
-    text = f"share of the conversations to hold out ({settings.validation_fraction})"
+    text = f"share of conversations to hold out (default: {settings.validation_fraction})"
     add("--validation-fraction", type=float, default=settings.validation_fraction,
         metavar="F", help=text)  # fmt: skip
-    text = f"of the shuffle ({settings.seed})"
+    text = f"seed of the shuffle (default: {settings.seed})"
     add("--seed", type=int, default=settings.seed, metavar="N", help=text)
-    text = "print the first N conversations with what is learned marked, and write nothing"
+    text = "print the first N conversations with targets marked, and write nothing"
     add("--show", type=int, metavar="N", help=text)
-    add("--overwrite", action="store_true", help="make anew what other settings wrote")
+    add("--overwrite", action="store_true", help="replace what other settings wrote")
     parser.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    request = _request(arguments)
+    job = _job(arguments)
     if arguments.show is not None:
         if arguments.show < 1:
             raise UserError(f"--show {arguments.show}: must be at least 1")
-        show(request.inputs, request.tokenizer, request.conversations, arguments.show)
+        show(job.inputs, job.tokenizer, job.conversations, arguments.show)
         return 0
     if arguments.root is None:
-        raise UserError("--root: say where the shards are to be, or --show N to only look")
-    with locked(request.root, request.shards):
-        refuse_unfinished(request.root)
-        worked = make(request)
-    listed = manifest.read(request.folder)
-    assert listed, request.folder
+        raise UserError("--root: missing; name the root to write to, or use --show N")
+    with locked(job.root, job.shards):
+        refuse_unfinished(job.root)
+        worked = make(job)
+    listed = manifest.read(job.folder)
+    assert listed, job.folder
     console.print(table(listed))
-    console.print(ending(listed, request.folder), soft_wrap=True)
+    console.print(ending(listed, job.folder), soft_wrap=True)
     if not worked:
         console.print("conversations: done already and still valid, nothing to do")
     return 0
 
 
-def _request(arguments: argparse.Namespace) -> Request:
+def _job(arguments: argparse.Namespace) -> ChatJob:
     try:
         framing = Conversations(arguments.context)
         shard = Shard(arguments.seed, validation_fraction=arguments.validation_fraction)
     except ValueError as error:
-        name, said = str(error).split(" ", 1)
-        raise UserError(f"--{name.replace('_', '-')} {said}") from None
+        name, problem = str(error).split(" ", 1)
+        raise UserError(f"--{name.replace('_', '-')} {problem}") from None
     files = chat_files.resolve(arguments.input)
     root = Path(arguments.root or ".")
-    return Request(files, tokenizer.find(arguments.tokenizer), root, arguments.shards, framing,
-                   shard, arguments.overwrite)  # fmt: skip
+    known = tokenizer.find(arguments.tokenizer)
+    return ChatJob(files, known, root, arguments.shards, framing, shard, arguments.overwrite)

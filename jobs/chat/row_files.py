@@ -1,9 +1,9 @@
-"""What conversations were made of, and the rows of which none was: two files beside the shards.
+"""Two lists beside shards of conversations: what each contributed to the counts, and rejected rows.
 
-`rows-....arrow` says of every conversation its form and its counts (`corpus.chat.encode.ROWS`),
-`rejected-....jsonl` lists the other rows; the manifest names both. `without` takes out of them, and
-off the manifest's counts, what has to be forgotten: what is left is what would have been written
-without it. Cost: a read of both files; memory is that of the keys of a batch.
+`rows-....arrow` has the form and counts of every conversation (`corpus.chat.encode.ROWS`),
+`rejected-....jsonl` the rows without one; the manifest names both. `without` takes rows out of them
+and off the manifest's counts for a takedown: what is left is what would have been written without
+them. Cost: one read of both files; memory is that of one batch's keys.
 """
 
 from __future__ import annotations
@@ -11,38 +11,36 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus.chat.encode import COUNTS, NO_FORM, ROWS, row_name
+from corpus.chat.encode import ROWS, ChatCounts, row_name
 from corpus.clean.contamination import sha256
-from corpus.clean.removals import Keys, Request, Requests
+from corpus.clean.removals import DocumentKeys, RemovalRequest, RemovalRequests
 from corpus.tokens import shards
 from schemas import json_text
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest, atomic_path
 
-ROWS_FILE, REJECTED_FILE = "rows.arrow", "rejected.jsonl"  # as they are called before they are done
+ROWS_FILE, REJECTED_FILE = "rows.arrow", "rejected.jsonl"  # their names until they are done
 ROWS_PER_BATCH = 1 << 16
 _KEYS = pa.schema([ROWS.field(name) for name in KEY])
 _SUMS = ("turns", "tokens", "target_tokens", "turns_cut")
 
 
 def companions(listed: Manifest) -> tuple[str, ...]:
-    """Names of all that a manifest of shards lists beside them."""
+    """Names of the files beside shards that their manifest lists."""
     rows = (listed.extra["rows"]["name"],) if "rows" in listed.extra else ()
     return (*shards.companions(listed.files, listed.extra), *rows)
 
 
 def write_rows(rows: pa.Table, path: Path) -> None:
-    """Write rows of `ROWS`; the bytes do not depend on the batches that they come in."""
+    """Write rows of `ROWS`; the bytes do not depend on their batches."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_file(str(path), ROWS, options=options) as file:
         for start in range(0, len(rows), ROWS_PER_BATCH):
@@ -50,7 +48,7 @@ def write_rows(rows: pa.Table, path: Path) -> None:
 
 
 def put(written: Path, folder: Path) -> dict[str, str]:
-    """Put a file beside the shards, named by what it holds; its entry for the manifest."""
+    """Put a file beside the shards, named by its content; its entry for the manifest."""
     digest = sha256(written)
     name = f"{written.stem}-{digest[:16]}{written.suffix}"
     with atomic_path(folder / name) as temporary:
@@ -58,8 +56,10 @@ def put(written: Path, folder: Path) -> dict[str, str]:
     return {"name": name, "sha256": digest}
 
 
-def matches(path: Path, requests: Requests) -> Iterator[tuple[dict[str, Any], Request]]:
-    """The lines of rejected rows that requests mean, each with every one that does."""
+def matches(
+    path: Path, requests: RemovalRequests
+) -> Iterator[tuple[dict[str, Any], RemovalRequest]]:
+    """The rejected rows that requests mean, with each request that does."""
     for line in _lines(path):
         row = json_text.loads(line)
         id_ = row["id"] or row_name(row["file_path"], row["line"])
@@ -76,50 +76,31 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: missing, the manifest lists it") from None
 
 
-@dataclass
-class Gone:
-    """What `without` took out: counts by form, rejected rows by reason, rows in all."""
+def without(
+    folder: Path, listed: Manifest, keys: DocumentKeys, work: Path
+) -> tuple[Manifest, ChatCounts]:
+    """The manifest without the rows of these keys, and the counts of what was removed.
 
-    forms: dict[str, Counter[str]] = field(default_factory=dict)
-    reasons: Counter[str] = field(default_factory=Counter)
-    rows: int = 0
-
-    def add(self, form: str, **counts: int) -> None:
-        """Count rows of a form."""
-        self.forms.setdefault(form, Counter()).update(counts)
-        self.rows += counts["rows"]
-
-
-def without(folder: Path, listed: Manifest, keys: Keys, work: Path) -> tuple[Manifest, Gone]:
-    """The manifest without the rows of these keys, and what is gone.
-
-    The files that it names are in `folder`, beside those of `listed`; `work` is for those on their
-    way. Where nothing is gone, all is as it was.
+    The new files are put into `folder`, beside those of `listed`; `work` is for unfinished ones.
+    Where no row has one of the keys, nothing changes.
     """
-    gone, extra = Gone(), dict(listed.extra)
+    gone, extra = ChatCounts(), dict(listed.extra)
     work.mkdir(parents=True, exist_ok=True)
-    found = {"rejected": work / REJECTED_FILE}
-    _rejected_without(folder / extra["rejected"]["name"], keys, found["rejected"], gone)
+    written = {"rejected": work / REJECTED_FILE}
+    _rejected_without(folder / extra["rejected"]["name"], keys, written["rejected"], gone)
     if "rows" in extra:  # not in shards of an earlier version, whose counts stay
-        found["rows"] = work / ROWS_FILE
-        _rows_without(folder / extra["rows"]["name"], keys, found["rows"], gone)
-    if not gone.rows:
+        written["rows"] = work / ROWS_FILE
+        _rows_without(folder / extra["rows"]["name"], keys, written["rows"], gone)
+    if not gone.forgotten:
         return listed, gone
-    forms = (_less(form, gone) for form in extra["forms"])
-    extra["forms"] = [form for form in forms if form["rows"]]
-    extra["reasons"] = dict(sorted((Counter(extra["reasons"]) - gone.reasons).items()))
-    extra["target_tokens"] -= sum(form["target_tokens"] for form in gone.forms.values())
-    extra["forgotten"] = extra.get("forgotten", 0) + gone.rows
-    extra |= {name: put(path, folder) for name, path in found.items()}
+    counts = ChatCounts.from_extra(extra)
+    counts.remove(gone)
+    extra |= counts.to_extra()
+    extra |= {name: put(path, folder) for name, path in written.items()}
     return dataclasses.replace(listed, extra=extra), gone
 
 
-def _less(form: dict[str, Any], gone: Gone) -> dict[str, Any]:
-    counts = gone.forms.get(form["form"], Counter())
-    return form | {name: form[name] - counts[name] for name in COUNTS}
-
-
-def _rows_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
+def _rows_without(path: Path, keys: DocumentKeys, out: Path, gone: ChatCounts) -> None:
     kept = []
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         for i in range(reader.num_record_batches):
@@ -130,17 +111,17 @@ def _rows_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
         write_rows(pa.concat_tables([ROWS.empty_table(), *kept]), out)
 
 
-def _count(rows: pa.Table, gone: Gone) -> None:
+def _count(rows: pa.Table, gone: ChatCounts) -> None:
     cut = pc.greater(rows["turns_cut"], 0).cast(pa.int64())
     sums = [(name, "sum") for name in (*_SUMS, "cut")]
     grouped = rows.append_column("cut", cut).group_by("form").aggregate([*sums, ([], "count_all")])
     for row in grouped.to_pylist():
-        count = row["count_all"]
         totals = {name: row[f"{name}_sum"] for name, _ in sums}
-        gone.add(row["form"], rows=count, conversations=count, **totals)
+        gone.add_conversations(row["form"], row["count_all"], **totals)
+    gone.forgotten += rows.num_rows
 
 
-def _rejected_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
+def _rejected_without(path: Path, keys: DocumentKeys, out: Path, gone: ChatCounts) -> None:
     lines = _lines(path)
     with open(out, "w", encoding="utf-8") as file:
         while batch := list(itertools.islice(lines, ROWS_PER_BATCH)):
@@ -148,7 +129,7 @@ def _rejected_without(path: Path, keys: Keys, out: Path, gone: Gone) -> None:
             mask = keys.mask(pa.Table.from_pylist(rows, schema=_KEYS))
             for line, row, goes in zip(batch, rows, mask.tolist(), strict=True):
                 if goes:
-                    gone.add(row["form"] or NO_FORM, rows=1, rejected=1)
-                    gone.reasons[row["reason"]] += 1
+                    gone.add_rejected(row["form"], row["reason"])
+                    gone.forgotten += 1
                 else:
                     file.write(line)

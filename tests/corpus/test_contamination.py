@@ -109,7 +109,9 @@ def test_what_is_found_is_what_plain_strings_find(
         for name, items in sets.items()
     }
     if not any(map(any, runs.values())):
-        with pytest.raises(UserError, match="nothing to look for"):
+        with pytest.raises(
+            UserError, match=f"min_words = {min_words}: no text of .* is long enough"
+        ):
             contamination.build(paths, ngram, min_words)
         return
     index = contamination.build(paths, ngram, min_words)
@@ -190,7 +192,7 @@ def test_items_read_in_batches_keep_their_numbers(
 ) -> None:
     rows = [[], [QUESTION], ["short"], [PARAPHRASE, QUESTION]]
     whole = contamination.find([PAGE], 1, _index(tmp_path, rows))
-    monkeypatch.setattr(contamination, "_CHARS_AT_ONCE", 1)
+    monkeypatch.setattr(contamination, "_CHARS_PER_BATCH", 1)
     monkeypatch.setattr(contamination, "_RUNS_AT_ONCE", 2)
     assert contamination.find([PAGE], 1, _index(tmp_path, rows)) == whole
     assert whole[0].items == [1, 3]

@@ -289,7 +289,7 @@ def test_every_form_role_field_and_reason_is_documented() -> None:
     text = (project / "docs" / "conversations.md").read_text(encoding="utf-8")
     source = "".join(
         (project / "corpus" / name).read_text(encoding="utf-8")
-        for name in ("chat_forms.py", "conversations.py")
+        for name in ("chat/formats.py", "chat/encode.py")
     )
     reasons = set(re.findall(r'RowError\(\s*"(\w+)"', source))
     assert {"too_long", "unknown_form", "bad_field"} < reasons

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.clean import removals
-from corpus.clean.removals import Keys, Request, Requests, read_list
+from corpus.clean.removals import DocumentKeys, RemovalRequest, RemovalRequests, read_list
 from corpus.text.extract_page import Extract, Gates, extract_file
 from schemas import manifest
 from schemas.datasets import DOCUMENTS, FORGOTTEN
@@ -26,8 +26,8 @@ PAGE = (
 )
 
 
-def _requests(*pairs: tuple[Any, str]) -> Requests:
-    return Requests(Request(by, value) for by, value in pairs)
+def _requests(*pairs: tuple[Any, str]) -> RemovalRequests:
+    return RemovalRequests(RemovalRequest(by, value) for by, value in pairs)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_request_means_what_it_names(
     by: Any, value: str, url: str | None, means_it: bool
 ) -> None:
     requests = _requests((by, value))
-    assert requests.matching(ID, url) == ([Request(by, value)] if means_it else [])
+    assert requests.matching(ID, url) == ([RemovalRequest(by, value)] if means_it else [])
     assert requests.reason(ID, url) == (f"by {by}" if means_it else None)
 
 
@@ -78,8 +78,8 @@ def test_a_list_has_a_request_a_line(tmp_path: Path) -> None:
     path = tmp_path / "urls"
     path.write_bytes("\ufeffhttp://a.example/#b\r\n\n  # not this\nb.example/ä \n".encode())
     assert read_list(path, "url") == [
-        Request("url", "http://a.example/#b"),
-        Request("url", "b.example/ä"),
+        RemovalRequest("url", "http://a.example/#b"),
+        RemovalRequest("url", "b.example/ä"),
     ]
 
 
@@ -123,7 +123,7 @@ def _capture(url: str, status: str = "200 OK", body: str = PAGE) -> bytes:
     return f"{head}Content-Length: {len(block)}\r\n\r\n{block}\r\n\r\n".encode()
 
 
-def _rows(path: Path, requests: Requests | None) -> list[dict[str, Any]]:
+def _rows(path: Path, requests: RemovalRequests | None) -> list[dict[str, Any]]:
     gates = Gates(Extract(engine="resiliparse"), forgotten=requests)
     outcomes = list(extract_file(str(path), path.name, gates))
     assert all(outcome.row for outcome in outcomes)
@@ -189,7 +189,7 @@ def test_keys_find_their_rows_and_no_others(
     known: list[tuple[str, int]], rows: list[tuple[str, int]]
 ) -> None:
     expected = [row in set(known) for row in rows]
-    assert Keys(_table(known)).mask(_table(rows)).tolist() == expected
+    assert DocumentKeys(_table(known)).mask(_table(rows)).tolist() == expected
 
 
 @given(st.lists(st.booleans()))
@@ -214,6 +214,9 @@ def test_requests_and_keys_are_read_from_the_files_that_are_listed(tmp_path: Pat
         pq.write_table(pa.Table.from_pylist(rows, schema=FORGOTTEN), tmp_path / name)
     listed = [DataFile(n, len(files[n]), 1, counts={n: len(files[n])}) for n in list(files)[:2]]
     manifest.write(tmp_path, Manifest("forgotten", "", {}, {}, tuple(listed), {}))
-    assert removals.load(tmp_path).listed() == [Request("domain", "a.example"), Request("id", ID)]
+    assert removals.load(tmp_path).listed() == [
+        RemovalRequest("domain", "a.example"),
+        RemovalRequest("id", ID),
+    ]
     rows = _table([("a.warc", 1), ("a.warc", 2), ("b.warc", 1)])
     assert removals.load_keys(tmp_path).mask(rows).tolist() == [True, False, False]

@@ -39,7 +39,7 @@ DEK-Info: AES-128-CBC,C3D0
 MIIEpAIBAAKCAQEA7bq4qXbVb2mF0rB2C0W4m7l7c5nq0S9wqkXWc1k2N3J4L5M6
 N7O8P9Q0R1S2T3U4V5W6X7Y8Z9a0b1c2d3e4f5g6h7i8j9k0l1m2n3o4p5q6r7==
 -----END RSA PRIVATE KEY-----"""
-PLACEHOLDERS = [placeholder for _, _, placeholder in pii._FINDERS]
+PLACEHOLDERS = [kind.placeholder for kind in pii.KINDS]
 
 # Pieces that make personal data, halves of it, and pieces that touch each other.
 PIECES = st.sampled_from(
@@ -369,14 +369,14 @@ def test_what_comes_together_by_dropping_goes_too() -> None:
 
 def test_the_settings_are_the_kinds() -> None:
     assert tuple(field.name for field in dataclasses.fields(Pii)) == PII_KINDS
-    assert {kind for kind, _, _ in pii._FINDERS} == set(PII_KINDS)
+    assert {kind.name for kind in pii.KINDS} == set(PII_KINDS)
 
 
 @settings(deadline=None)
 @given(TEXTS)
 def test_no_personal_data_is_left(text: str) -> None:
     replaced = scrub(text, ALL).text
-    for _, finder, _ in pii._FINDERS:
+    for _, finder, _ in pii.KINDS:
         assert set(found(finder, replaced)) <= set(PLACEHOLDERS)
 
 

@@ -167,7 +167,7 @@ def test_shards_are_not_made_by_what_was_found_in_another_canonical(
     job = _job(engines("sail"), tmp_path / "root", Decontaminate(_write_sets(tmp_path)))
     run_stage(decontaminate.STAGE, job)
     _write_canonical(tmp_path / "root", _texts()[:200], source="another")
-    with pytest.raises(UserError, match="contamination: tells of another 'canonical'"):
+    with pytest.raises(UserError, match="contamination: was built from a different 'canonical'"):
         run_stage(shard.STAGE, job)
     run_stage(decontaminate.STAGE, job)
     assert run_stage(shard.STAGE, job)

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus import recipe, worker
-from corpus.clean.removals import Request
+from corpus.clean.removals import RemovalRequest
 from jobs import pipeline
 from jobs.engine import dataset_io, disk_faults, roots
 from jobs.engine.session import Engine, open_engine
@@ -326,7 +326,7 @@ def check_reader(small: Small, root: Path, stop: Callable[[], dict[str, Any]], r
     for i in range(rounds):
         small.run(root, gopher_quality=changed)
         with roots.locked(root):
-            request.run(root, small.engine, [Request("url", urls[i])])
+            request.run(root, small.engine, [RemovalRequest("url", urls[i])])
         small.run(root, gopher_quality=small.recipe.gopher_quality)
     counts = stop()
     assert counts["faults"] == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from corpus.tokens import shards
 from corpus.tokens.shards import Shard
 from jobs.takedown import rewrite
-from jobs.takedown.rewrite import Change, Target
+from jobs.takedown.rewrite import RewrittenFile, TargetFile
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.manifest import DataFile, Manifest
@@ -60,10 +60,10 @@ def _commit(folder: Path, file: DataFile, known: Tokenizer) -> None:
     manifest.write(folder, Manifest("shards", "", {}, {}, (file,), {}, extra))
 
 
-def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> Change | None:
-    target = Target("shards", str(folder / file.name), file, {})
+def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> RewrittenFile | None:
+    target = TargetFile("shards", str(folder / file.name), file)
     change = rewrite.rewrite(target, _forget(folder.parent / "forgotten", keys))
-    return Change.from_json(change.to_json()) if change else None
+    return RewrittenFile.from_json(change.to_json()) if change else None
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     shard = Shard(validation_fraction=0.3)
     inputs = (tmp_path / "a.jsonl",)
     conversations.make(
-        conversations.Request(inputs, known, tmp_path / "r", "chats", Conversations(64), shard)
+        conversations.ChatJob(inputs, known, tmp_path / "r", "chats", Conversations(64), shard)
     )
     return tmp_path / "r"
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.clean.removals import Request
+from corpus.clean.removals import RemovalRequest
 from jobs import cli, extract
 from jobs.engine import dataset_io, roots
 from jobs.engine.session import Engine
@@ -221,7 +221,7 @@ def test_a_manifest_names_files_of_its_own_folder(
     path.write_text(json.dumps(values))
     before = _snapshot(outside)
     with pytest.raises(UserError, match="must be one plain file name"):
-        request.run(root, engines("sail"), [Request("url", "http://site.example/")])
+        request.run(root, engines("sail"), [RemovalRequest("url", "http://site.example/")])
     assert _snapshot(outside) == before
 
 
