@@ -8,9 +8,9 @@
     python benchmarks/loader.py all
 
 Every part prints a table. Tokens are cl100k_base's of the crawl's main texts, in shards that
-corpus/tokens/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the best
-of several rounds; variants alternate, so that a busy machine slows them alike. A peer's environment
-needs `litdata` or `mosaicml-streaming`, beside numpy.
+corpus/tokens/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the
+best of several rounds; variants alternate, so that a busy machine slows them alike. A peer's
+environment needs `litdata` or `mosaicml-streaming`, beside numpy.
 """
 
 from __future__ import annotations

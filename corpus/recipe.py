@@ -6,7 +6,7 @@ root, engine) is a flag and does not change the corpus.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from corpus.text.url_filter import UrlRules
 from corpus.tokens.bpe import TokenizerSettings
 from corpus.tokens.shards import Shard
 from schemas import config
+from schemas.config import settings
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """A whole recipe. `filters` lists the filters to apply, in order, by section name."""
 

@@ -4,7 +4,6 @@ The driver indexes the sets (recipe: decontaminate.against, or --against FILES);
 map the index and look every document up. The stage `shard` leaves out the documents to drop, so
 `canonical` stays as it is, and other sets cost one more pass.
 
-Also: spark-submit jobs/decontaminate.py --recipe R --root ROOT --against FILES...
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import dataclasses
 import functools
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -281,8 +279,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["decontaminate", *sys.argv[1:]]))

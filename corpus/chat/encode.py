@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from corpus.arrays import Int64s
 from corpus.chat import files, formats
@@ -25,7 +26,7 @@ from corpus.tokens.shards import Shard
 from corpus.tokens.splits import split_of_id
 from schemas import json_text
 from schemas.chat import Framed
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.datasets import LOSS_MASK
 from schemas.tokenizer import Tokenizer
 
@@ -50,14 +51,11 @@ _COUNTED = [ROWS.field(name) for name in ("form", "turns", "target_tokens", "tur
 TOKENS = pa.schema([*shards.TOKENS, pa.field(LOSS_MASK.name, pa.list_(pa.uint8())), *_COUNTED])
 
 
-@dataclass(frozen=True)
+@settings
 class Conversations:
     """`context`: tokens that a conversation may have, the document boundary included."""
 
-    context: int = 4096
-
-    def __post_init__(self) -> None:
-        check_range(self, 2, 2**24, "context")
+    context: Annotated[int, Field(ge=2, le=2**24)] = 4096
 
 
 def frame(conversation: Conversation, tokenizer: Tokenizer, context: int) -> Framed:

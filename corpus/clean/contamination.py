@@ -24,17 +24,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field
 
 from corpus.arrays import Int64s, UInt8s, UInt64s
 from corpus.dedup.word_hashes import ngram_hashes, normalise, word_hashes
 from corpus.warc.codecs import CODECS, DamageError, unpacked
 from schemas import json_text
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
 from schemas.names import matching_files
@@ -57,7 +58,7 @@ _LABEL = re.compile(r"\A\s*(?:question|answer|context|passage|premise|q|a)\s*:",
 _URL = re.compile(r"\s*\w+://\S*\s*")
 
 
-@dataclass(frozen=True)
+@settings
 class Decontaminate:
     """Section [decontaminate]: paths or globs of evaluation sets, and what counts as found.
 
@@ -67,14 +68,12 @@ class Decontaminate:
     """
 
     against: tuple[str, ...] = ()
-    ngram: int = 13
-    min_words: int = 8
-    min_matches: int = 1
+    ngram: Annotated[int, Field(ge=1, le=10**4)] = 13
+    min_words: Annotated[int, Field(ge=1, le=10**9)] = 8
+    min_matches: Annotated[int, Field(ge=1, le=10**9)] = 1
     action: Literal["drop", "flag"] = "drop"
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 10**4, "ngram")
-        check_range(self, 1, 10**9, "min_words", "min_matches")
         if not all(self.against):
             raise ValueError(f"against = {list(self.against)}: must be paths of evaluation sets")
 

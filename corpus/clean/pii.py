@@ -15,7 +15,6 @@ word as the start of an address: hours for a megabyte of "a-a-a-…".)
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import unicodedata
@@ -27,6 +26,7 @@ from typing import Literal, NamedTuple
 import regex
 
 from schemas import suffixes
+from schemas.config import settings
 from schemas.datasets import PII_KINDS
 
 Span = tuple[int, int]
@@ -49,7 +49,7 @@ _MAX_ROUNDS = 16
 _MAX_CHARS = 1_000_000
 
 
-@dataclass(frozen=True)
+@settings
 class Pii:
     """Section [pii]: each kind is replaced by its placeholder, dropped or kept."""
 
@@ -60,11 +60,6 @@ class Pii:
     ssns: Action = "keep"
     api_keys: Action = "keep"
     private_keys: Action = "keep"
-
-    def __post_init__(self) -> None:
-        for name, action in dataclasses.asdict(self).items():
-            if action not in ("replace", "drop", "keep"):
-                raise ValueError(f"{name} = {action!r}: must be replace, drop or keep")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Hashes are 64-bit XXH3 as signed integers, since the engines have no unsigned on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from corpus.arrays import Int64s
+from schemas.config import settings
 
 Key = Literal["text", "url", "payload"]
 # Column of `bands` -> the kind of duplicate that agreeing in it makes.
@@ -26,7 +26,7 @@ KINDS: dict[Key, str] = {
 }
 
 
-@dataclass(frozen=True)
+@settings
 class Exact:
     """Section [exact]: what documents are compared by, in order, before MinHash.
 

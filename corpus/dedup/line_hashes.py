@@ -14,17 +14,17 @@ hashing the words, plus some arrays as long as the batch has words; a listed uni
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
 from corpus.arrays import Int64s, UInt64s
 from corpus.dedup.word_hashes import mix, word_hashes
-from schemas.config import check_range
+from schemas.config import settings
 
 Unit = Literal["line", "paragraph"]
 
@@ -50,7 +50,7 @@ LISTED = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@settings
 class Passages:
     """Section [passages]: what counts as a passage, and which copies of it are removed.
 
@@ -62,14 +62,10 @@ class Passages:
     """
 
     unit: Literal["none", "line", "paragraph"] = "none"
-    min_words: int = 10
-    min_documents: int = 2
+    min_words: Annotated[int, Field(ge=1, le=10**9)] = 10
+    min_documents: Annotated[int, Field(ge=2, le=10**9)] = 2
     keep: Literal["first", "none"] = "first"
-    min_words_left: int = 50
-
-    def __post_init__(self) -> None:
-        check_range(self, 1, 10**9, "min_words", "min_words_left")
-        check_range(self, 2, 10**9, "min_documents")
+    min_words_left: Annotated[int, Field(ge=1, le=10**9)] = 50
 
 
 def units(text: str, unit: Unit) -> list[str]:

@@ -18,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from corpus.arrays import Int64s, UInt64s
 from corpus.dedup.word_hashes import mix, ngram_hashes, word_hashes
-from schemas.config import check_range
+from schemas.config import settings
 
 SCHEME = "gristmill-minhash-2"  # changes with anything that changes a hash
 
@@ -34,7 +36,7 @@ MAX_SIGNATURE = 16_384  # RefinedWeb's, the longest in use, is 20 · 450 = 9,000
 MAX_NODES = 256  # of the quadrature: exact up to bands · rows = 511, very nearly so beyond
 
 
-@dataclass(frozen=True)
+@settings
 class MinHash:
     """FineWeb's parameters (arXiv 2406.17557, section 3.4): 5-grams, 112 hashes as 14 × 8.
 
@@ -45,25 +47,19 @@ class MinHash:
     bands · rows <= num_hashes.
     """
 
-    ngram: int = 5
-    bands: int = 14
-    rows: int = 8
-    seed: int = 1
-    threshold: float = 0.0
-    num_hashes: int = 112
+    ngram: Annotated[int, Field(ge=1, le=10**4)] = 5
+    bands: Annotated[int, Field(ge=1, le=MAX_SIGNATURE)] = 14
+    rows: Annotated[int, Field(ge=1, le=MAX_SIGNATURE)] = 8
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 1
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: off
+    num_hashes: Annotated[int, Field(ge=1, le=MAX_HASHES)] = 112
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 10**4, "ngram")
-        check_range(self, 1, MAX_SIGNATURE, "bands", "rows")
-        check_range(self, 0, 2**64 - 1, "seed")
-        check_range(self, 1, MAX_HASHES, "num_hashes")
         if self.signature_length > MAX_SIGNATURE:
             raise ValueError(
                 f"bands = {self.bands} and rows = {self.rows}: their product must be at most "
                 f"{MAX_SIGNATURE}"
             )
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold = {self.threshold}: must be 0 (off) or between 0 and 1")
         if self.threshold > 0:
             bands, rows = optimal_bands(self.threshold, self.num_hashes)
             # Stored settings hold the chosen values.

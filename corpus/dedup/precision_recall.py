@@ -12,15 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from corpus.dedup.minhash import MinHash
-from schemas.config import check_range
+from schemas.config import settings
 
 Z_95 = 1.959964  # 95% of the normal distribution lies within
 
 
-@dataclass(frozen=True)
+@settings
 class Verify:
     """Section [verify]: candidate pairs that are compared exactly.
 
@@ -28,12 +30,8 @@ class Verify:
     FineWeb). `sample_pairs` are compared in every run for the estimate in its report (0: none).
     """
 
-    min_similarity: float = 0.0
-    sample_pairs: int = 1000
-
-    def __post_init__(self) -> None:
-        check_range(self, 0, 1, "min_similarity")
-        check_range(self, 0, 10**8, "sample_pairs")
+    min_similarity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sample_pairs: Annotated[int, Field(ge=0, le=10**8)] = 1000
 
     def threshold(self, minhash: MinHash) -> float:
         """The similarity from which a pair counts as a duplicate.

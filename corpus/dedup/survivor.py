@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.arrays import SIGN_BIT, UInt64s, to_unsigned
+from schemas.config import settings
 
 _LAST = np.uint64((1 << 64) - 1)
 _DIGITS = 16  # of 64 bits in hexadecimal
 
 
-@dataclass(frozen=True)
+@settings
 class Survivor:
     """Section [survivor]: which document of a cluster stays.
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal
 
 import pyarrow as pa
 
 from corpus.filters import treebank
-from corpus.filters.rules import MAX_THRESHOLD, Document, Filter, Rule, Signals
+from corpus.filters.rules import Count, Document, Filter, Rule, Signals
 from corpus.filters.words import count_sentences, split_words
-from schemas.config import check_range
+from schemas.config import settings
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")
@@ -45,19 +44,19 @@ _SIGNALS = (
 )
 
 
-@dataclass(frozen=True)
+@settings
 class C4(Filter):
     """A line with "lorem ipsum" or a curly bracket isn't dropped: it rejects the page."""
 
     require_terminal_punctuation: bool = False
-    min_words_per_line: int = 3
-    max_word_length: int = 1000
+    min_words_per_line: Count = 3
+    max_word_length: Count = 1000
     remove_citations: bool = True
     drop_javascript_lines: bool = True
     drop_policy_lines: bool = True
-    max_lorem_ipsum_lines: int = 0
-    max_curly_bracket_lines: int = 0
-    min_sentences: int = 5
+    max_lorem_ipsum_lines: Count = 0
+    max_curly_bracket_lines: Count = 0
+    min_sentences: Count = 5
     sentences: Literal["spacy", "treebank"] = "spacy"
 
     SIGNALS: ClassVar[pa.StructType] = pa.struct([(name, pa.int64()) for name in _SIGNALS])
@@ -66,10 +65,6 @@ class C4(Filter):
         Rule("curly_bracket", "num_curly_bracket_lines", "<=", "max_curly_bracket_lines"),
         Rule("too_few_sentences", "num_sentences", ">=", "min_sentences"),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, 0, MAX_THRESHOLD, "min_words_per_line", "max_word_length")
 
     def measure(self, doc: Document) -> Signals:
         """Lines by outcome, and the sentences of those kept."""

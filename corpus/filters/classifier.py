@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
 from corpus.filters.rules import Document, Filter, Rule, Signals
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.errors import UserError
 
 LABEL_PREFIX = "__label__"
 
 
-@dataclass(frozen=True)
+@settings
 class QualityClassifier(Filter):
     """Keep pages whose probability of `label`, by `model`, is at least `min_score`."""
 
     model: str = ""  # a fastText file; required where the filter is used
     label: str = "hq"  # with or without __label__
-    min_score: float = 0.5
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     SIGNALS: ClassVar[pa.StructType] = pa.struct([("score", pa.float64())])
     RULES: ClassVar[tuple[Rule, ...]] = (Rule("low_score", "score", ">=", "min_score"),)
-
-    def __post_init__(self) -> None:
-        check_range(self, 0, 1, "min_score")
 
     def measure(self, doc: Document) -> Signals:
         """The probability of the label. Raises `UserError` for a model without the label."""

@@ -6,15 +6,15 @@ comparisons of datatrove 0.10; settings give those of 0.2.0, which made the rele
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import pyarrow as pa
 
 from corpus.filters.rules import (
-    MAX_THRESHOLD,
+    Count,
     Document,
     Filter,
+    Ratio,
     Rule,
     Signals,
     Splitter,
@@ -22,20 +22,20 @@ from corpus.filters.rules import (
     repeats,
 )
 from corpus.filters.words import TERMINAL_PUNCTUATION
-from schemas.config import check_range
+from schemas.config import settings
 
 _STRICT = "reject_at_threshold"
 
 
-@dataclass(frozen=True)
+@settings
 class FineWebQuality(Filter):
     """Blank lines don't count; a line is short with at most `short_line_length` characters."""
 
-    min_frac_punctuated_lines: float = 0.12
-    max_frac_short_lines: float = 0.67
-    short_line_length: int = 30
-    max_frac_duplicate_line_chars: float = 0.01
-    max_newlines_per_word: float = 0.3
+    min_frac_punctuated_lines: Ratio = 0.12
+    max_frac_short_lines: Ratio = 0.67
+    short_line_length: Count = 30
+    max_frac_duplicate_line_chars: Ratio = 0.01
+    max_newlines_per_word: Ratio = 0.3
     reject_at_threshold: bool = False  # also reject shares equal to the threshold; not newlines
     terminal_punctuation: str = ""  # the marks; empty: sentence ends of all scripts, by Unicode
     words: Splitter = "spacy"
@@ -59,10 +59,6 @@ class FineWebQuality(Filter):
         Rule("list_like", "newlines_per_word", "<=", "max_newlines_per_word"),
     )
     SIGNALS: ClassVar[pa.StructType] = pa.struct([(rule.signal, pa.float64()) for rule in RULES])
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, 0, MAX_THRESHOLD, "short_line_length")
 
     def measure(self, doc: Document) -> Signals:
         """All four shares; 0 for a text without lines."""

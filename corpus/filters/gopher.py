@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from corpus.arrays import Int64s
 from corpus.filters.rules import (
+    Count,
     Document,
     Filter,
+    Ratio,
     Rule,
     Signals,
     Splitter,
@@ -25,6 +27,7 @@ from corpus.filters.rules import (
     repeats,
 )
 from corpus.filters.words import is_symbol
+from schemas.config import settings
 
 _TOP_N = (2, 3, 4)
 _DUPLICATE_N = (5, 6, 7, 8, 9, 10)
@@ -38,7 +41,7 @@ _REPETITION = (
 )
 
 
-@dataclass(frozen=True)
+@settings
 class GopherRepetition(Filter):
     """Table A1. Shares are of the text's characters where a name says chars or gram.
 
@@ -48,19 +51,19 @@ class GopherRepetition(Filter):
     included.
     """
 
-    max_frac_duplicate_paragraphs: float = 0.30
-    max_frac_duplicate_paragraph_chars: float = 0.20
-    max_frac_duplicate_lines: float = 0.30
-    max_frac_duplicate_line_chars: float = 0.20
-    max_top_2_gram: float = 0.20
-    max_top_3_gram: float = 0.18
-    max_top_4_gram: float = 0.16
-    max_frac_duplicate_5_grams: float = 0.15
-    max_frac_duplicate_6_grams: float = 0.14
-    max_frac_duplicate_7_grams: float = 0.13
-    max_frac_duplicate_8_grams: float = 0.12
-    max_frac_duplicate_9_grams: float = 0.11
-    max_frac_duplicate_10_grams: float = 0.10
+    max_frac_duplicate_paragraphs: Ratio = 0.30
+    max_frac_duplicate_paragraph_chars: Ratio = 0.20
+    max_frac_duplicate_lines: Ratio = 0.30
+    max_frac_duplicate_line_chars: Ratio = 0.20
+    max_top_2_gram: Ratio = 0.20
+    max_top_3_gram: Ratio = 0.18
+    max_top_4_gram: Ratio = 0.16
+    max_frac_duplicate_5_grams: Ratio = 0.15
+    max_frac_duplicate_6_grams: Ratio = 0.14
+    max_frac_duplicate_7_grams: Ratio = 0.13
+    max_frac_duplicate_8_grams: Ratio = 0.12
+    max_frac_duplicate_9_grams: Ratio = 0.11
+    max_frac_duplicate_10_grams: Ratio = 0.10
     line_ends: Literal["newlines", "all"] = "newlines"
     words: Splitter = "spacy"
 
@@ -90,20 +93,20 @@ class GopherRepetition(Filter):
         return signals
 
 
-@dataclass(frozen=True)
+@settings
 class GopherQuality(Filter):
     """Section A.1.1. `num_words` and the mean length ignore words that are only punctuation."""
 
-    min_words: int = 50
-    max_words: int = 100_000
-    min_mean_word_length: float = 3.0
-    max_mean_word_length: float = 10.0
-    max_hashes_per_word: float = 0.1
-    max_ellipses_per_word: float = 0.1
-    max_frac_bullet_lines: float = 0.9
-    max_frac_ellipsis_lines: float = 0.3
-    min_frac_alphabetic_words: float = 0.8
-    min_stop_words: int = 2
+    min_words: Count = 50
+    max_words: Count = 100_000
+    min_mean_word_length: Ratio = 3.0
+    max_mean_word_length: Ratio = 10.0
+    max_hashes_per_word: Ratio = 0.1
+    max_ellipses_per_word: Ratio = 0.1
+    max_frac_bullet_lines: Ratio = 0.9
+    max_frac_ellipsis_lines: Ratio = 0.3
+    min_frac_alphabetic_words: Ratio = 0.8
+    min_stop_words: Count = 2
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
     count_stop_word_occurrences: bool = False
     bullets: tuple[str, ...] = ("•", "-")

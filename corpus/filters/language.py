@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import field
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
 from corpus.filters.rules import Document, Filter, Rule, Signals
+from schemas.config import settings
 
 
-@dataclass(frozen=True)
+@settings
 class LanguageRule(Filter):
     """FineWeb's rule (arXiv 2406.17557, section 3.3): English, with a score above 0.65.
 
@@ -20,8 +22,10 @@ class LanguageRule(Filter):
     """
 
     languages: tuple[str, ...] = ("en",)
-    min_score: float = 0.65  # the score must be above it
-    min_score_of: dict[str, float] = field(default_factory=dict, hash=False)
+    min_score: Annotated[float, Field(ge=0, lt=1)] = 0.65  # the score must be above it
+    min_score_of: dict[str, Annotated[float, Field(ge=0, lt=1)]] = field(
+        default_factory=dict, hash=False
+    )
 
     # Both are columns of `documents`, so that `judged` gets no struct for them.
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
@@ -39,12 +43,6 @@ class LanguageRule(Filter):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.languages, str):
-            raise ValueError(f"languages = {self.languages!r}: must be a list of codes")
-        scores = {f"min_score_of.{code}": score for code, score in self.min_score_of.items()}
-        for name, score in {"min_score": self.min_score, **scores}.items():
-            if not 0 <= score < 1:
-                raise ValueError(f"{name} = {score}: must be at least 0 and below 1")
         for code in self.min_score_of:
             if self.languages and code not in self.languages:
                 wanted = ", ".join(self.languages)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
-from corpus.filters.rules import Document, Filter, Rule, Signals
-from schemas.config import check_range
+from corpus.filters.rules import Document, Filter, Ratio, Rule, Signals
+from schemas.config import settings
 
 _COUNTER = re.compile(
     r"\W*\d[\d.,]*[kmb]?\s+(?:likes|shares|comments|retweets|reposts|quotes|bookmarks|upvotes"
@@ -30,7 +30,7 @@ _CAPITALS = string.ascii_uppercase.encode()
 _OUTCOMES = ("kept", "uppercase", "numeric", "counter", "short", "phrase")
 
 
-@dataclass(frozen=True)
+@settings
 class RefinedWebLines(Filter):
     """Lines are separated by newlines; blank ones stay. Phrases match in any case.
 
@@ -38,16 +38,18 @@ class RefinedWebLines(Filter):
     "Read more >>". Phrases are cut out; a line that is then blank is dropped.
     """
 
-    max_newlines: int = 2  # in a row
-    max_frac_uppercase: float = 0.5  # of a line's characters
+    max_newlines: Annotated[int, Field(ge=1, le=10**6)] = 2  # in a row
+    max_frac_uppercase: Annotated[float, Field(ge=0, le=1)] = 0.5  # of a line's characters
     drop_numeric_lines: bool = True
     drop_counter_lines: bool = True  # "3 likes"
-    min_words_per_line: int = 2
+    min_words_per_line: Annotated[int, Field(ge=0, le=10**6)] = 2
     phrases: tuple[str, ...] = ("items in cart",)
     phrases_at_end: tuple[str, ...] = ("Read more...",)
     phrases_at_start: tuple[str, ...] = ("Sign-in",)
-    max_words_around_phrase: int = 10  # in a line: phrases in longer ones stay
-    max_frac_removed_words: float = 0.05
+    max_words_around_phrase: Annotated[int, Field(ge=0, le=10**6)] = (
+        10  # in a line: phrases in longer ones stay
+    )
+    max_frac_removed_words: Ratio = 0.05
 
     SIGNALS: ClassVar[pa.StructType] = pa.struct(
         [
@@ -59,13 +61,6 @@ class RefinedWebLines(Filter):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule("too_many_words_removed", "frac_removed_words", "<=", "max_frac_removed_words"),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # The limits become counted repeats of a pattern.
-        check_range(self, 1, 10**6, "max_newlines")
-        check_range(self, 0, 10**6, "min_words_per_line", "max_words_around_phrase")
-        check_range(self, 0, 1, "max_frac_uppercase")
 
     def measure(self, doc: Document) -> Signals:
         """Lines by outcome, and the share of words that is removed; 1 for a text without words."""

@@ -9,17 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from corpus.filters import treebank
 from corpus.filters.words import split_words
-from schemas.config import check_range
 
 Signals = dict[str, Any]  # name -> int, float or str, as the filter's SIGNALS declares them
 MAX_THRESHOLD = 10**12  # above any count that a page can reach
+# Settings that a signal is compared with.
+Count = Annotated[int, Field(ge=0, le=MAX_THRESHOLD)]
+Ratio = Annotated[float, Field(ge=0, le=MAX_THRESHOLD)]
 
 
 def _is_outside(value: Any, allowed: tuple[str, ...]) -> Any:
@@ -107,16 +110,13 @@ class Rule:
 
 
 class Filter:
-    """Base of the filters: frozen dataclasses whose fields are their settings.
+    """Base of the filters: settings classes, whose fields are the recipe's section.
 
     Settings that `RULES` read do not change a signal or the text; all others may.
     """
 
     SIGNALS: ClassVar[pa.StructType]
     RULES: ClassVar[tuple[Rule, ...]]
-
-    def __post_init__(self) -> None:
-        check_range(self, 0, MAX_THRESHOLD, *(rule.setting for rule in self.RULES))
 
     def measure(self, doc: Document) -> Signals:
         """Every signal of `SIGNALS`, for any document."""

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Annotated, BinaryIO, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 import xxhash
 import zstandard
 from numpy.typing import NDArray
+from pydantic import Field
 from zstandard import ZstdError
 
 from corpus.filters.classifier import LABEL_PREFIX, one_line, probability
 from schemas import json_text
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.errors import UserError
 
 KEPT_OTHERS = (0.01, 0.05, 0.1, 0.2, 0.5)  # shares for which a threshold is reported
@@ -41,31 +42,27 @@ _JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _KINDS = (".txt", *_JSON_LINES, ".parquet")
 
 
-@dataclass(frozen=True)
+@settings
 class Training:
     """fastText's settings, with the defaults of DCLM's script (mlfoundations/dclm)."""
 
     label: str = "hq"
     other_label: str = "cc"
-    dim: int = 100
-    epochs: int = 5
-    word_ngrams: int = 1  # 2: also pairs of words, in a table of `buckets` rows
-    buckets: int = 2_000_000
-    learning_rate: float = 0.1
-    min_count: int = 1  # rarer words are ignored
-    threads: int = 1  # more: faster, but not reproducible
-    seed: int = 0
-    held_out: float = 0.1  # share of the texts that is measured instead of trained on
+    dim: Annotated[int, Field(ge=1, le=10**5)] = 100
+    epochs: Annotated[int, Field(ge=1, le=10**5)] = 5
+    word_ngrams: Annotated[int, Field(ge=1, le=10**5)] = (
+        1  # 2: also pairs of words, in a table of `buckets` rows
+    )
+    buckets: Annotated[int, Field(ge=1, le=2**31 - 1)] = 2_000_000
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.1
+    min_count: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1  # rarer words are ignored
+    threads: Annotated[int, Field(ge=1, le=10**5)] = 1  # more: faster, but not reproducible
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    held_out: Annotated[float, Field(gt=0, lt=1)] = (
+        0.1  # share of the texts to measure, not train, on
+    )
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 10**5, "dim", "epochs", "word_ngrams", "threads")
-        check_range(self, 1, 2**31 - 1, "buckets", "min_count")
-        check_range(self, 0, 2**31 - 1, "seed")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out = {self.held_out}: must be above 0 and below 1")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate = {self.learning_rate}: must be above 0")
-        check_range(self, 0, 1000, "learning_rate")
         for name in ("label", "other_label"):
             if len(getattr(self, name).split()) != 1:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be one word")

@@ -13,7 +13,9 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from corpus.clean import removals
 from corpus.clean.removals import RemovalRequests
@@ -33,7 +35,7 @@ from corpus.text.prescreen import UNWANTED_LANGUAGE, Look, look
 from corpus.text.url_filter import LISTS, RULES, CompiledRules
 from corpus.warc.http import Response, decode_body, mime_type, parse_response
 from corpus.warc.records import Record, read_records
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.datasets import DOCUMENTS
 
 # What every later stage can be given, and so what it can cost. FineWeb and DCLM keep 100,000 words
@@ -101,7 +103,7 @@ EXTRACT_GATES = (
 )
 
 
-@dataclass(frozen=True)
+@settings
 class Extract:
     """Settings of the extract stage, section [extract] of the recipe.
 
@@ -112,32 +114,24 @@ class Extract:
     """
 
     engine: Engine = "trafilatura"
-    statuses: tuple[int, ...] = (200,)
+    statuses: tuple[Annotated[int, Field(ge=100, le=999)], ...] = (200,)
     mime_types: tuple[str, ...] = ("text/html", "application/xhtml+xml")
-    max_record_bytes: int = 64 << 20
-    max_html_bytes: int = 8 << 20
-    min_broken_bytes: int = 4096
-    max_nodes: int = 50_000
-    max_depth: int = 250
-    max_cpu_seconds: float = 60.0
-    max_memory_mb: int = 3072
+    max_record_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 64 << 20
+    max_html_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 8 << 20
+    min_broken_bytes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 4096
+    max_nodes: Annotated[int, Field(ge=1, le=2**31 - 1)] = 50_000
+    max_depth: Annotated[int, Field(ge=1, le=1000)] = 250  # libxml2 evaluates no deeper expression
+    max_cpu_seconds: Annotated[float, Field(ge=0.01, le=86400)] = 60.0  # a timer of 0 would be off
+    max_memory_mb: Annotated[int, Field(ge=1, le=2**24)] = 3072
     language_model: str = ""
-    language_chars: int = 0
+    language_chars: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     language_newline: str = " "
     honour_noai: bool = False
     honour_tdm: bool = False
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 2**31 - 1, "max_record_bytes", "max_html_bytes", "max_nodes")
-        check_range(self, 1, 1000, "max_depth")  # libxml2 evaluates no deeper expression
-        check_range(self, 0.01, 86_400, "max_cpu_seconds")  # a timer of 0 would be off
-        check_range(self, 1, 2**24, "max_memory_mb")
-        check_range(self, 0, 2**31 - 1, "min_broken_bytes", "language_chars")
         if self.language_newline not in ("", " "):
             raise ValueError(f"language_newline = {self.language_newline!r}: must be '' or ' '")
-        for status in self.statuses:
-            if not 100 <= status <= 999:
-                raise ValueError(f"statuses = {status}: must be HTTP status codes, e.g. 200")
         for mime in self.mime_types:
             if "/" not in mime or mime != mime.lower():
                 raise ValueError(f"mime_types = {mime!r}: must be like 'text/html'")

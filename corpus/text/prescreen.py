@@ -16,10 +16,13 @@ import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from corpus.text import language_id
 from corpus.text.main_text import ResiliparsePage
-from schemas.config import check_range
+from schemas.config import settings
 
 UNWANTED_LANGUAGE = "look.unwanted_language"  # `rejected_by` of pages that do not pass
 
@@ -43,7 +46,7 @@ _TAG = re.compile("<[^>]*(?:>|$)")
 _MAX_PARAGRAPH = 1 << 14
 
 
-@dataclass(frozen=True)
+@settings
 class Look:
     """Settings, section [look] of the recipe.
 
@@ -54,13 +57,9 @@ class Look:
     """
 
     languages: tuple[str, ...] = ()
-    min_score: float = 0.3
-    max_chars: int = 1000
-    min_passage_chars: int = 400
-
-    def __post_init__(self) -> None:
-        check_range(self, 0, 1, "min_score")
-        check_range(self, 1, 10**9, "max_chars", "min_passage_chars")
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.3
+    max_chars: Annotated[int, Field(ge=1, le=10**9)] = 1000
+    min_passage_chars: Annotated[int, Field(ge=1, le=10**9)] = 400
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Annotated, Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pydantic import Field
 
 from schemas import config, json_text, manifest, suffixes
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.errors import UserError
 
 FORMAT = 1  # of a compiled folder; part of its name
@@ -68,7 +69,7 @@ _GZIP = b"\x1f\x8b"
 _ENCODING, _ERRORS = "utf-8-sig", "replace"
 
 
-@dataclass(frozen=True)
+@settings
 class UrlRules:
     """Settings, section [url] of the recipe: paths of lists, and the soft words that reject a URL.
 
@@ -80,10 +81,9 @@ class UrlRules:
     hard_words: tuple[str, ...] = ()
     soft_words: tuple[str, ...] = ()
     substrings: tuple[str, ...] = ()
-    min_soft_words: int = 2
+    min_soft_words: Annotated[int, Field(ge=1, le=1000)] = 2
 
     def __post_init__(self) -> None:
-        check_range(self, 1, 1000, "min_soft_words")
         for name in LISTS:
             if not all(getattr(self, name)):
                 raise ValueError(f"{name} = {list(getattr(self, name))}: must be paths of lists")

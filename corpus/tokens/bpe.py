@@ -8,14 +8,15 @@ the smaller pair of ids, so neither threads nor the order of texts change the re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Annotated
 
 import tiktoken
 import tokenizers
+from pydantic import Field
 from tokenizers import models, pre_tokenizers, trainers
 
 import schemas.tokenizer
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.errors import UserError
 from schemas.hf_export import oniguruma_pattern
 from schemas.hf_tokenizer import NUM_BYTES, byte_alphabet
@@ -31,7 +32,7 @@ ONIGURUMA_SPLIT_PATTERN = oniguruma_pattern(GPT4_SPLIT_PATTERN)
 MAX_PIECE = 64
 
 
-@dataclass(frozen=True)
+@settings
 class TokenizerSettings:
     """Which tokenizer the shards are made with.
 
@@ -41,8 +42,8 @@ class TokenizerSettings:
     """
 
     name: str = "cl100k_base"
-    vocab_size: int = 4096
-    sample_bytes: int = 50_000_000
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=MAX_VOCAB_SIZE)] = 4096
+    sample_bytes: Annotated[int, Field(ge=1, le=10**12)] = 50_000_000
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,8 +54,6 @@ class TokenizerSettings:
                 f"name = {self.name!r}: must be 'bpe', a tokenizer's file (*.json), or one of "
                 f"tiktoken's encodings: {', '.join(known)}"
             )
-        check_range(self, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE, "vocab_size")
-        check_range(self, 1, 10**12, "sample_bytes")
 
     @property
     def trains(self) -> bool:

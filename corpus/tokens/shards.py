@@ -11,10 +11,9 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tiktoken
 import xxhash
+from pydantic import Field
 
 from corpus.arrays import Int32s, Int64s, UInt64s
 from corpus.arrays import to_signed as to_signed
 from corpus.arrays import to_unsigned as to_unsigned
 from corpus.tokens.splits import HASHES, SPLITS, split_of
-from schemas.config import check_range
+from schemas.config import settings
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
 from schemas.manifest import DataFile, atomic_path
 from schemas.manifest import in_order as in_order
@@ -54,7 +54,7 @@ PLACED = TOKENS.append(pa.field("shard", pa.int64()))
 CANONICAL_COLUMNS = ("text", "id", "url", "file_path", "record_offset")  # read by encode_batch
 
 
-@dataclass(frozen=True)
+@settings
 class Shard:
     """How the corpus is shuffled, split and divided into files.
 
@@ -62,19 +62,10 @@ class Shard:
     documents are read at a time; `validation_fraction` is a share of sites, not of documents.
     """
 
-    seed: int = 0
-    tokens_per_shard: int = 50_000_000
-    rows_per_group: int = 1024
-    validation_fraction: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_range(self, 0, HASHES - 1, "seed")
-        check_range(self, 1, 10**12, "tokens_per_shard")
-        check_range(self, 1, 10**6, "rows_per_group")  # which are read at once
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction = {self.validation_fraction}: must be at least 0 and below 1"
-            )
+    seed: Annotated[int, Field(ge=0, le=HASHES - 1)] = 0
+    tokens_per_shard: Annotated[int, Field(ge=1, le=10**12)] = 50_000_000
+    rows_per_group: Annotated[int, Field(ge=1, le=10**6)] = 1024  # which are read at once
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
 
 def order_key(seed: int, document_id: str) -> int:

@@ -439,10 +439,10 @@ def test_a_threshold_sets_bands_and_rows() -> None:
         ({"bands": 0}, "bands = 0: must be at least 1"),
         ({"rows": -1}, "rows = -1: must be at least 1"),
         ({"seed": -1}, "seed = -1: must be at least 0"),
-        ({"threshold": 1.0}, "threshold = 1.0: must be 0 (off) or between 0 and 1"),
-        ({"threshold": float("nan")}, "threshold = nan: must be 0 (off) or between 0 and 1"),
+        ({"threshold": 1.0}, "threshold = 1.0: must be at least 0 and below 1"),
+        ({"threshold": float("nan")}, "threshold = nan: must be at least 0 and below 1"),
         ({"num_hashes": 0}, "num_hashes = 0: must be at least 1"),
-        ({"num_hashes": 5000}, "num_hashes = 5000: must be at most 4096"),
+        ({"num_hashes": 5000}, "num_hashes = 5000: must be at least 1 and at most 4096"),
         (
             {"num_hashes": 200},
             "num_hashes = 200: must be left out without a threshold; bands = 14 and rows = 8",

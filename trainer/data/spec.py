@@ -7,10 +7,12 @@ resume with a different one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from schemas.config import check_range, from_dict, json_hash, to_json
+from pydantic import Field
+
+from schemas.config import from_dict, json_hash, settings, to_json
 from schemas.errors import UserError
 from trainer.data.packing import Packing
 from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEED, MAX_SEQ_LEN, MAX_WEIGHT
@@ -18,7 +20,7 @@ from trainer.settings import MAX_COUNT, MAX_ROWS, MAX_SEED, MAX_SEQ_LEN, MAX_WEI
 FORMAT = 1  # to be increased when the same specification would give different batches
 
 
-@dataclass(frozen=True)
+@settings
 class Source:
     """A folder of shards in a mixture, identified by its manifest's content hash.
 
@@ -26,17 +28,11 @@ class Source:
     """
 
     content_hash: str
-    weight: float = 1.0
-    max_epochs: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight = {self.weight}: must be above 0")
-        check_range(self, 0, MAX_WEIGHT, "weight")
-        check_range(self, 0, MAX_COUNT, "max_epochs")
+    weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT)] = 1.0
+    max_epochs: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
 
 
-@dataclass(frozen=True)
+@settings
 class DataSpec:
     """A batch is a pure function of this and the step.
 
@@ -45,12 +41,12 @@ class DataSpec:
     """
 
     sources: tuple[Source, ...]
-    seq_len: int
-    rows: int
+    seq_len: Annotated[int, Field(ge=2, le=MAX_SEQ_LEN)]
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     packing: Packing = "concat"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     split: Literal["train", "validation"] = "train"
-    window_tokens: int = 1 << 22
+    window_tokens: Annotated[int, Field(ge=1, le=2**32)] = 1 << 22
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -59,11 +55,6 @@ class DataSpec:
         hashes = [source.content_hash for source in self.sources]
         if len(set(hashes)) < len(hashes):
             raise ValueError("sources: two folders hold the same shards; add up their weights")
-        check_range(self, 2, MAX_SEQ_LEN, "seq_len")
-        check_range(self, 1, MAX_ROWS, "rows")
-        check_range(self, 1, 2**32, "window_tokens")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed = {self.seed}: must be from 0 to 2^63 - 1")
         if self.format != FORMAT:
             raise ValueError(f"format = {self.format}: must be {FORMAT} in this version")
 
