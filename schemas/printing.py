@@ -25,8 +25,8 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Printable text with every newline, tab and other white space as one space."""
-    return " ".join(printable(text).split())
+    """Printable text in which newlines and tabs are spaces."""
+    return printable(text).translate({9: " ", 10: " "})
 
 
 class PlainConsole(Console):

@@ -97,13 +97,15 @@ def test_every_number_has_a_finite_range(cls: type, name: str, kind: Any) -> Non
 def test_the_issue_of_each_kind_is_named_with_its_range(tmp_path: Path) -> None:
     path = tmp_path / "x.toml"
     for text, said in {
-        "[extract]\nmax_cpu_seconds = inf": "max_cpu_seconds = inf: must be at least 0.01 and at most",
+        "[extract]\nmax_cpu_seconds = inf": "extract.max_cpu_seconds = inf: must be at least 0.01",
         "[extract]\nmax_cpu_seconds = nan": "extract.max_cpu_seconds = nan: must be at least 0.01",
         "[extract]\nmax_cpu_seconds = 1e-9": "extract.max_cpu_seconds = 1e-09: must be at least",
-        "[minhash]\nbands = 1_000_000_000": "bands = 1000000000: must be at least 1 and at most 16384",
+        "[minhash]\nbands = 1_000_000_000": "minhash.bands = 1000000000: must be at least 1 and at"
+        " most 16384",
         "[minhash]\nbands = 16384\nrows = 2": "their product must be at most 16384",
         "[shard]\nrows_per_group = 100_000_000_000_000_000_000": "shard.rows_per_group: an integer",
-        "[shard]\nrows_per_group = 10_000_000": "rows_per_group = 10000000: must be at least 1 and at most",
+        "[shard]\nrows_per_group = 10_000_000": "shard.rows_per_group = 10000000: must be at"
+        " least 1 and at most",
     }.items():
         path.write_text(text)
         with pytest.raises(UserError) as caught:

@@ -1,13 +1,9 @@
-"""What every row of `judged` came to and would come to, from the stored columns and signals alone.
+"""Judge stored rows of `judged` again under other settings, from their columns and signals alone.
 
 A row's outcome is the first gate of extract that its columns fail, else the first rule of the
-filters that its signals break. A gate that looks into the page itself (damage, URL lists, the size
-of its tree) cannot be asked again: what it decided stays. Whole Arrow batches at once.
-
-Settings that somebody asks about: read, checked, and refused where nothing stored can answer.
-
-Thresholds of filters can be asked about, and the gates of extract that look at stored columns; what
-decides a measurement or a text cannot, without making it again.
+filters that its signals break. Gates that look into the page itself (damage, URL lists, the size of
+its tree) cannot be checked again: their decision stays. Settings that change a measurement or a
+text are refused, since no stored value can answer for them. Works on whole Arrow batches.
 """
 
 from __future__ import annotations
@@ -25,12 +21,14 @@ from numpy.typing import NDArray
 from corpus.filters.registry import FILTERS, is_stored_by_extract
 from corpus.filters.rules import Filter
 from corpus.recipe import Recipe
+from corpus.text.extract_page import EXTRACT_GATES
+from corpus.text.prescreen import UNWANTED_LANGUAGE
 from schemas import config
 from schemas.datasets import KEY
 from schemas.errors import UserError
 
 KEPT = "kept"
-READ_AGAIN = "read_again"  # the gates now go another way: only extracting it again can tell
+READ_AGAIN = "read_again"  # other gates would decide: only re-extraction can tell
 
 Row = Mapping[str, Any]
 Mask = NDArray[np.bool_]
@@ -38,13 +36,13 @@ Names = NDArray[np.object_]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A gate that the stored columns can be put through again, under other settings.
+class StoredCheck:
+    """A check of extract that stored columns can answer under other settings.
 
-    `fails` is false where the row did not get as far, and null where the columns cannot say.
+    `fails` is false if the row did not get that far, and null if the columns cannot tell.
     """
 
-    name: str
+    reason: str
     columns: tuple[str, ...]
     settings: tuple[str, ...]
     fails: Callable[[pa.RecordBatch, Recipe], pa.Array]
@@ -55,7 +53,7 @@ def _is_bad_status(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
 
 
 def _is_not_html(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
-    # The text of a WET record comes without a page whose type could be asked.
+    # The text of a WET record has no page whose type could be checked.
     is_page = pc.not_equal(rows["extractor"].fill_null(""), "wet")
     return pc.and_(_is_outside(rows["content_type"], recipe.extract.mime_types), is_page)
 
@@ -73,8 +71,8 @@ def _is_reserved(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
 
 
 def _is_unwanted(rows: pa.RecordBatch, recipe: Recipe) -> pa.Array:
-    # Passages were looked at only where the score did not suffice: it cannot be known what those of
-    # a page hold whose score would not suffice now.
+    # Passages were measured only if the score did not suffice. They are unknown for a page whose
+    # score would not suffice now.
     few = pc.less(rows["look_passage_chars"], recipe.look.min_passage_chars)
     fails = pc.and_kleene(pc.less(rows["look_score"], recipe.look.min_score), few)
     return pc.if_else(pc.is_valid(rows["look_score"]), fails, False)
@@ -85,31 +83,31 @@ def _is_outside(column: pa.Array, wanted: tuple[Any, ...]) -> pa.Array:
     return pc.and_(pc.is_valid(column), pc.invert(inside))
 
 
-_LOOK = "look.unwanted_language"
-# In the order in which they stand in corpus/text/extract_page.py.
-GATES: tuple[Gate, ...] = (
-    Gate("bad_status", ("http_status",), ("extract.statuses",), _is_bad_status),
-    Gate("not_html", ("content_type",), ("extract.mime_types",), _is_not_html),
-    Gate("too_large", ("html_bytes",), ("extract.max_html_bytes",), _is_too_large),
-    Gate(
+_CHECKS = (
+    StoredCheck("bad_status", ("http_status",), ("extract.statuses",), _is_bad_status),
+    StoredCheck("not_html", ("content_type",), ("extract.mime_types",), _is_not_html),
+    StoredCheck("too_large", ("html_bytes",), ("extract.max_html_bytes",), _is_too_large),
+    StoredCheck(
         "reserved_rights",
         ("noai", "tdm_reservation"),
         ("extract.honour_noai", "extract.honour_tdm"),
         _is_reserved,
     ),
-    Gate(
-        _LOOK,
+    StoredCheck(
+        UNWANTED_LANGUAGE,
         ("look_score", "look_passage_chars"),
         ("look.min_score", "look.min_passage_chars"),
         _is_unwanted,
     ),
 )
+_ORDER = [reason for gate in EXTRACT_GATES for reason in gate.reasons]
+STORED_CHECKS = sorted(_CHECKS, key=lambda check: _ORDER.index(check.reason))
 ROW = (*KEY, "id", "url", "rejected_by", "language", "html_bytes", "extractor")
 
 
 def columns(recipe: Recipe) -> list[str]:
     """What `outcomes` reads of `judged` under a recipe, as Parquet names its columns."""
-    needed = dict.fromkeys([*ROW, *(name for gate in GATES for name in gate.columns)])
+    needed = dict.fromkeys([*ROW, *(name for check in STORED_CHECKS for name in check.columns)])
     for name, filter_ in recipe.chosen_filters().items():
         needed |= dict.fromkeys(_path(name, signal) for signal in _read(filter_))
     return list(needed)
@@ -121,7 +119,7 @@ def _path(filter_name: str, signal: str) -> str:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Of each row: what is stored, what the old recipe gives again, what the new one gives."""
+    """Of each row: the stored outcome, and what the old and the new recipe give."""
 
     stored: Names
     before: Names
@@ -129,7 +127,7 @@ class Outcomes:
 
 
 def outcomes(rows: pa.RecordBatch, old: Recipe, new: Recipe) -> Outcomes:
-    """Judge rows of `judged` again; each outcome is `KEPT`, a reason, or `READ_AGAIN`."""
+    """Judge rows of `judged` again: each outcome is `KEPT`, a reason, or `READ_AGAIN`."""
     stored = _strings(rows["rejected_by"].fill_null(KEPT))
     extracted = _mask(pc.is_valid(rows["language"]))
     was, now = (_failed_gates(rows, recipe) for recipe in (old, new))
@@ -140,17 +138,17 @@ def outcomes(rows: pa.RecordBatch, old: Recipe, new: Recipe) -> Outcomes:
 
 
 def _failed_gates(rows: pa.RecordBatch, recipe: Recipe) -> Names:
-    """The first of `GATES` that each row fails, or may fail; '' where it fails none."""
+    """The first of `STORED_CHECKS` that each row fails, or may fail; '' if it fails none."""
     names = np.full(rows.num_rows, "", dtype=object)
-    for gate in reversed(GATES):
-        fails = gate.fails(rows, recipe)
+    for check in reversed(STORED_CHECKS):
+        fails = check.fails(rows, recipe)
         names[_mask(pc.is_null(fails))] = READ_AGAIN
-        names[_mask(fails)] = gate.name
+        names[_mask(fails)] = check.reason
     return names
 
 
 def _broken_rules(rows: pa.RecordBatch, recipe: Recipe) -> Names:
-    """The first rule that each row breaks, as `filter.fault`; means nothing without signals."""
+    """The first rule that each row breaks, as `filter.fault`; meaningless without signals."""
     names = np.full(rows.num_rows, KEPT, dtype=object)
     for name, filter_ in reversed(recipe.chosen_filters().items()):
         signals = {signal: _signal(rows, name, signal) for signal in _read(filter_)}
@@ -161,7 +159,7 @@ def _broken_rules(rows: pa.RecordBatch, recipe: Recipe) -> Names:
 
 
 def _signal(rows: pa.RecordBatch, filter_name: str, signal: str) -> NDArray[Any]:
-    """A signal's values; any value where there was no text to measure."""
+    """A signal's values; an arbitrary one if there was no text to measure."""
     stored = is_stored_by_extract(filter_name)
     column = rows[signal] if stored else pc.struct_field(rows[filter_name], signal)
     filled = column.fill_null("" if pa.types.is_string(column.type) else 0)
@@ -182,15 +180,15 @@ def _strings(array: pa.Array) -> Names:
 
 
 def why(outcome: str, row: Row, recipe: Recipe) -> str:
-    """The deciding value against its setting: "num_words = 31, min_words = 50"; '' of others.
+    """The deciding value and its setting, "num_words = 31, min_words = 50"; '' if not stored.
 
     `row` is a row of `judged` as Python values.
     """
-    # Of a page that was extracted, only the look can ask for reading it again.
-    failed = _LOOK if outcome == READ_AGAIN else outcome
-    for gate in GATES:
-        if gate.name == failed:
-            return _shown(row, recipe, gate)
+    # Of an extracted page, only pre-screening can require extracting it again.
+    failed = UNWANTED_LANGUAGE if outcome == READ_AGAIN else outcome
+    for check in STORED_CHECKS:
+        if check.reason == failed:
+            return _shown(row, recipe, check)
     name, _, fault = outcome.partition(".")
     filter_ = recipe.chosen_filters().get(name)
     for rule in filter_.RULES if filter_ else ():
@@ -205,10 +203,10 @@ def signals_of(row: Row, filter_name: str) -> Row:
     return found if isinstance(found, Mapping) else row
 
 
-def _shown(row: Row, recipe: Recipe, gate: Gate) -> str:
-    """What the gate looks at; a flag that is not set rejects nothing and is left out."""
-    found = {name: row[name] for name in gate.columns}
-    settings = {name.partition(".")[2]: setting(recipe, name) for name in gate.settings}
+def _shown(row: Row, recipe: Recipe, check: StoredCheck) -> str:
+    """What a check compares; a flag that is not set rejects nothing and is left out."""
+    found = {name: row[name] for name in check.columns}
+    settings = {name.partition(".")[2]: setting(recipe, name) for name in check.settings}
     pairs = (found | settings).items()
     shown = {n: f"{v:.6g}" if isinstance(v, float) else v for n, v in pairs}
     return ", ".join(f"{n} = {v}" for n, v in shown.items() if v is not None and v is not False)
@@ -223,11 +221,11 @@ def setting(recipe: Recipe, dotted: str) -> Any:
 
 Changes = dict[str, tuple[Any, Any]]  # "gopher_quality.min_words" -> (50, 30)
 
-_ASKABLE = frozenset(name for gate in GATES for name in gate.settings)
+_ASKABLE = frozenset(name for check in STORED_CHECKS for name in check.settings)
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
-    """TOML assignments (`gopher_quality.min_words=30`) as one table; of equals the last wins."""
+    """TOML assignments (`gopher_quality.min_words=30`) as one table; the last of equals wins."""
     values: dict[str, Any] = {}
     for text in texts:
         try:
@@ -241,7 +239,7 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Both tables as one, table by table; the second's values win."""
+    """Both tables merged recursively; the second's values win."""
     merged = dict(first)
     for key, value in second.items():
         old = merged.get(key)
@@ -267,9 +265,9 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(old: Recipe, new: Recipe, asked: Iterable[str]) -> None:
-    """Raise `UserError` where the stored signals cannot say what `new` gives.
+    """Raise `UserError` if the stored signals cannot tell what `new` gives.
 
-    `asked` are the settings that were set, changed or not; `old` is the recipe of what is stored.
+    `asked` are the settings given, changed or not; `old` is the recipe of the stored rows.
     """
     changed = compare(old, new)
     for name in asked:
@@ -280,7 +278,7 @@ def check(old: Recipe, new: Recipe, asked: Iterable[str]) -> None:
 
 
 def asked_settings(values: Mapping[str, Any]) -> list[str]:
-    """The dotted names in what `parse` gave."""
+    """The dotted names in the result of `parse`."""
     return list(_flat(values))
 
 
@@ -293,7 +291,7 @@ def _check_has_effect(name: str, new: Recipe) -> None:
         )
     if section == "look" and not new.look.languages:
         raise UserError(
-            f"--set {name}: look.languages is empty: there is no look, so nothing changes"
+            f"--set {name}: look.languages is empty: nothing is pre-screened, so nothing changes"
         )
 
 
@@ -305,20 +303,20 @@ def _check_can_be_told(name: str) -> None:
         if setting in thresholds(section):
             return
         raise UserError(
-            f"--set {name}: it decides what is measured, which no stored signal can tell; "
-            "gristmill filter --overwrite measures again"
+            f"--set {name}: changes what is measured, which no stored signal can tell; "
+            "run gristmill filter --overwrite"
         )
     if section in _STAGE_OF:
         stage, why = _STAGE_OF[section]
-        raise UserError(f"--set {name}: {why}; gristmill {stage} --overwrite does it again")
-    raise UserError(f"--set {name}: the judged documents do not depend on it; nothing would change")
+        raise UserError(f"--set {name}: {why}; run gristmill {stage} --overwrite")
+    raise UserError(f"--set {name}: judged documents do not depend on it, so nothing changes")
 
 
-_PAGES = "the stored columns do not hold what it looks at"
-_AFTER = "it acts after the filters, on what they keep"
+_PAGES = "it acts on pages, which are not stored"
+_AFTER = "it acts after the filters"
 _STAGE_OF = {
     "extract": ("extract", _PAGES),
-    "url": ("extract", "what lists say of a URL is not stored"),
+    "url": ("extract", "matches of URL lists are not stored"),
     "look": ("extract", _PAGES),
     "exact": ("dedup", _AFTER),
     "minhash": ("dedup", _AFTER),
@@ -343,15 +341,14 @@ def _check_filters(old: Recipe, new: Recipe) -> None:
             continue
         if name not in old.filters:
             raise UserError(
-                f"--set filters: {name} was not measured; those that were: {', '.join(old.filters)}"
+                f"--set filters: {name} was not measured; measured are {', '.join(old.filters)}"
             )
         before, after = (_rewriters_before(name, recipe.filters) for recipe in (old, new))
         if before != after:
             differing = ", ".join(sorted(set(before) ^ set(after)) or before)
             raise UserError(
                 f"--set filters: {name} was measured on the text that {_listed(before)}, not on "
-                f"what {_listed(after)} ({differing} rewrites it); "
-                "gristmill filter --overwrite measures again"
+                f"what {_listed(after)} ({differing} rewrites it); run gristmill filter --overwrite"
             )
 
 

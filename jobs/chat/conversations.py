@@ -47,11 +47,10 @@ from jobs.engine import dataset_io
 from jobs.engine.progress import Tally, console, track
 from jobs.engine.roots import locked, refuse_unfinished, shards_folder
 from jobs.engine.stage import balance
-from jobs.reports.whatif import printable
 from schemas import config, manifest, tokenizer
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from schemas.printing import PlainConsole
+from schemas.printing import PlainConsole, one_line, printable
 from schemas.tokenizer import Tokenizer
 
 ROWS_PER_BATCH = 1024
@@ -308,13 +307,13 @@ def _commit(
 def table(listed: Manifest) -> Table:
     """Counts per form, and of all forms where there are several."""
     spent = f"{listed.made['seconds']:.1f} s, tokenizer {listed.extra['tokenizer']['name']}"
-    title = Text(printable(f"conversations: {spent}"), "table.title")
+    title = Text(one_line(f"conversations: {spent}"), "table.title")
     table = Table("", title=title, title_justify="left", show_edge=False)
     forms: list[dict[str, Any]] = listed.extra["forms"]
     if len(forms) > 1:
         forms = [*forms, {"form": "all", **{n: sum(one[n] for one in forms) for n in COUNTS}}]
     for form in forms:
-        table.add_column(Text(printable(form["form"])), justify="right")
+        table.add_column(Text(one_line(form["form"])), justify="right")
     for name in COUNTS:
         table.add_row(name.replace("_", " "), *[f"{form[name]:,}" for form in forms])
     return table
@@ -354,7 +353,7 @@ def drawn(one: Accepted, tokenizer: Tokenizer, marks: bool = False) -> Text:
     """
     framed = one.framed
     cut = f", {one.num_cut} turns cut off" if one.num_cut else ""
-    title = printable(
+    title = one_line(
         f"{one.id} ({one.file_path}, offset {one.record_offset:,}): {one.form}, "
         f"{len(framed.tokens):,} tokens, {framed.mask.count(1):,} learned{cut}"
     )
@@ -376,7 +375,7 @@ def _parts(tokens: list[int], target: bool, tokenizer: Tokenizer) -> Iterator[tu
     names[tokenizer.boundary] = ""  # begins every conversation
     for control, run in itertools.groupby(tokens, key=lambda token: token in names):
         if not control:
-            plain = printable(tokenizer.decode(list(run)), keep="\n\t ")
+            plain = printable(tokenizer.decode(list(run)))
             yield plain, _TARGET if target else ""
             continue
         for name in (names[token] for token in run):

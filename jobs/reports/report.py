@@ -72,7 +72,7 @@ def funnel(root: Path, shards_name: str = "shards") -> Funnel:
     refuse_unfinished(root)
     documents = manifest.read(root / "documents")
     if documents is None:
-        raise UserError(f"--root {root}: no run was committed there; begin with gristmill run")
+        raise UserError(f"--root {root}: no run was committed there; start with gristmill run")
     judged = _made_from(root / "judged", documents)
     bands = _made_from(root / "bands", judged)
     clusters = _made_from(root / "clusters", bands)

@@ -1,10 +1,9 @@
-"""What other thresholds would keep: answered in seconds from the stored signals of a root.
+"""`gristmill whatif`: what other thresholds would keep, from the stored signals of a root.
 
-`judged` holds every signal of every extracted document, so a verdict under other settings is a
-comparison of stored numbers. It is read once, a batch at a time, signals alone and no text. Every
-verdict is first computed under the stored settings as well and has to be the one that is stored.
-
-The answer of `gristmill whatif`: how many documents move from which outcome to which.
+`judged` holds every signal of every extracted document, so judging it under other settings compares
+stored numbers and takes seconds. It is read once, in batches, without texts. Every row is also
+judged under the stored settings, which must give the stored outcome. The answer counts how many
+documents move from which outcome to which.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,14 +35,14 @@ from schemas import config, manifest
 from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from schemas.printing import PlainConsole
+from schemas.printing import PlainConsole, one_line
 
-_MOST_MOVES = 20  # lines of the table of moves; --json has all
+_MOST_MOVES = 20  # rows of the table of moves; --json has all
 
 
 @dataclass(frozen=True)
 class Example:
-    """A page whose fate changes, and the number against the setting that decides it."""
+    """A page whose outcome changes, with the value and the setting that decide."""
 
     url: str | None
     id: str
@@ -57,10 +55,10 @@ class Example:
 
 @dataclass
 class Side:
-    """Pages whose fate changes in one way, and some of them.
+    """Pages whose outcome changes in one way, with some examples.
 
-    `words` is None where gopher_quality was not measured. `ranked` are the examples with the
-    smallest hash of their key: a sample that depends neither on files nor on their order.
+    `words` is None if gopher_quality was not measured. `ranked` are the examples with the smallest
+    hash of their key: a sample that does not depend on files or their order.
     """
 
     documents: int = 0
@@ -70,7 +68,7 @@ class Side:
 
     @property
     def examples(self) -> list[Example]:
-        """The pages alone."""
+        """The examples without their ranks."""
         return [example for _, example in self.ranked]
 
     def to_values(self) -> dict[str, object]:
@@ -82,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Answer:
-    """What would change. `moves` counts every document by (outcome stored, outcome then)."""
+    """What would change. `moves` counts documents by (stored outcome, new outcome)."""
 
     root: str
     recipe: str
@@ -94,11 +92,11 @@ class Answer:
 
     @property
     def documents(self) -> int:
-        """Rows of `judged`, each of them judged again."""
+        """Rows of `judged`, all of them judged again."""
         return self.moves.total()
 
     def outcomes(self) -> dict[str, tuple[int, int]]:
-        """Outcome -> documents now and then: kept first, the rest by how many they are now."""
+        """Outcome -> documents now and then: kept first, the rest by their number now."""
         now: Counter[str] = Counter()
         then: Counter[str] = Counter()
         for (was, becomes), count in self.moves.items():
@@ -108,7 +106,7 @@ class Answer:
         return {name: (now[name], then[name]) for name in (KEPT, *rest)}
 
     def moved(self) -> list[tuple[str, str, int]]:
-        """(from, to, documents), largest first, without the documents that stay where they are."""
+        """(from, to, documents) of documents that change, largest first."""
         moved = [(was, then, n) for (was, then), n in self.moves.items() if was != then]
         return sorted(moved, key=lambda move: (-move[2], move[:2]))
 
@@ -135,15 +133,15 @@ def printed(answer: Answer) -> RenderableType:
     if answer.moved():
         parts += ["", _move_table(answer)]
     else:
-        parts += ["", "No document would come to another outcome."]
+        parts += ["", "No document would change its outcome."]
     parts += ["", *_sides(answer)]
     return Group(*parts)
 
 
 def _question(answer: Answer) -> Text:
-    text = Text(f"recipe '{printable(answer.recipe)}' in {printable(answer.root)}", style="bold")
+    text = Text(f"recipe '{one_line(answer.recipe)}' in {one_line(answer.root)}", style="bold")
     for name, (old, new) in answer.changes.items():
-        text.append(f"\n  {name}: {printable(_toml(old))} -> {printable(_toml(new))}")
+        text.append(f"\n  {name}: {one_line(_toml(old))} -> {one_line(_toml(new))}")
     if not answer.changes:
         text.append("\n  no setting differs from the stored ones")
     return text
@@ -185,7 +183,7 @@ def _sides(answer: Answer) -> Iterator[RenderableType]:
     named = {
         "newly kept": answer.newly_kept,
         "newly dropped": answer.newly_dropped,
-        "to be read again": answer.read_again,
+        "to re-extract": answer.read_again,
     }
     for name, side in named.items():
         if side.documents:
@@ -193,8 +191,7 @@ def _sides(answer: Answer) -> Iterator[RenderableType]:
             yield from map(_example, side.examples)
     if answer.read_again.documents:
         yield Text(
-            f"{READ_AGAIN}: these pages would come through other gates than they did; whether they "
-            "would be kept, only extracting them again can say."
+            f"{READ_AGAIN}: other gates would decide on these pages; they would need re-extraction."
         )
     yield Text("Counted before duplicates are removed.", style="dim")
 
@@ -213,30 +210,25 @@ def _bytes(amount: int) -> str:
 def _example(example: Example) -> Text:
     place = example.url or f"{example.file_path}, offset {example.record_offset}"
     reason = example.before if example.before != KEPT else example.after
-    lines = Text(f"  {printable(place)}\n", overflow="fold")
-    return lines.append(f"    {reason}: {printable(example.why)}".rstrip(": "), style="dim")
+    lines = Text(f"  {one_line(place)}\n", overflow="fold")
+    return lines.append(f"    {reason}: {one_line(example.why)}".rstrip(": "), style="dim")
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Text of the web for a terminal: what controls it (escapes, bidi marks) becomes a space."""
-    return "".join(c if c in keep or unicodedata.category(c)[0] not in "CZ" else " " for c in text)
-
-
-_ROWS = 16_384  # in memory at once: about 10 MB of signals
+_ROWS = 16_384  # per batch: about 10 MB of signals
 _EXAMPLES = """\
 examples:
   gristmill whatif --root out --set gopher_quality.min_words=30
   gristmill whatif --root out --set 'filters=["language", "gopher_quality"]'
   gristmill whatif --root out --set 'extract.statuses=[200, 404]' --set language.min_score=0.5
 """
-_WORDS = "gopher_quality.num_words"  # the size of a text, where it was measured
+_WORDS = "gopher_quality.num_words"  # the size of a text, if it was measured
 
 
 def ask(root: Path, sets: Sequence[str], examples: int = 5) -> Answer:
     """Judge the documents of `root` again with the settings in `sets` (TOML assignments).
 
-    Raises `UserError` for a setting that is wrong or that nothing stored can answer, and
-    `UnbalancedError` where the stored settings do not give the stored verdicts.
+    Raises `UserError` for a setting that is invalid or that no stored value can answer, and
+    `UnbalancedError` if the stored settings do not give the stored outcomes.
     """
     judged = _judged(root)
     old, new = _recipes(root, judged, verdicts.parse(sets))
@@ -253,17 +245,16 @@ def ask(root: Path, sets: Sequence[str], examples: int = 5) -> Answer:
 def _judged(root: Path) -> Manifest:
     documents, judged = (manifest.read(root / name) for name in ("documents", "judged"))
     if documents is None or judged is None:
-        raise UserError(f"--root {root}: no documents were judged there; begin with gristmill run")
+        raise UserError(f"--root {root}: no documents were judged there; start with gristmill run")
     if judged.inputs.get("documents") != documents.fingerprint:
         raise UserError(
-            f"{root / 'judged'}: judges other documents than those extracted now; "
-            "run gristmill filter first"
+            f"{root / 'judged'}: was built from a different 'documents'; run gristmill filter first"
         )
     return judged
 
 
 def _recipes(root: Path, judged: Manifest, asked: dict[str, Any]) -> tuple[Recipe, Recipe]:
-    """The recipe that made what is stored, and the one that is asked about."""
+    """The recipe of the stored rows, and the recipe with the settings asked about."""
     documents = manifest.read(root / "documents")
     assert documents is not None
     stored = {"name": judged.recipe, **documents.settings, **judged.settings}
@@ -292,8 +283,8 @@ def _open(path: str, wanted: list[str]) -> pq.ParquetFile:
     lacking = [name for name in wanted if name not in there]
     if lacking:
         raise UserError(
-            f"{path}: lacks {lacking[0]}: another version of gristmill wrote it; "
-            "gristmill run --overwrite makes it anew"
+            f"{path}: has no column {lacking[0]}: another version of gristmill wrote it; rebuild it "
+            "with gristmill run --overwrite"
         )
     return file
 
@@ -308,18 +299,18 @@ def _paths(schema: pa.Schema) -> Iterator[str]:
 
 def _check_stored(root: Path, rows: pa.RecordBatch, found: Outcomes) -> None:
     for i in (found.stored != found.before).nonzero()[0][:1]:
-        place = printable(f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}")
+        place = one_line(f"{rows['file_path'][i]}, offset {rows['record_offset'][i]}")
         raise UnbalancedError(
-            f"{root / 'judged'}: {place}: stored as {printable(found.stored[i])}, but its stored "
-            f"signals and settings give {printable(found.before[i])}; another version of gristmill "
-            "wrote it: gristmill filter --overwrite judges again"
+            f"{root / 'judged'}: {place}: stored as {one_line(found.stored[i])}, but its stored "
+            f"signals and settings give {one_line(found.before[i])}; another version of gristmill "
+            "wrote it; run gristmill filter --overwrite"
         )
 
 
 def _add_changed(
     answer: Answer, rows: pa.RecordBatch, found: Outcomes, recipes: tuple[Recipe, Recipe], most: int
 ) -> None:
-    """Add the documents of a batch that change to the sides they change to."""
+    """Add the documents of a batch whose outcome changes to the answer."""
     dropped = (found.after != KEPT) & (found.after != READ_AGAIN)
     sides = (
         (answer.newly_kept, (found.stored != KEPT) & (found.after == KEPT)),
@@ -345,7 +336,7 @@ def _add_words(words: int | None, rows: pa.RecordBatch) -> int | None:
 def _examples(
     rows: pa.RecordBatch, pairs: list[tuple[str, str]], recipes: tuple[Recipe, Recipe], most: int
 ) -> Iterator[tuple[int, Example]]:
-    """The `most` rows with the smallest hashes of their keys, each with what decides it."""
+    """The `most` rows with the smallest hashes of their keys, with what decides."""
     ranks = exact.nodes(*(rows[name] for name in KEY)).tolist()
     for i in sorted(range(rows.num_rows), key=ranks.__getitem__)[:most]:
         row, (before, after) = rows.slice(i, 1).to_pylist()[0], pairs[i]
@@ -360,20 +351,20 @@ def _first(ranked: list[tuple[int, Example]], most: int) -> list[tuple[int, Exam
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     """Add the sub-command `whatif`."""
-    text = "what other thresholds would keep, from the stored signals"
+    text = "show what other thresholds would keep, from the stored signals"
     parser = commands.add_parser(
         "whatif", help=text, description=__doc__, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
     parser.add_argument(
         "--set", required=True, action="append", metavar="NAME=VALUE",
-        help="a setting as in the recipe, e.g. gopher_quality.min_words=30 (may be repeated)",
+        help="change a setting of the recipe, e.g. gopher_quality.min_words=30 (repeatable)",
     )  # fmt: skip
     parser.add_argument(
-        "--examples", type=int, default=5, metavar="N", help="pages to show of each kind (5)"
+        "--examples", type=int, default=5, metavar="N", help="show N pages per kind (default: 5)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(command=_whatif)
 
 

@@ -23,11 +23,10 @@ import pyarrow.parquet as pq
 from rich.text import Text
 
 from jobs.reports import explain
-from jobs.reports.explain import Story
-from jobs.reports.whatif import printable
+from jobs.reports.explain import PageReport
 from schemas.datasets import KEY
 from schemas.errors import UserError
-from schemas.printing import PlainConsole
+from schemas.printing import PlainConsole, one_line
 
 TRAINER = (sys.executable, "-m", "trainer")
 _EXAMPLES = """\
@@ -35,32 +34,32 @@ examples:
   gristmill where --root out --url http://example.com/page
   gristmill where --root out --url http://example.com/page --run model
 
-`gristmill explain` tells of the same page every gate and rule with its number.
+`gristmill explain` shows every gate and rule for the same page.
 """
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A capture's story, where it stands in its shard, and the rows of a run that hold it.
+    """A capture's report, its place in its shard, and the rows of a run that hold it.
 
-    `rows` are as `trainer where --json` prints them; None where no run was asked.
+    `rows` are as `trainer where --json` prints them; None if no run was given.
     """
 
-    story: Story
+    story: PageReport
     row_group: int | None = None
     row: int | None = None
     rows: list[dict[str, Any]] | None = None
 
 
 def where(arguments: argparse.Namespace) -> list[Placed]:
-    """Every capture that the flags name; `UserError` where there is none."""
+    """Every capture that the flags name; raises `UserError` if there is none."""
     stories = explain.asked(arguments)
     rows = None if arguments.run is None else _trained(arguments, stories)
     return [_placed(arguments, story, rows) for story in stories]
 
 
 def _placed(
-    arguments: argparse.Namespace, story: Story, rows: list[dict[str, Any]] | None
+    arguments: argparse.Namespace, story: PageReport, rows: list[dict[str, Any]] | None
 ) -> Placed:
     if story.shard is None:
         return Placed(story)
@@ -81,8 +80,8 @@ def _row_of(shard: Path, key: dict[str, Any]) -> tuple[int, int]:
     raise AssertionError(f"{shard} has no row {key}")
 
 
-def _trained(arguments: argparse.Namespace, stories: Sequence[Story]) -> list[dict[str, Any]]:
-    """What the trainer says of the pages that stand in shards; `UserError` as it says it."""
+def _trained(arguments: argparse.Namespace, stories: Sequence[PageReport]) -> list[dict[str, Any]]:
+    """The rows of the run that hold the pages, from `trainer where`; passes its `UserError` on."""
     if all(story.shard is None for story in stories):
         return []
     named = ["--url", arguments.url] if arguments.url else ["--id", stories[0].id]
@@ -100,7 +99,7 @@ def _trained(arguments: argparse.Namespace, stories: Sequence[Story]) -> list[di
 def _lines(placed: Placed, title: str) -> Iterator[Text]:
     story = placed.story
     heading = story.url or "a record without a URL"
-    yield Text(printable(f"{title}{heading}"), "bold")
+    yield Text(one_line(f"{title}{heading}"), "bold")
     yield from explain.place(story)
     yield from explain.verdicts(story)
     if story.shard:
@@ -111,7 +110,7 @@ def _lines(placed: Placed, title: str) -> Iterator[Text]:
     if placed.rows is not None:
         yield from _trained_lines(placed.rows)
     elif story.shard is None:
-        yield Text("in no shard: no run on these shards was trained on it")
+        yield Text("not in a shard: no run on these shards was trained on it")
 
 
 def _trained_lines(rows: list[dict[str, Any]]) -> Iterator[Text]:
@@ -124,21 +123,26 @@ def _trained_lines(rows: list[dict[str, Any]]) -> Iterator[Text]:
 
 
 def to_json(found: Sequence[Placed]) -> str:
-    """The captures as a JSON list, `story` as `gristmill explain --json` has it."""
+    """The captures as a JSON list; `story` is the output of `gristmill explain --json`."""
     return json.dumps([dataclasses.asdict(one) for one in found], indent=1)
 
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     """Add the sub-command `where`."""
-    text = "one page: its record, its row in the shards, and where a run was trained on it"
+    text = "show where one page is: its record, its row in the shards, its rows in a training run"
     parser = commands.add_parser(
         "where", help=text, description=__doc__, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     explain.add_page(parser)
-    parser.add_argument("--run", metavar="RUN", help="a run of the trainer: also steps and rows")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="of that run (default: to its latest checkpoint)"
+        "--run", metavar="RUN", help="also show steps and rows of this training run"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="search the first N steps (default: up to the latest checkpoint)",
     )
     parser.set_defaults(command=_where)
 

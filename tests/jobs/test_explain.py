@@ -17,11 +17,11 @@ from corpus import recipe, worker_tasks
 from corpus.filters.fineweb import FineWebQuality
 from corpus.filters.language import LanguageRule
 from corpus.recipe import Recipe
-from corpus.reports import page_story
+from corpus.reports import decisions
 from corpus.text.prescreen import Look
 from jobs.engine import dataset_io
 from jobs.reports import explain
-from jobs.reports.explain import Story
+from jobs.reports.explain import PageReport
 from schemas import manifest
 from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
@@ -119,12 +119,12 @@ def _canonical(kept: pa.Table) -> pa.Table:
     return pa.table(columns, schema=CANONICAL)
 
 
-def _story(root: Path, offset: int) -> Story:
+def _story(root: Path, offset: int) -> PageReport:
     (found,) = explain.explain(root, ds.field("record_offset") == offset)
     return found
 
 
-def _states(found: Story) -> dict[str, str]:
+def _states(found: PageReport) -> dict[str, str]:
     return {step.gate: step.state for step in found.gates}
 
 
@@ -158,7 +158,7 @@ def test_the_threshold_told_is_the_one_that_judged(root: Path) -> None:
     own = dataclasses.replace(LanguageRule(), min_score_of={"en": 0.05})
     at = dataclasses.replace(FineWebQuality(), reject_at_threshold=True)
     settings = dataclasses.replace(Recipe(), language=own, fineweb_quality=at)
-    checks = {c.fault: c for step in page_story.filter_steps(judged, settings) for c in step.checks}
+    checks = {c.fault: c for step in decisions.filter_steps(judged, settings) for c in step.checks}
     score = checks["low_language_score"]
     assert (score.setting, score.threshold, score.needs) == ("min_score_of.en", 0.05, ">")
     assert not score.broken
@@ -202,17 +202,17 @@ def test_every_gate_of_extract_has_its_place(root: Path) -> None:
     )
     settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
     for reason in reasons.split():
-        steps = page_story.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, settings)
+        steps = decisions.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, settings)
         assert [step.state for step in steps].count("rejected") == 1
         assert reason not in [step.gate for step in steps]
 
 
 def test_the_look_is_told_of_where_there_was_one() -> None:
-    assert "look" not in [step.gate for step in page_story.gate_steps(ROWS[0], Recipe())]
+    assert "look" not in [step.gate for step in decisions.gate_steps(ROWS[0], Recipe())]
     looked = {**ROWS[0], "look_score": 0.2, "look_language": "de", "look_chars": 1234}
     looked |= {"look_passage_chars": 90, "rejected_by": "look.unwanted_language", "detail": ""}
     settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
-    step = next(s for s in page_story.gate_steps(looked, settings) if s.gate == "look")
+    step = next(s for s in decisions.gate_steps(looked, settings) if s.gate == "look")
     assert step.state == "rejected"
     assert step.found == "de, score 0.2 on 1,234 characters, 90 in wanted passages"
     assert step.settings["look.languages"] == ["en"]
@@ -240,7 +240,7 @@ def test_a_dataset_of_other_documents_is_left_out_and_said_so(root: Path, tmp_pa
     assert not found.judged
     assert found.filters == []
     assert found.shard is found.canonical is found.cluster is None
-    assert found.absent["judged"] == "made from other documents than those here now"
+    assert found.absent["judged"] == "was built from a different 'documents'"
     assert set(found.absent) == {"judged", "bands", "clusters", "canonical", "shards"}
 
 

@@ -54,7 +54,7 @@ def test_conversations_are_reported_as_json(root: Path, capsys: pytest.CaptureFi
     ("flags", "said"),
     [
         (["--shards", "chats", "--html", "x.html"], "--html: draws the funnel of documents"),
-        ([], "no run was committed there; begin with gristmill run"),
+        ([], "no run was committed there; start with gristmill run"),
         (["--shards", "other"], "no run was committed there"),
     ],
 )

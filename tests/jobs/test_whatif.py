@@ -265,13 +265,13 @@ def _row_by_row(row: dict[str, Any], settings: Recipe) -> str:
         ("gopher_quality.min_words=-1", "min_words = -1: must be at least 0"),
         ("gopher_quality.min_words", "not TOML"),
         ("language.languages=en", "not TOML"),
-        ("c4.min_words_per_line=4", "gristmill filter --overwrite measures again"),
+        ("c4.min_words_per_line=4", "run gristmill filter --overwrite"),
         ("fineweb_quality.short_line_length=20", "gristmill filter --overwrite"),
         ("extract.engine='trafilatura'", "gristmill extract --overwrite"),
         ("extract.max_nodes=10", "gristmill extract --overwrite"),
         ("url.hard_words=['x.txt']", "gristmill extract --overwrite"),
         ("look.languages=['en', 'de', 'fr', 'es', 'it']", "gristmill extract --overwrite"),
-        ("look.min_score=0.5", "there is no look"),
+        ("look.min_score=0.5", "nothing is pre-screened"),
         ("minhash.bands=3", "gristmill dedup --overwrite"),
         ("shard.seed=3", "gristmill shard --overwrite"),
         ('filters=["language", "nothing"]', "must be among"),
@@ -293,7 +293,7 @@ def test_a_filter_that_was_not_measured_is_refused(
 ) -> None:
     few = dataclasses.replace(settings, filters=("gopher_quality",))
     _commit(tmp_path, few, documents, _judge(few, documents))
-    with pytest.raises(UserError, match="c4 was not measured; those that were: gopher_quality"):
+    with pytest.raises(UserError, match="c4 was not measured; measured are gopher_quality"):
         whatif.ask(tmp_path, ['filters=["gopher_quality", "c4"]'])
     with pytest.raises(UserError, match="fineweb_quality is not among filters"):
         whatif.ask(tmp_path, ["fineweb_quality.max_newlines_per_word=0.1"])
@@ -330,7 +330,7 @@ def test_judged_documents_of_another_extraction_are_refused(
     _commit(tmp_path, settings, documents, judged)
     other = Manifest("documents", "other", settings.settings("extract"), {"x": "y"}, (), {})
     _write(tmp_path / "documents", other, documents)
-    with pytest.raises(UserError, match="judges other documents"):
+    with pytest.raises(UserError, match="was built from a different .documents."):
         whatif.ask(tmp_path, ["gopher_quality.min_words=50"])
 
 

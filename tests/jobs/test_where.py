@@ -20,7 +20,7 @@ from corpus.filters.registry import judge_batch
 from corpus.recipe import Recipe
 from corpus.text.extract_page import Gates, extract_file
 from jobs.reports import explain, where
-from jobs.reports.explain import Story
+from jobs.reports.explain import PageReport
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
 from trainer.data.loader import IGNORED, Loader
@@ -128,7 +128,7 @@ def run(root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="module")
-def pages(root: Path) -> dict[str, Story]:
+def pages(root: Path) -> dict[str, PageReport]:
     """A page of every outcome: rejected by a gate, by a filter, a copy, and one that stands."""
     opened, everything = explain.open_root(root), ds.field("record_offset") >= 0
     rows = opened.find("judged", everything, ["id", "rejected_by"])
@@ -142,7 +142,7 @@ def pages(root: Path) -> dict[str, Story]:
 
 
 def test_a_page_is_told_with_its_record_its_verdicts_and_its_row(
-    root: Path, pages: dict[str, Story], capsys: pytest.CaptureFixture[str]
+    root: Path, pages: dict[str, PageReport], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = pages["stands"]
     assert page.url
@@ -168,7 +168,7 @@ def test_the_row_of_every_document_of_many_row_groups_is_found(tmp_path: Path) -
 
 
 def test_a_page_that_stands_in_no_shard_is_told_why(
-    root: Path, pages: dict[str, Story], capsys: pytest.CaptureFixture[str], run: Path
+    root: Path, pages: dict[str, PageReport], capsys: pytest.CaptureFixture[str], run: Path
 ) -> None:
     """No trainer is started for it: `run` has no steps, and it would say so."""
     for outcome, page in pages.items():
@@ -180,7 +180,7 @@ def test_a_page_that_stands_in_no_shard_is_told_why(
 
 
 def test_a_run_is_asked_for_steps_and_rows(
-    root: Path, cache: Path, pages: dict[str, Story], run: Path,
+    root: Path, cache: Path, pages: dict[str, PageReport], run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     page = pages["stands"]
@@ -196,7 +196,7 @@ def test_a_run_is_asked_for_steps_and_rows(
 
 
 def test_what_the_trainer_refuses_is_said_as_it_says_it(
-    root: Path, pages: dict[str, Story], run: Path, tmp_path: Path,
+    root: Path, pages: dict[str, PageReport], run: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     page = pages["stands"]
