@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -20,6 +21,7 @@ from jobs.engine.session import add_engine_flags, open_engine
 from jobs.engine.stage import Job, Stage, UnbalancedError
 from jobs.reports import explain, report, whatif, where
 from jobs.takedown import request
+from schemas import config
 from schemas.errors import UserError
 from schemas.printing import PlainConsole, printable
 
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
+    _add_recipe(commands)
     modules = (decontaminate, request, explain, where, whatif, conversations)
     for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
@@ -126,6 +129,27 @@ def _add_stages(  # type: ignore[no-untyped-def]
     )
     parser.set_defaults(command=_run, stages=stages, until=None)
     return parser
+
+
+def _add_recipe(commands) -> None:  # type: ignore[no-untyped-def]
+    text = "print a recipe that comes with gristmill, or the JSON Schema of recipes"
+    parser = commands.add_parser("recipe", help=text, description=text)
+    text = "schema: JSON Schema for editors; show: the recipe NAME, e.g. fineweb"
+    parser.add_argument("what", choices=["schema", "show"], help=text)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="recipe to show")
+    parser.set_defaults(command=_recipe)
+
+
+def _recipe(arguments: argparse.Namespace) -> int:
+    from corpus.recipe import Recipe
+
+    if arguments.what == "schema":
+        print(json.dumps(config.json_schema(Recipe), indent=1))
+    elif arguments.name is None:
+        raise UserError("gristmill recipe show: give the name of a recipe, e.g. fineweb")
+    else:
+        print(config.recipe_file(arguments.name).read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def _add_shards(parser: argparse.ArgumentParser) -> None:

@@ -283,8 +283,8 @@ def _open(path: str, wanted: list[str]) -> pq.ParquetFile:
     lacking = [name for name in wanted if name not in there]
     if lacking:
         raise UserError(
-            f"{path}: has no column {lacking[0]}: another version of gristmill wrote it; rebuild it "
-            "with gristmill run --overwrite"
+            f"{path}: has no column {lacking[0]}: another version of gristmill wrote it; rebuild "
+            "it with gristmill run --overwrite"
         )
     return file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -236,3 +237,16 @@ def test_spark_submit_is_the_same_thing(
     written = {p.name: p.read_bytes() for p in (tmp_path / "r" / "shards").glob("*.parquet")}
     expected = (sample_roots["sail"] / "shards").glob("*.parquet")
     assert written == {p.name: p.read_bytes() for p in expected}
+
+
+def test_the_schema_of_recipes_and_the_recipes_are_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["recipe", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"]["minhash"] == {"$ref": "#/$defs/MinHash"}
+    bands = schema["$defs"]["MinHash"]["properties"]["bands"]
+    assert (bands["default"], bands["minimum"], bands["maximum"]) == (14, 1, 16384)
+    assert cli.main(["recipe", "show", "fineweb"]) == 0
+    assert capsys.readouterr().out == (PROJECT / "recipes" / "fineweb.toml").read_text()
+    assert "give the name of a recipe" in _refused(capsys, "recipe", "show")

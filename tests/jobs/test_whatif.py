@@ -330,7 +330,7 @@ def test_judged_documents_of_another_extraction_are_refused(
     _commit(tmp_path, settings, documents, judged)
     other = Manifest("documents", "other", settings.settings("extract"), {"x": "y"}, (), {})
     _write(tmp_path / "documents", other, documents)
-    with pytest.raises(UserError, match="was built from a different .documents."):
+    with pytest.raises(UserError, match="was built from a different 'documents'"):
         whatif.ask(tmp_path, ["gopher_quality.min_words=50"])
 
 
