@@ -286,7 +286,7 @@ def test_values_nested_too_deep_to_show_are_faults_like_others() -> None:
 
 def test_every_form_role_field_and_reason_is_documented() -> None:
     project = Path(__file__).parents[2]
-    text = (project / "docs" / "conversations.md").read_text(encoding="utf-8")
+    text = (project / "docs" / "reference" / "conversations.md").read_text(encoding="utf-8")
     source = "".join(
         (project / "corpus" / name).read_text(encoding="utf-8")
         for name in ("chat/formats.py", "chat/encode.py")
@@ -296,7 +296,7 @@ def test_every_form_role_field_and_reason_is_documented() -> None:
     names = {*formats.FORMS, *formats.IDS, *formats.CALLS[:1], *reasons}
     assert not {name for name in names if f"`{name}`" not in text}
     assert not {role for role in formats.ROLES if not re.search(rf"\b{role}\b", text)}
-    assert not {token for token in CHAT_TOKENS if token.replace("|", "\\|") not in text}
+    assert not {token for token in CHAT_TOKENS if token not in text}
 
 
 # Framing

@@ -25,7 +25,7 @@ def test_digests_are_the_same_in_any_case() -> None:
 @pytest.mark.parametrize(
     ("by", "message"),
     [
-        (("title",), "by = 'title': must be among text, url, payload"),
+        (("title",), r"by\[0\] = 'title': must be one of 'text', 'url', 'payload'"),
         (("url", "url"), "each at most once"),
     ],
 )

@@ -289,15 +289,15 @@ def test_hostile_archives_become_rows_or_a_sentence(shared: Path) -> None:
     ("values", "words"),
     [
         ({"max_nodes": 0}, "max_nodes = 0: must be at least 1"),
-        ({"max_cpu_seconds": -1}, r"max_cpu_seconds = -1\.0: must be at least 0\.01"),
-        ({"statuses": [20]}, "statuses = 20: must be HTTP status codes"),
+        ({"max_cpu_seconds": -1}, r"max_cpu_seconds = -1: must be at least 0\.01"),
+        ({"statuses": [20]}, r"statuses\[0\] = 20: must be at least 100 and at most 999"),
         ({"mime_types": ["html"]}, "mime_types = 'html': must be like 'text/html'"),
         ({"engine": "readability"}, "engine = 'readability': must be one of 'trafilatura'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=rf"r\.toml: extract\.{words}"):
-        from_dict(values, Extract, "r.toml", "extract.")
+    with pytest.raises(UserError, match=rf"r\.toml: {words}"):
+        from_dict(values, Extract, "r.toml")
 
 
 def test_every_reason_in_the_code_has_one_gate() -> None:

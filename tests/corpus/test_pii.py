@@ -421,5 +421,5 @@ def test_time_is_linear_in_a_hostile_text(piece: str) -> None:
 def test_an_unknown_action_is_refused() -> None:
     with pytest.raises(UserError, match="emails = 'hide': must be one of"):
         from_dict({"emails": "hide"}, Pii, "r.toml")
-    with pytest.raises(ValueError, match="ips = 'hide': must be replace, drop or keep"):
+    with pytest.raises(ValueError, match="ips = 'hide': must be one of 'replace', 'drop', 'keep'"):
         Pii(ips="hide")  # type: ignore[arg-type]

@@ -134,5 +134,5 @@ def test_line_rules_can_be_turned_off() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="max_newlines = 0: must be at least 1"):
         from_dict({"max_newlines": 0}, RefinedWebLines, "r.toml")
-    with pytest.raises(UserError, match=r"max_frac_uppercase = 1\.5: must be at most 1"):
+    with pytest.raises(UserError, match=r"max_frac_uppercase = 1\.5: must be at least 0 and at"):
         from_dict({"max_frac_uppercase": 1.5}, RefinedWebLines, "r.toml")

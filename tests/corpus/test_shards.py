@@ -500,7 +500,7 @@ def test_the_content_hash_is_that_of_the_text_in_the_specification() -> None:
     ("values", "message"),
     [
         ({"seed": -1}, "seed = -1: must be at least 0"),
-        ({"seed": 2**64}, f"seed = {2**64}: must be at most {2**64 - 1}"),
+        ({"seed": 2**64}, f"seed = {2**64}: must be at least 0 and at most {2**64 - 1}"),
         ({"tokens_per_shard": 0}, "tokens_per_shard = 0: must be at least 1"),
         ({"rows_per_group": 0}, "rows_per_group = 0: must be at least 1"),
         ({"validation_fraction": 1.0}, "validation_fraction = 1.0: must be at least 0 and below 1"),

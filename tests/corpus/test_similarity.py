@@ -45,7 +45,7 @@ def test_the_threshold_is_what_is_verified_or_where_the_curve_is_steep() -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be at most 1"),
+        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be at least 0 and at most 1"),
         ({"sample_pairs": -1}, "sample_pairs = -1: must be at least 0"),
     ],
 )

@@ -815,7 +815,7 @@ def test_no_pattern_of_ours_backtracks_on_long_texts() -> None:
 
 # Patterns that are not compiled to a name: module and pattern, with what runs into it.
 _INLINE = {
-    "charset": 5, "extract_page": 1, "http": 2, "pii": 3, "refinedweb": 1, "removals": 2,
+    "charset": 5, "extract_page": 1, "pii": 3, "refinedweb": 1, "removals": 2,
 }  # fmt: skip
 
 
