@@ -48,7 +48,7 @@ with a manifest. Stages that are done and still valid are skipped.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; exit code 0, 2 for user errors, 1 for all other errors, 130 if interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
     except UserError as error:
@@ -75,7 +75,8 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line of `gristmill`."""
     parser = argparse.ArgumentParser(
         prog="gristmill",
         description="Turn WARC files into a filtered, deduplicated, tokenized corpus.",
