@@ -132,7 +132,7 @@ def _share_found(bench: Bench, corpus: Pairs, settings: MinHash) -> float:
     starts = range(0, corpus.documents, TEXTS_AT_ONCE)
     found = 0
     for start in track(
-        starts, f"pairs at {corpus.dedup.precision_recall}", console=bench.console, transient=True
+        starts, f"pairs at {corpus.similarity}", console=bench.console, transient=True
     ):
         made = texts(corpus, start, start + TEXTS_AT_ONCE).to_pylist()
         bands = fingerprints(made, settings).bands

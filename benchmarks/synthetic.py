@@ -167,7 +167,7 @@ class Pairs:
 
 def texts(corpus: Corpus, start: int, stop: int) -> pa.StringArray:
     """The texts of documents `start` to `stop` of a corpus."""
-    words = corpus.filters.words(np.arange(start, min(stop, len(corpus.labels))))
+    words = corpus.words(np.arange(start, min(stop, len(corpus.labels))))
     letters = _letters()[words].reshape(len(words), -1)[:, :-1]  # no space at the end
     offsets = np.arange(len(words) + 1, dtype=np.int32) * np.int32(letters.shape[1])
     data = pa.py_buffer(np.ascontiguousarray(letters))

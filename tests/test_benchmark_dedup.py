@@ -60,7 +60,7 @@ def test_a_similarity_that_cannot_be_planted_is_refused() -> None:
 
 def test_a_member_is_as_similar_to_the_original_as_its_changes_say() -> None:
     corpus = synthetic.Planted(400, 40)
-    texts, changes, labels = all_texts(corpus), corpus.reports.verdicts, corpus.labels
+    texts, changes, labels = all_texts(corpus), corpus.changes, corpus.labels
     originals = {labels[i]: texts[i] for i in np.flatnonzero(changes == 0)}
     assert set(changes) == set(range(synthetic.MAX_CHANGES + 1))
     for text, label, changed in zip(texts, labels, changes, strict=True):
@@ -175,8 +175,8 @@ def test_the_guide_shows_what_the_command_prints(
     monkeypatch.setattr(sys, "argv", ["whole_dump.py"])
     paper.main()
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    guide = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
-    shown = [line.removeprefix("    ") for line in guide]
+    path = PROJECT / "docs" / "explanation" / "output" / "whole-dump.txt"
+    shown = [line.removeprefix("    ") for line in path.read_text(encoding="utf-8").splitlines()]
     first = shown.index(printed[0])
     assert shown[first : first + len(printed)] == printed
 

@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[1]
 PAGES = [
     PROJECT / "README.md",
     PROJECT / "CONTRIBUTING.md",
-    *sorted((PROJECT / "docs").rglob("*.md")),
+    *sorted(p for p in (PROJECT / "docs").rglob("*.md") if p.parent.name != "generated"),
 ]
 
 
