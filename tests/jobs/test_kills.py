@@ -31,7 +31,9 @@ Hashes = Callable[[Path], dict[str, str]]
 
 def _environment(**more: str) -> dict[str, str]:
     paths = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": paths, **more}
+    # Sessions of the tests themselves leave their marks in the environment.
+    clean = {name: value for name, value in os.environ.items() if "SPARK" not in name}
+    return {**clean, "PYTHONPATH": paths, **more}
 
 
 def _finish(command: list[str], **more: str) -> None:
@@ -81,6 +83,7 @@ def kill_some(
     """
     done = Counter[str]()
     while True:
+        before = done.total()
         with subprocess.Popen(
             command, cwd=PROJECT, env=_environment(**more), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -100,6 +103,7 @@ def kill_some(
                     done[kind] += 1
         if run.returncode == 0:
             return done
+        assert done.total() > before, f"exit code {run.returncode} of a run that nobody killed"
 
 
 def check_kills(
