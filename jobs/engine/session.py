@@ -22,6 +22,7 @@ from corpus.worker import num_cores
 from schemas.errors import UserError
 
 MIN_JAVA = 17
+SESSION_SECONDS = 30 * 86_400
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def _connect(remote: str) -> Iterator[Engine]:
 def _sail(verbose: bool) -> Iterator[Engine]:
     # Sail reads its log filter from here, once, when its library is loaded.
     os.environ.setdefault("RUST_LOG", "info" if verbose else "error")
+    # Its sessions would end after minutes without a query, while this process trains a tokenizer.
+    os.environ.setdefault("SAIL_SPARK__SESSION_TIMEOUT_SECS", str(SESSION_SECONDS))
     import pysail
     from pysail.spark import SparkConnectServer
 

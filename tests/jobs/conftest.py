@@ -90,6 +90,7 @@ def connect_server(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "spark.driver.bindAddress=127.0.0.1",
         "spark.sql.shuffle.partitions=4",
         "spark.sql.execution.arrow.maxRecordsPerBatch=1024",
+        "spark.connect.session.manager.defaultSessionTimeout=24h",
     ):
         command += ["--conf", setting]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
