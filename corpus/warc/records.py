@@ -18,6 +18,7 @@ archive.org/web/researcher/ArcFileFormat.php, which also has the longer lines of
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -408,6 +409,10 @@ _LINE_INSIDE = (
     rb"(?:https?|ftp|dns|filedesc):[^ \r\n\0\"<>]{1,500}+ [0-9]{1,3}(?:\.[0-9]{1,3}){3} [0-9]{14} "
     rb"[^\r\n]{0,200}?[0-9]{1,18} *\r?\n"
 )
+_LINE_END = re.compile(rb"\r?\n|\r")
+_LENGTH_FIELD = re.compile(rb" [0-9]{1,18}\Z")
+_DATE_FIELD = re.compile(rb" [^ \r\n]+ [0-9]{12,18} [^\r\n]")
+_DATES = re.compile(rb"(?=" + _DATE_FIELD.pattern + rb")")  # those that overlap, too
 _PREFIX = re.compile(_SCHEME.encode() + rb"|[A-Za-z][A-Za-z0-9+.\-]{0,31}\Z")
 _URL = re.compile(_SCHEME)
 _DATE = re.compile(r"[0-9]{12,18}")
@@ -434,7 +439,7 @@ class Arc:
     separator = b"\n"
     boundary = re.compile(rb"[\n\0](" + _LINE + rb")")
     reach = MAX_LINE_BYTES + 128
-    _start = re.compile(boundary.pattern + rb"|(" + _LINE_INSIDE + rb")")
+    _start = re.compile(rb"[\n\0](" + _SCHEME.encode() + rb")|(" + _LINE_INSIDE + rb")")
     _version = b"filedesc://"
     _line = re.compile(_LINE)
 
@@ -450,10 +455,35 @@ class Arc:
         return bool(_fields(_text_of(line)) if end else _PREFIX.match(head))
 
     def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
-        """A line of fields after a line end or NUL; inside a line, a stricter pattern."""
-        found = self._start.finditer(block, max(0, at - 1), end)
-        starts = (match.start(match.lastindex or 0) for match in found)
-        return (start for start in starts if start >= at)
+        """A line of fields after a line end or NUL; inside a line, a stricter pattern.
+
+        What stands at a line's end is looked at once per line, however many URLs the line has.
+        """
+        place, line_end, dates = max(0, at - 1), -1, list[int]()
+        while match := self._start.search(block, place, end):
+            place = match.end()
+            if match.lastindex == 1:
+                if place > line_end:
+                    line_end, dates = self._end_and_dates(block, place, end)
+                date = next(iter(dates[bisect_left(dates, place) :]), None)
+                if date is None or line_end - place > MAX_LINE_BYTES:
+                    place = match.start() + 1
+                    continue
+                field = _DATE_FIELD.match(block, date)
+                place = field.end() if field else place
+            if match.start(match.lastindex or 0) >= at:
+                yield match.start(match.lastindex or 0)
+
+    def _end_and_dates(
+        self, block: bytes | bytearray, begin: int, end: int
+    ) -> tuple[int, list[int]]:
+        """Where a line ends, and its date fields begin: none if it does not end in a length."""
+        stop = _LINE_END.search(block, begin, end)
+        if stop is None or stop[0] == b"\r":
+            return stop.start() if stop else end, []
+        if not _LENGTH_FIELD.search(bytes(block[begin : stop.start()]).rstrip(b" ")[-19:]):
+            return stop.start(), []
+        return stop.start(), [m.start() for m in _DATES.finditer(block, begin, stop.end())]
 
     def header_end(self, block: bytes) -> int | None:
         """After the first line end."""
