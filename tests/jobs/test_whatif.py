@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,11 @@ from corpus.reports import verdicts
 from jobs.engine import dataset_io
 from jobs.engine.stage import UnbalancedError
 from jobs.reports import whatif
-from jobs.reports.whatif import Example, Side, printable, printed
+from jobs.reports.whatif import Example, Side, printed
 from schemas import config, manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
+from schemas.printing import one_line
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -393,8 +395,11 @@ def test_json_and_tables_hold_the_same_numbers(
 
 @given(st.text())
 def test_nothing_printable_controls_a_terminal(text: str) -> None:
-    assert all(c.isprintable() or c == " " for c in printable(text))
-    assert printable("") == ""
+    shown = one_line(text)
+    assert not {unicodedata.category(c) for c in shown} & {"Cc", "Cs", "Zl", "Zp"}
+    marks = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    assert not {unicodedata.bidirectional(c) for c in shown} & marks
+    assert len(shown) == len(text)
 
 
 def test_markup_and_escapes_of_the_web_are_shown_as_text(
