@@ -316,7 +316,7 @@ def test_show_marks_what_is_learned_and_writes_nothing(
     before = set(tmp_path.iterdir())
     assert run("--input", path, "--tokenizer", "cl100k_base", "--show", 3) == 0
     shown = capsys.readouterr().out
-    assert "<|user|>Who ?<|end|>\n<|assistant|>⟦I. [b]<|end|>⟧\n" in shown
+    assert "<|user|>Who\N{REPLACEMENT CHARACTER}?<|end|>\n<|assistant|>⟦I. [b]<|end|>⟧\n" in shown
     assert "\x1b" not in shown
     assert set(tmp_path.iterdir()) == before
 

@@ -297,7 +297,7 @@ def test_what_it_holds_of_an_evaluation_set_is_told(
 
 def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     shown = _command(capsys, root, "--url", EVIL)
-    assert "https://evil.example/[red]x[/oops] [2J" in shown
+    assert "https://evil.example/[red]x[/oops]\N{REPLACEMENT CHARACTER}[2J" in shown
     assert "[link=x]The ferry" in shown
     assert not set(shown) & set("\x1b\x07\u202e")
 
@@ -310,8 +310,8 @@ def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], 
         (["--url", "https://nowhere.example.org/"], "not in"),
         (["--url", ""], "no page of that host"),
         (["--url", "http://[::1"], "no page of that host"),
-        (["--id", "nothing"], "--id nothing: no row"),
-        (["--file", "x.warc.gz", "--offset", "1"], "--file x.warc.gz --offset 1: no row"),
+        (["--id", "nothing"], "--id nothing: no such row"),
+        (["--file", "x.warc.gz", "--offset", "1"], "--file x.warc.gz --offset 1: no such row"),
         (["--file", "x.warc.gz"], "--offset"),
     ],
 )

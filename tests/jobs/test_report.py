@@ -53,7 +53,7 @@ def test_conversations_are_reported_as_json(root: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--shards", "chats", "--html", "x.html"], "--html: draws the funnel of documents"),
+        (["--shards", "chats", "--html", "x.html"], "--html: charts web documents only"),
         ([], "no run was committed there; start with gristmill run"),
         (["--shards", "other"], "no run was committed there"),
     ],

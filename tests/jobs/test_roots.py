@@ -276,7 +276,7 @@ def test_a_warc_may_have_any_name(engine: Engine, tmp_path: Path) -> None:
     paths = []
     for name in ("_a", ".a", "a[1]{2}?*", "b\n:c\\", "ü" * 120, "a%20b c"):
         file = WarcFile(f"/crawl/{name}.warc.gz", f"{name}.warc.gz", 1, "0")
-        paths.append(tmp_path / extract._committed_name(file, []))
+        paths.append(tmp_path / extract._rows_name(file, []))
         assert len(f".{paths[-1].name}.{0:014d}.piece.{0:032x}.tmp".encode()) < 255
         pq.write_table(pa.table({"n": [1]}), paths[-1])
     assert len(set(paths)) == 6
@@ -293,4 +293,4 @@ def test_a_warc_whose_name_is_no_text_is_named(
     path = os.fsencode(tmp_path) + b"/\xff.warc.gz"
     shutil.copy(SAMPLE, path)
     error = _refused(capsys, *_run(tmp_path / "root")[:-1], os.fsdecode(path))
-    assert "its name is not UTF-8" in error
+    assert "name is not UTF-8" in error

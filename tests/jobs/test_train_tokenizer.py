@@ -65,7 +65,7 @@ def test_the_order_of_rows_changes_nothing_and_what_follows_the_sample_is_held_o
     assert trained.sample.size >= size // 2
     assert trained.sample.size + trained.held_out.size == size
     assert trained.sample.documents + trained.held_out.documents == len(KEPT)
-    assert trained.held_out.bytes_a_token(trained.tokenizer) > 1
+    assert trained.held_out.bytes_per_token(trained.tokenizer) > 1
     assert set(trained.sample.kept).isdisjoint(trained.held_out.kept)
     again = train_tokenizer.train(job(engine, tmp_path, sample_bytes=size // 2))
     assert again.tokenizer.spec == trained.tokenizer.spec

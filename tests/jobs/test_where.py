@@ -174,7 +174,7 @@ def test_a_page_that_stands_in_no_shard_is_told_why(
     for outcome, page in pages.items():
         if outcome != "stands":
             printed = ask(capsys, "--root", root, "--id", page.id, "--run", run)
-            assert "in no shard: no run on these shards was trained on it" in printed
+            assert "not in a shard: no run on these shards was trained on it" in printed
             assert outcome in printed
             assert "row group" not in printed
 
