@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PEER := .venv-datatrove
 BENCH_INPUT ?= ../shared/crawl/REALWEB-public-*.warc.gz
 
-.PHONY: help demo demo-chat test test-jobs test-rest check soak bench bench-datatrove bench-dedup bench-tokens \
+.PHONY: help demo demo-chat test test-jobs test-rest check soak docs reference bench bench-datatrove bench-dedup bench-tokens \
   bench-loader bench-trainer clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test    the tests, on the embedded engine and on Apache Spark"
 	@echo "make check   lint, format, types"
 	@echo "make soak    the longer proofs (kills, many orders, the real crawl)"
+	@echo "make docs    the documentation as a site in .site/ (make reference: its generated pages)"
 	@echo "make bench   extraction against human gold, and what the look saves (needs ../shared)"
 	@echo "make bench-datatrove  FineWeb's recipe by both systems (BENCH_INPUT='...' for your WARCs)"
 	@echo "make bench-dedup  dedup: cost, scale, growth, skew and recall, beside datatrove's (an hour)"
@@ -72,6 +73,13 @@ check: $(VENV)/.installed-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+reference: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+
+docs: $(VENV)/.installed reference
+	$(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/extraction_quality.py

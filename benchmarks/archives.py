@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
-from corpus.warc import read_records
+from corpus.warc.records import read_records
 from schemas.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared"

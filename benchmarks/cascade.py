@@ -22,25 +22,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from corpus import hygiene, lid, recipe
-from corpus.document import Document
-from corpus.filters import judge
-from corpus.look import Look, Seen, look
-from corpus.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
+from corpus import recipe
+from corpus.filters.registry import judge
+from corpus.filters.rules import Document
 from corpus.recipe import Recipe
+from corpus.text import clean_unicode, language_id
+from corpus.text.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
+from corpus.text.prescreen import Look, LookSignals, look
+from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fineweb.toml"
 MIN_SCORES = (0.1, 0.3, 0.5, 0.7)
 WARM_UP = Page(
     "", "", f"<html><body>{'<p>The first page costs more than others do.' * 20}</body></html>"
 )
-REFUSED = Seen(0, "", 0.0, 0)  # a page that a bound keeps the look from
+REFUSED = LookSignals(0, "", 0.0, 0)  # a page that a bound keeps the look from
 MAX_LISTED = 10
 
 
@@ -65,7 +66,7 @@ class Trial:
     """A page looked at, extracted and judged; times in CPU seconds."""
 
     url: str
-    seen: Seen  # its passages are measured whatever its score is
+    seen: LookSignals  # its passages are measured whatever its score is
     score_seconds: float  # the look without passages
     passages_seconds: float  # what passages add to it
     extract_seconds: float
@@ -183,7 +184,7 @@ def _bounds(chosen: Recipe) -> Bounds:
     return Bounds(chosen.extract.max_nodes, chosen.extract.max_depth)
 
 
-def _look(page: Page, chosen: Recipe, min_score: float) -> tuple[Seen, float]:
+def _look(page: Page, chosen: Recipe, min_score: float) -> tuple[LookSignals, float]:
     """What the look measures where it has to look as far as `min_score` asks, and CPU seconds."""
     ways: Look = replace(chosen.look, min_score=min_score)
     # A copy, since a string that resiliparse has read keeps its UTF-8, and later ones would gain.
@@ -197,11 +198,13 @@ def _look(page: Page, chosen: Recipe, min_score: float) -> tuple[Seen, float]:
 
 def _keeps(text: str, chosen: Recipe) -> bool:
     """Whether the recipe's filters keep an extracted text."""
-    text = hygiene.clean(text.encode("utf-8", "replace").decode("utf-8"))
+    text = clean_unicode.clean(text.encode("utf-8", "replace").decode("utf-8"))
     if not text.strip():
         return False
     head = text[: chosen.extract.language_chars or None]
-    language = lid.identify(head, chosen.extract.language_model, chosen.extract.language_newline)
+    language = language_id.identify(
+        head, chosen.extract.language_model, chosen.extract.language_newline
+    )
     return judge(Document(text, *language), chosen.chosen_filters()).rejected_by is None
 
 

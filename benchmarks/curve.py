@@ -1,4 +1,4 @@
-"""The picture of docs/dedup.md: how likely MinHash finds a pair, by its similarity.
+"""The picture of docs/explanation/dedup.md: how likely MinHash finds a pair, by its similarity.
 
 python benchmarks/curve.py docs/curve.svg
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from corpus.minhash import MinHash
+from corpus.dedup.minhash import MinHash
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 56, 24, 616, 310
 CURVES = [

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from judged_root import DOCUMENTS_A_FILE, Cost, Root, cost
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from judged_root import DOCUMENTS_A_FILE, Cost, Root, cost
 from synthetic import Corpus, texts
 
 Int64s = npt.NDArray[np.int64]

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.table import Table
+
+from corpus.dedup.minhash import MinHash, fingerprints, jaccard, shingle_hashes
 from dedup_bench import Bench, Figure, Int64s, at_least, at_most, figures_table
+from jobs.engine.dataset_io import ROWS_PER_REQUEST
 from judged_root import Root
 from measured import Run, measured
 from page_texts import page_texts
-from rich.table import Table
-
-from corpus.minhash import MinHash, fingerprints, jaccard, shingle_hashes
-from jobs.datasets import ROWS_PER_REQUEST
 
 FILES = 2  # of each system's input: a task a core
 PEER = Path(__file__).with_name("datatrove_dedup.py")

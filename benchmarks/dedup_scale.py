@@ -7,13 +7,13 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 import numpy as np
-from dedup_bench import Bench, Figure, Outcome, at_most, engine, figures_table
 from rich.progress import track
 from rich.table import Table
-from synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 
-from corpus.minhash import MinHash, fingerprints
-from jobs.datasets import ROWS_PER_REQUEST
+from corpus.dedup.minhash import MinHash, fingerprints
+from dedup_bench import Bench, Figure, Outcome, at_most, engine, figures_table
+from jobs.engine.dataset_io import ROWS_PER_REQUEST
+from synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 
 TEXTS_AT_ONCE = 2_000
 AIMED_AT = (0.7, 0.8, 0.9)  # similarities; the others are told for information

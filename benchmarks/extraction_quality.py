@@ -22,14 +22,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, num_found, read_gold
-from gold import read_pages as all_pages
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from corpus.main_text import Bounds, Engine, RejectedError, limited, main_text
+from corpus.text.main_text import Bounds, Engine, RejectedError, limited, main_text
+from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, num_found, read_gold
+from gold import read_pages as all_pages
 
 PLAIN = "trafilatura-plain"
 ENGINES = ("trafilatura", PLAIN, "trafilatura-fast", "resiliparse")

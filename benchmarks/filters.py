@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from rich import print as show
 from rich.table import Table
 
-from corpus.document import Document
-from corpus.filters import FILTERS, FINEWEB_FILTERS
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS
+from corpus.filters.rules import Document
 
 NAMES = [name for name in FINEWEB_FILTERS if name != "language"]  # extract has measured it
 WARM_UP = 50  # texts judged before the clock runs
@@ -67,8 +67,7 @@ def judge(text: str, result: Result) -> str | None:
         filter_ = FILTERS[name]()
         start = time.process_time()
         fault = filter_.fault(filter_.measure(document))
-        rewrite = getattr(filter_, "rewrite", None)
-        document = rewrite(document) if rewrite else document
+        document = filter_.rewrite(document)
         result.seconds[name] += time.process_time() - start
         result.reached[name] += 1
         rejected_by = rejected_by or (name if fault else None)

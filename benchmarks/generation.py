@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from dedup_bench import Figure, at_least, figures_table
 from rich.console import Console
 from rich.table import Table
 
+from dedup_bench import Figure, at_least, figures_table
 from schemas import tokenizer as tokenizers
 from schemas.config import load_toml
 from schemas.tokenizer import Tokenizer
-from trainer.generate import TextReader, allowed_ids, write
-from trainer.kv_cache import KeyValueCache
-from trainer.model import LanguageModel, ModelConfig
+from trainer.generate.generate import TextReader, allowed_ids, stream_ids
+from trainer.model.model import KeyValueCache, LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe, SampleSettings
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "pretrain-tiny.toml"
@@ -75,7 +74,9 @@ class Bench:
         readers = [Endless(self.tokenizer) for _ in prompts]
         randoms = [torch.Generator() for _ in prompts]
         settings = SampleSettings(max_tokens=self.num_tokens, temperature=0)
-        for _ in write(self.model, self.tokenizer, prompts, readers, randoms, settings, use_cache):
+        for _ in stream_ids(
+            self.model, self.tokenizer, prompts, readers, randoms, settings, use_cache
+        ):
             pass
         return [reader.ids for reader in readers]
 

@@ -21,10 +21,10 @@ from statistics import fmean
 
 import regex
 
-from corpus.charset import decode
-from corpus.http_body import decode_body, parse_response
-from corpus.warc import read_records
-from corpus.word_hashes import SPACELESS
+from corpus.dedup.word_hashes import SPACELESS
+from corpus.text.charset import decode
+from corpus.warc.http import decode_body, parse_response
+from corpus.warc.records import read_records
 
 SHARED = Path(__file__).parents[2] / "shared"
 GOLD = SHARED / "gold" / "gold.jsonl.gz"

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from measured import Run, measured
 
 from corpus import recipe
-from corpus.filters import signals_schema
-from jobs import datasets, extract
+from corpus.filters.registry import signals_schema
+from jobs import extract
 from jobs import filter as filter_
+from jobs.engine import dataset_io
+from measured import Run, measured
 from schemas import manifest
 from schemas.datasets import judged_schema
 from schemas.manifest import DataFile, Manifest
@@ -70,7 +71,7 @@ class Root:
         written, total = [], 0
         for texts in files:
             table = _judged(pa.array(texts, pa.string()), total)
-            file = datasets.write_table(self.datasets / "judged", table, "rejected_by")
+            file = dataset_io.write_table(self.datasets / "judged", table, "rejected_by")
             written.append(file)
             total += file.rows
         self._commit(tuple(written), total)
@@ -93,7 +94,7 @@ class Root:
 
     def run(self, master: str | None = None) -> Run:
         """Measure `gristmill dedup` anew, on Sail or on Apache Spark at `master`."""
-        command = [sys.executable, "-m", "jobs.cli", "dedup", "--recipe", str(self.recipe)]
+        command = [sys.executable, "-m", "jobs.submit", "dedup", "--recipe", str(self.recipe)]
         command += ["--root", str(self.datasets), *(["--master", master] if master else [])]
         for dataset in WRITTEN:
             shutil.rmtree(self.datasets / dataset, ignore_errors=True)

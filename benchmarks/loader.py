@@ -8,9 +8,9 @@
     python benchmarks/loader.py all
 
 Every part prints a table. Tokens are cl100k_base's of the crawl's main texts, in shards that
-corpus/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the best
-of several rounds; variants alternate, so that a busy machine slows them alike. A peer's environment
-needs `litdata` or `mosaicml-streaming`, beside numpy.
+corpus/tokens/shards.py wrote; T is 1,024. Times are CPU time of one thread from the page cache, the
+best of several rounds; variants alternate, so that a busy machine slows them alike. A peer's
+environment needs `litdata` or `mosaicml-streaming`, beside numpy.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
 from dedup_bench import Figure, at_least, at_most, figures_table
 from gold import CRAWL
 from loader_corpus import corpus, crawl_shard, lengths
 from measured import work_folder
-from rich.console import Console
-from rich.table import Table
-
 from schemas.manifest import DataFile
-from trainer.loader import Loader
-from trainer.packing import best_fit, concat
+from trainer.data.loader import Loader
+from trainer.data.packing import best_fit, concat
 
 SEQ_LEN, ROWS = 1024, 32
 MILLION = 1_000_000

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from page_texts import page_texts
 from rich.console import Console
 
-from corpus import shards
-from corpus.token_arrays import token_lists
+from corpus.tokens import shards
+from corpus.tokens.shards import token_lists
+from page_texts import page_texts
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.manifest import DataFile, Manifest

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from gold import read_pages
 from rich.console import Console
 from rich.progress import track
 
-from corpus.main_text import Bounds, RejectedError, limited, main_text
+from corpus.text.main_text import Bounds, RejectedError, limited, main_text
+from gold import read_pages
 
 BOUNDS = Bounds(max_nodes=50_000, max_depth=250)
 MIN_CHARS = 200

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dedup_bench import Bench
-from measured import work_folder
 from rich.console import Console
 from rich.table import Table
+
+from dedup_bench import Bench
+from measured import work_folder
 
 # What runs a part, and its options beside those of all.
 Part = tuple[Callable[[Bench, argparse.Namespace], Table], tuple[str, ...]]

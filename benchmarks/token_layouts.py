@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dedup_bench import Bench
-from page_texts import page_texts
 from rich.table import Table
 
-from corpus.shards import Shard
-from corpus.token_arrays import token_lists
+from corpus.tokens.shards import Shard, token_lists
+from dedup_bench import Bench
+from page_texts import page_texts
 from schemas import tokenizer
 from schemas.datasets import list_of
 

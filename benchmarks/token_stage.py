@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from dedup_bench import Bench, Figure, at_least, engine, figures_table
-from measured import measured
-from page_texts import page_texts
 from rich.table import Table
 
-from corpus import child, recipe
-from corpus.shards import CANONICAL_COLUMNS
-from jobs import datasets
+from corpus import recipe, worker
+from corpus.tokens.shards import CANONICAL_COLUMNS
+from dedup_bench import Bench, Figure, at_least, engine, figures_table
+from jobs.engine import dataset_io
+from measured import measured
+from page_texts import page_texts
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CANONICAL
 from schemas.manifest import DataFile, Manifest
@@ -118,8 +118,8 @@ def _stage(texts: list[str], name: str, cores: int) -> Cost:
     """Batches through the children as a task sends them; a run without work is taken off."""
     batch, values = _canonical(texts).to_batches()[0], _values(name)
     batches = [
-        batch.slice(start, datasets.ROWS_PER_REQUEST)
-        for start in range(0, len(batch), datasets.ROWS_PER_REQUEST)
+        batch.slice(start, dataset_io.ROWS_PER_REQUEST)
+        for start in range(0, len(batch), dataset_io.ROWS_PER_REQUEST)
     ]
     idle = _through_children([batch.slice(0, 1)] * cores, values, cores)
     busy = _through_children(batches, values, cores, warm=[batch.slice(0, 1)] * cores)
@@ -133,7 +133,7 @@ def _through_children(
     warm: Sequence[pa.RecordBatch] = (),
 ) -> Cost:
     def send(one: pa.RecordBatch) -> int:
-        return sum(answer.num_rows for answer in child.map_batch("encode", values, one))
+        return sum(answer.num_rows for answer in worker.map_batch("encode", values, one))
 
     before = _cpu()
     with ThreadPoolExecutor(cores) as pool:
@@ -142,7 +142,7 @@ def _through_children(
         rows = sum(pool.map(send, batches))
         wall = time.perf_counter() - start
     assert rows == sum(one.num_rows for one in batches)
-    child.stop_idle()
+    worker.stop_idle()
     return Cost(wall, _cpu() - before)
 
 
@@ -181,7 +181,14 @@ def _job_figures(
 
 def _run(folder: Path, master: str | None) -> Cost:
     shutil.rmtree(folder / "root" / "shards", ignore_errors=True)
-    command = [sys.executable, "-m", "jobs.cli", "shard", "--recipe", str(folder / "recipe.toml")]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.submit",
+        "shard",
+        "--recipe",
+        str(folder / "recipe.toml"),
+    ]
     command += ["--root", str(folder / "root"), *(["--master", master] if master else [])]
     run = measured(command, folder / "log")
     return Cost(run.wall_seconds, run.cpu_seconds)
@@ -195,7 +202,7 @@ def _write_root(folder: Path, texts: list[str], name: str) -> None:
     table = _canonical(texts)
     half = -(-len(table) // 2)
     parts = [table.slice(start, half) for start in range(0, len(table), half)]
-    files = tuple(datasets.write_table(root / "canonical", part) for part in parts)
+    files = tuple(dataset_io.write_table(root / "canonical", part) for part in parts)
     _commit(root, loaded.name, files)
 
 

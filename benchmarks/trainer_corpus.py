@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus import shards
-from corpus.token_arrays import token_lists
+from corpus.tokens import shards
+from corpus.tokens.shards import token_lists
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.manifest import DataFile, Manifest

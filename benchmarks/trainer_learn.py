@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dedup_bench import Bench, Figure, at_most, figures_table
-from page_texts import page_texts
 from rich.progress import track
 from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
-from trainer_corpus import byte_tokenizer, held_out, write
 
-from corpus import bpe
+from corpus.tokens import bpe
+from dedup_bench import Bench, Figure, at_most, figures_table
+from page_texts import page_texts
+from trainer.data.loader import Loader
 from trainer.distributed import Ranks
-from trainer.evaluate import bytes_of_tokens, validate
-from trainer.loader import Loader
-from trainer.model import LanguageModel, ModelConfig
+from trainer.evaluate.loss import bytes_of_tokens, validate
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import (
     DataSettings,
     ModelSettings,
@@ -31,7 +30,8 @@ from trainer.settings import (
     RunSettings,
     ScheduleSettings,
 )
-from trainer.step import Training, prepare, train_step
+from trainer.train.step import Training, prepare, train_step
+from trainer_corpus import byte_tokenizer, held_out, write
 
 CPU = Ranks(torch.device("cpu"))
 SHAKESPEARE = str(Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt")

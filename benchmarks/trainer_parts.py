@@ -8,6 +8,7 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the trainer's command line does
 
 import torch
+
 from gold import CRAWL
 from parts import Part, run
 from trainer_learn import SHAKESPEARE, learn, overfit

@@ -12,21 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from dedup_bench import Bench, Figure, at_least, at_most, figures_table
-from page_texts import page_texts
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from trainer_corpus import held_out, write
-from trainer_reference import PlainModel, plain_step
 
-from corpus import bpe
-from trainer import run_folder
+from corpus.tokens import bpe
+from dedup_bench import Bench, Figure, at_least, at_most, figures_table
+from page_texts import page_texts
+from trainer.data.loader import Batch, Loader
 from trainer.distributed import Ranks
-from trainer.loader import Batch, Loader
-from trainer.loop import Run
-from trainer.model import LanguageModel, ModelConfig
-from trainer.precision import bfloat16_is_faster
+from trainer.model.model import LanguageModel, ModelConfig
+from trainer.model.precision import bfloat16_is_faster
 from trainer.progress import Reporter
 from trainer.settings import (
     DataSettings,
@@ -35,7 +31,11 @@ from trainer.settings import (
     PretrainRecipe,
     RunSettings,
 )
-from trainer.step import prepare
+from trainer.train import run_folder
+from trainer.train.run import Run
+from trainer.train.step import prepare
+from trainer_corpus import held_out, write
+from trainer_reference import PlainModel, plain_step
 
 CPU = Ranks(torch.device("cpu"))
 VOCABULARY, SEQ_LEN, ROWS = 4096, 256, 16

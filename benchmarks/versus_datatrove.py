@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from measured import Run, measured, work_folder
 from rich.console import Console
 from rich.table import Table
 
-from corpus import lid
+from corpus.text import language_id
+from measured import Run, measured, work_folder
 
 PROJECT = Path(__file__).parents[1]
 RECIPES = PROJECT / "recipes"
@@ -126,7 +126,7 @@ class Bench:
             return [
                 self.arguments.peer_python, str(PROJECT / "benchmarks" / "datatrove_fineweb.py"),
                 "--input", f"{folder}/in", "--output", f"{folder}/out", "--logs", f"{folder}/logs",
-                "--language-model", str(lid.model_path()),
+                "--language-model", str(language_id.model_path()),
                 "--tasks", str(len(files)), "--workers", str(self.arguments.workers),
             ]  # fmt: skip
 
@@ -205,7 +205,7 @@ def _gristmill_fates(folder: Path) -> Fates:
 
 
 def _num_pages(file: Path) -> int:
-    from corpus.warc import read_records
+    from corpus.warc.records import read_records
 
     return sum(r.headers.get("warc-type") == "response" for r in read_records(str(file)))
 

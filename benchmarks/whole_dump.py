@@ -4,9 +4,9 @@
     python benchmarks/whole_dump.py --signature-ms 0.3 --rest-ms 0.4 --cores 2048 --price 0.05
 
 The defaults are constants that `benchmarks/dedup.py` printed (--signature-ms: signatures; --rest-ms
-and the two sizes: scale and growth with --master), and prices that are assumptions. docs/scale.md
-has the formulas. Shuffles are counted before compression, as Apache Spark stores a row: 8 bytes of
-null bits, 8 bytes a column, and the bytes of strings.
+and the two sizes: scale and growth with --master), and prices that are assumptions. Formulas:
+docs/explanation/scale.md. Shuffles are counted before compression, as Apache Spark stores a row:
+8 bytes of null bits, 8 bytes per column, and the bytes of strings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Constants:
 
     pages: float = constant(2.6e9, "captured pages")
     files: float = constant(90_000, "WARC files, as many as files of judged and of bands")
-    kept: float = constant(0.226, "share that FineWeb's recipe keeps (docs/benchmarks.md)")
+    kept: float = constant(0.226, "share that FineWeb's recipe keeps (make bench-datatrove)")
     text_bytes: float = constant(5_900, "a text")
     compression: float = constant(2.5, "text by its size in Parquet")
     signature_ms: float = constant(0.21, "CPU of hashes and bands of a text")

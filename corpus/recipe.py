@@ -1,40 +1,42 @@
 """The recipe: every setting that decides what the corpus holds, in one strict TOML file.
 
-Each section is the settings class that stands next to the code it configures. Flags carry the
-rest (input, root, engine), which must not change the corpus.
+Each section is the settings class next to the code that it configures. Everything else (input,
+root, engine) is a flag and does not change the corpus.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
-from corpus.bpe import TokenizerSettings
-from corpus.c4 import C4
-from corpus.classifier import QualityClassifier
-from corpus.contamination import Decontaminate
-from corpus.exact import Exact
-from corpus.extract import Extract
-from corpus.filters import FILTERS, FINEWEB_FILTERS
-from corpus.fineweb import FineWebQuality
-from corpus.gopher import GopherQuality, GopherRepetition
-from corpus.language_rule import LanguageRule
-from corpus.look import Look
-from corpus.minhash import MinHash
-from corpus.passages import Passages
-from corpus.pii import Pii
-from corpus.refinedweb import RefinedWebLines
-from corpus.shards import Shard
-from corpus.similarity import Verify
-from corpus.survivor import Survivor
-from corpus.url_rules import UrlRules
+from corpus.clean.contamination import Decontaminate
+from corpus.clean.pii import Pii
+from corpus.dedup.exact import Exact
+from corpus.dedup.line_hashes import Passages
+from corpus.dedup.minhash import MinHash
+from corpus.dedup.precision_recall import Verify
+from corpus.dedup.survivor import Survivor
+from corpus.filters.c4 import C4
+from corpus.filters.classifier import QualityClassifier
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.gopher import GopherQuality, GopherRepetition
+from corpus.filters.language import LanguageRule
+from corpus.filters.refinedweb import RefinedWebLines
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS
+from corpus.filters.rules import Filter
+from corpus.text.extract_page import Extract
+from corpus.text.prescreen import Look
+from corpus.text.url_filter import UrlRules
+from corpus.tokens.bpe import TokenizerSettings
+from corpus.tokens.shards import Shard
 from schemas import config
+from schemas.config import settings
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
-    """A whole recipe. `filters` lists the rules to apply, in order, by their section's name."""
+    """A whole recipe. `filters` lists the filters to apply, in order, by section name."""
 
     name: str = ""
     filters: tuple[str, ...] = FINEWEB_FILTERS
@@ -64,26 +66,22 @@ class Recipe:
                 raise ValueError(f"filters = {name!r}: must be among {', '.join(FILTERS)}")
         if len(set(self.filters)) < len(self.filters):
             raise ValueError(f"filters = {list(self.filters)}: each filter at most once")
-        self._check_look()
-
-    def _check_look(self) -> None:
-        """The look must not drop what the language rule would keep."""
-        wanted, looked = set(self.language.languages), set(self.look.languages)
-        if looked and "language" in self.filters and (not wanted or wanted - looked):
-            missing = ", ".join(sorted(wanted - looked)) or "any"
+        kept, screened = set(self.language.languages), set(self.look.languages)
+        if screened and "language" in self.filters and (not kept or kept - screened):
+            missing = ", ".join(sorted(kept - screened)) or "any"
             raise ValueError(
-                f"look.languages = {sorted(looked)}: drops pages in languages that "
+                f"look.languages = {sorted(screened)}: drops pages in languages that "
                 f"language.languages keeps ({missing}); name the same in both"
             )
 
-    def chosen_filters(self) -> dict[str, Any]:
-        """Filter name -> its settings, in the order in which they judge."""
+    def chosen_filters(self) -> dict[str, Filter]:
+        """Filter name -> filter, in the order in which they judge."""
         return {name: getattr(self, name) for name in self.filters}
 
     def settings(self, *sections: str) -> dict[str, Any]:
-        """The values of some sections as plain JSON; `filters` brings the sections it lists."""
+        """The values of some sections as plain JSON; `filters` includes the sections it lists."""
         values = asdict(self)
-        del values["decontaminate"]["against"]  # an input, by what the files hold
+        del values["decontaminate"]["against"]  # an input, identified by the files' content
         chosen = {name: values[name] for name in sections}
         if "filters" in sections:
             chosen.update({name: values[name] for name in self.filters})
@@ -91,6 +89,6 @@ class Recipe:
 
 
 def load(path: str | Path) -> Recipe:
-    """Read a recipe; `UserError` names the file, the key and the value that are wrong."""
+    """Read a recipe. Raises `UserError` naming the file, the key and the value that are wrong."""
     recipe = config.load_toml(path, Recipe)
     return recipe if recipe.name else Recipe(**{**vars(recipe), "name": Path(path).stem})

@@ -1,47 +1,36 @@
-"""The `gristmill` command. Every stage's module and spark-submit come through here too."""
+"""The `gristmill` command; under spark-submit, `jobs/submit.py` runs it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import (
-    chat_view,
-    conversations,
-    decontaminate,
-    dedup,
-    disk_faults,
-    explain,
-    forget,
-    html_report,
-    pipeline,
-    report,
-    shard,
-    train_classifier,
-    train_tokenizer,
-    whatif,
-    where,
-)
+from jobs import decontaminate, pipeline, shard, train_classifier, train_tokenizer
 from jobs import filter as filter_
-from jobs.progress import console
-from jobs.roots import locked
-from jobs.session import open_engine
-from jobs.stage import BooksDontBalanceError, Job, Stage
-from schemas.console import PlainConsole
+from jobs.chat import conversations
+from jobs.dedup import dedup
+from jobs.engine import disk_faults
+from jobs.engine.progress import console
+from jobs.engine.roots import locked
+from jobs.engine.session import add_engine_flags, open_engine
+from jobs.engine.stage import Job, Stage, UnbalancedError
+from jobs.reports import explain, report, whatif, where
+from jobs.takedown import request
+from schemas import config
 from schemas.errors import UserError
-from schemas.manifest import Manifest
-from schemas.printable import printable
+from schemas.printing import PlainConsole, printable
 
 _EXAMPLES = """\
 examples:
   gristmill run --recipe recipes/sample.toml --input 'samples/*.warc.gz' --root out
   gristmill run --recipe recipes/fineweb.toml --input crawl/warc.paths --root out --master yarn
   gristmill run --recipe r.toml --input 'a/*.warc.gz' --root out --master 'local[4]'
-  gristmill filter --recipe r.toml --root out --overwrite        # another threshold
+  gristmill filter --recipe r.toml --root out --overwrite        # change a threshold
   gristmill dedup --recipe r.toml --root 2024-18 --against 2024-10 2023-50
   gristmill forget --root out --urls urls.txt
   gristmill train-tokenizer --recipe r.toml --root out --output out/bpe.json
@@ -50,34 +39,34 @@ examples:
   gristmill explain --root out --url http://example.com/page
   gristmill where --root out --url http://example.com/page --run model
   gristmill whatif --root out --set gopher_quality.min_words=30
-  spark-submit --master yarn jobs/pipeline.py --recipe recipes/fineweb.toml --input ... --root ...
+  spark-submit --master yarn jobs/submit.py run --recipe recipes/fineweb.toml ...
 
-A root holds one folder a dataset (documents, judged, bands, clusters, canonical, shards), each with
-a manifest. What is done and still valid is not done again.
+A root holds one folder per dataset (documents, judged, bands, clusters, canonical, shards), each
+with a manifest. Stages that are done and still valid are skipped.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; exit code 0, 2 for what the user can put right, 1 for all other faults."""
-    arguments = _parser().parse_args(argv)
+    """Run a command; exit code 0, 2 for user errors, 1 for all other errors, 130 if interrupted."""
+    arguments = parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
     except UserError as error:
         return _fail(error, 2)
-    except BooksDontBalanceError as error:
+    except UnbalancedError as error:
         return _fail(error, 1)
-    except BrokenPipeError:  # the reader of our output has gone, e.g. head
+    except BrokenPipeError:  # the reader of our output has ended, e.g. head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail("interrupted; the same command resumes", 130)
     except Exception as error:
         root = getattr(arguments, "root", None)
         if about_disk := disk_faults.explain(error, Path(root) if root else None):
             return _fail(about_disk, 2)
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return _fail(
-            "this is a fault of gristmill or of the engine; the same command tries again", 1
+            "this is an error in gristmill or in the engine; the same command tries again", 1
         )
 
 
@@ -86,22 +75,24 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line of `gristmill`."""
     parser = argparse.ArgumentParser(
         prog="gristmill",
-        description="WARC files in, a deduplicated, filtered, tokenized corpus out.",
+        description="Turn WARC files into a filtered, deduplicated, tokenized corpus.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _add_stages(commands, "run", pipeline.STAGES, "all stages, skipping what is done")
+    run = _add_stages(commands, "run", pipeline.STAGES, "run all stages that are not done")
     names = [stage.name for stage in pipeline.STAGES]
-    run.add_argument("--until", choices=names, help="the last stage to run (default: all)")
+    run.add_argument("--until", choices=names, help="stop after this stage (default: run all)")
     for stage in pipeline.STAGES:
         text = f"{', '.join(stage.reads) or 'WARC files'} -> {', '.join(stage.writes)}"
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
-    modules = (decontaminate, forget, explain, where, whatif, conversations)
+    _add_recipe(commands)
+    modules = (decontaminate, request, explain, where, whatif, conversations)
     for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
     return parser
@@ -118,50 +109,79 @@ def _add_stages(  # type: ignore[no-untyped-def]
     if pipeline.STAGES[0] in stages:
         parser.add_argument(
             "--input", required=True, nargs="+", metavar="GLOB",
-            help="WARC files: paths, globs, or a list of paths (*.paths, *.paths.gz)",
+            help="read these WARC files: paths, globs, or lists of paths (*.paths, *.paths.gz)",
         )  # fmt: skip
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+        parser.add_argument(
+            "--max-failed-share", type=float, default=Job.max_failed_share, metavar="SHARE",
+            help="fail if extraction fails on a larger share of the pages, 0 to 1 "
+            f"(default: {Job.max_failed_share:g})",
+        )  # fmt: skip
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
     if dedup.STAGE in stages:
         parser.add_argument(
             "--against", nargs="+", default=[], metavar="ROOT",
-            help="roots of earlier dumps: what they hold already is dropped and named",
+            help="drop documents that these corpus directories of earlier dumps hold",
         )  # fmt: skip
     if shard.STAGE in stages:
         _add_shards(parser)
+    add_engine_flags(parser)
     parser.add_argument(
-        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
+        "--overwrite", action="store_true", help="rebuild what another recipe wrote"
     )
-    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="make anew what another recipe wrote"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
     parser.set_defaults(command=_run, stages=stages, until=None)
     return parser
 
 
+def _add_recipe(commands) -> None:  # type: ignore[no-untyped-def]
+    text = "print a recipe that comes with gristmill, or the JSON Schema of recipes"
+    parser = commands.add_parser("recipe", help=text, description=text)
+    text = "schema: JSON Schema for editors; show: the recipe NAME, e.g. fineweb"
+    parser.add_argument("what", choices=["schema", "show"], help=text)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="recipe to show")
+    parser.set_defaults(command=_recipe)
+
+
+def _recipe(arguments: argparse.Namespace) -> int:
+    from corpus.recipe import Recipe
+
+    if arguments.what == "schema":
+        print(json.dumps(config.json_schema(Recipe), indent=1))
+    elif arguments.name is None:
+        raise UserError("gristmill recipe show: give the name of a recipe, e.g. fineweb")
+    else:
+        print(config.recipe_file(arguments.name).read_text(encoding="utf-8"), end="")
+    return 0
+
+
 def _add_shards(parser: argparse.ArgumentParser) -> None:
-    text = "folder in the root for the shards, so that those of several tokenizers can stand there"
+    text = "name the folder of shards, so that a root can hold several (default: shards)"
     parser.add_argument("--shards", default="shards", metavar="NAME", help=text)
 
 
 def _add_report(commands) -> None:  # type: ignore[no-untyped-def]
-    parser = commands.add_parser("report", help="the funnel of a root", description="The funnel.")
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser = commands.add_parser(
+        "report",
+        help="show what became of every record",
+        description="Show what became of every record.",
+    )
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
     _add_shards(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--html", metavar="FILE", help="also write a page with the funnel drawn")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--html", metavar="FILE", help="also write an HTML page with a chart")
     parser.set_defaults(command=_report)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from corpus import classifier, recipe
-    from jobs.inputs import resolve
+    from corpus import recipe
+    from corpus.filters import classifier
+    from jobs.extract import resolve
 
     loaded, root = recipe.load(arguments.recipe), Path(arguments.root)
-    stages = _until(arguments.stages, arguments.until)
+    stages = arguments.stages
+    if arguments.until:
+        stages = stages[: [stage.name for stage in stages].index(arguments.until) + 1]
     inputs = tuple(getattr(arguments, "input", ()))
-    # What is wrong with files that are named is said now, not after hours of extraction.
+    # Report bad files now, not after hours of extraction.
     if inputs:
         resolve(inputs)
     if "quality_classifier" in loaded.filters and filter_.STAGE in stages:
@@ -176,45 +196,35 @@ def _run(arguments: argparse.Namespace) -> int:
         locked(root, shards),
         open_engine(arguments.master, arguments.remote, arguments.verbose) as engine,
     ):
-        job = Job(loaded, root, engine, inputs, arguments.overwrite, shards, against)
+        job = Job(
+            loaded, root, engine, inputs, arguments.overwrite, shards, against,
+            getattr(arguments, "max_failed_share", Job.max_failed_share),
+        )  # fmt: skip
         worked = pipeline.run(job, stages)
     if len(stages) > 1:
         console.print(report.funnel_table(report.funnel(root, shards)))
     if not worked:
-        console.print(f"{root}: everything was done already; no work was done")
+        console.print(f"{root}: all stages are done and still valid")
     return 0
-
-
-def _until(stages: tuple[Stage, ...], last: str | None) -> tuple[Stage, ...]:
-    names = [stage.name for stage in stages]
-    return stages[: names.index(last) + 1] if last else stages
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    made = report.conversations(Path(arguments.root), arguments.shards)
-    if made is not None:
-        return _report_conversations(arguments, made)
-    found = report.funnel(Path(arguments.root), arguments.shards)
+    root, shards, shown = Path(arguments.root), arguments.shards, PlainConsole()
+    chats = report.conversations(root, shards)
+    if chats is not None:
+        if arguments.html:
+            raise UserError(f"--html: charts web documents only; {shards} holds conversations")
+        if arguments.json:
+            print(report.conversations_json(chats))
+        else:
+            shown.print(conversations.table(chats))
+            shown.print(conversations.ending(chats, root / shards), soft_wrap=True)
+        return 0
+    found = report.funnel(root, shards)
     if arguments.html:
-        Path(arguments.html).write_text(html_report.page(found), encoding="utf-8")
+        Path(arguments.html).write_text(report.page(found), encoding="utf-8")
     if arguments.json:
         print(found.to_json())
     else:
-        PlainConsole().print(report.funnel_table(found))
+        shown.print(report.funnel_table(found))
     return 0
-
-
-def _report_conversations(arguments: argparse.Namespace, made: Manifest) -> int:
-    if arguments.html:
-        raise UserError(f"--html: draws the funnel of documents; {arguments.shards} holds chats")
-    if arguments.json:
-        print(report.conversations_json(made))
-        return 0
-    shown = PlainConsole()
-    shown.print(chat_view.table(made))
-    shown.print(chat_view.ending(made, Path(arguments.root) / arguments.shards), soft_wrap=True)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,10 +1,9 @@
-"""`canonical` -> `contamination`: which documents hold texts of evaluation sets, and of which.
+"""`canonical` -> `contamination`: which documents hold texts of which evaluation sets.
 
-The sets (recipe: decontaminate.against, or --against FILES) are indexed once, by the driver; the
-children map the index and look every document up in it. The stage `shard` leaves out what is to be
-dropped, so `canonical` stays as it is and another set of files costs one more look.
+The driver indexes the sets (recipe: decontaminate.against, or --against FILES); worker processes
+map the index and look every document up. The stage `shard` leaves out the documents to drop, so
+`canonical` stays as it is, and other sets cost one more pass.
 
-Also: spark-submit jobs/decontaminate.py --recipe R --root ROOT --against FILES...
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import dataclasses
 import functools
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,44 +22,45 @@ from pyspark.sql import functions as F
 from rich.table import Table
 from rich.text import Text
 
-from corpus import child, evaluation_index, evaluation_sets, recipe
-from corpus.evaluation_index import EvaluationSet, Index
+from corpus import recipe, worker
+from corpus.clean import contamination
+from corpus.clean.contamination import Index
+from corpus.dedup.word_hashes import SCHEME
 from corpus.recipe import Recipe
-from corpus.word_hashes import SCHEME
-from jobs import datasets
-from jobs.progress import Tally, console, track
-from jobs.roots import locked, refuse_unfinished
-from jobs.session import open_engine
-from jobs.stage import Job, Stage, Written, balance, run_stage
+from jobs.engine import dataset_io
+from jobs.engine.progress import Tally, console, track
+from jobs.engine.roots import locked, refuse_unfinished
+from jobs.engine.session import open_engine
+from jobs.engine.stage import Job, Stage, Written, balance, run_stage
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from schemas.printable import printable
+from schemas.printing import printable
 
 _EXAMPLES = """\
 examples:
   gristmill decontaminate --recipe r.toml --root out --against 'evals/*.jsonl'
   gristmill decontaminate --recipe r.toml --root out --against gsm8k.jsonl.gz notes.txt --flag
 
-The stage shard leaves out what was found; shards that are there already are made anew by it.
+The stage shard leaves out what was found, and rebuilds existing shards.
 """
 
 
 def inputs(job: Job) -> dict[str, str]:
-    """Evaluation set -> SHA-256 of its file, and what else decides what is found."""
+    """SHA-256 of each set's file, and the versions of words and index."""
     sets = _sets(job.recipe)
-    hashes = {f"set {name}": evaluation_sets.sha256(path) for name, path in sets.items()}
-    return hashes | {"words": SCHEME, "index": str(evaluation_index.FORMAT)}
+    hashes = {f"set {name}": contamination.sha256(path) for name, path in sets.items()}
+    return hashes | {"words": SCHEME, "index": str(contamination.FORMAT)}
 
 
 def run(job: Job) -> dict[str, Written]:
-    """Index the sets, then look every document up."""
+    """Index the sets, then look every document up in the index."""
     settings, work = job.recipe.decontaminate, job.root / ".work" / "decontaminate"
     try:
         with track(job.root, "decontaminate: index", 1, "step"):
-            index = evaluation_index.build(_sets(job.recipe), settings.ngram, settings.min_words)
-            # A name of its own for each index: children remember one by its name.
+            index = contamination.build(_sets(job.recipe), settings.ngram, settings.min_words)
+            # A unique name for each index: workers cache one by its name.
             folder = work / config.json_hash([job.recipe.settings("decontaminate"), inputs(job)])
             index.save(folder)
         files = _examine(job, folder)
@@ -80,19 +79,19 @@ def check(job: Job, written: dict[str, Written]) -> None:
 
 
 def check_files(chosen: Recipe) -> None:
-    """Raise `UserError` where an evaluation file that is named cannot be used."""
+    """Raise `UserError` where a named evaluation file cannot be used."""
     for path in _sets(chosen).values():
-        for _ in evaluation_sets.read_items(path):
+        for _ in contamination.read_items(path):
             pass
 
 
 def _sets(chosen: Recipe) -> dict[str, Path]:
     if not chosen.decontaminate.against:
         raise UserError(
-            "decontaminate.against = []: names no evaluation set; set it in the recipe, or give "
+            "decontaminate.against = []: names no evaluation set; set it in the recipe or pass "
             "--against FILES"
         )
-    return evaluation_sets.resolve(chosen.decontaminate.against)
+    return contamination.resolve(chosen.decontaminate.against)
 
 
 def _examine(job: Job, index: Path) -> tuple[DataFile, ...]:
@@ -104,50 +103,51 @@ def _examine(job: Job, index: Path) -> tuple[DataFile, ...]:
         task = functools.partial(
             _examine_partition, str(folder.absolute()), job.recipe_values(), place, tallies
         )
-        files = datasets.receipts(columns.mapInArrow(task, datasets.RECEIPT))
-    return files or (datasets.write_table(folder, CONTAMINATION.empty_table()),)
+        files = dataset_io.receipts(columns.mapInArrow(task, dataset_io.RECEIPT))
+    return files or (dataset_io.write_table(folder, CONTAMINATION.empty_table()),)
 
 
 def _examine_partition(
-    folder: str, values: dict[str, Any], index: str, tallies: str, batches: datasets.Batches
-) -> datasets.Batches:
+    folder: str, values: dict[str, Any], index: str, tallies: str, batches: dataset_io.Batches
+) -> dataset_io.Batches:
     tally, num_read = Tally(tallies), 0
-    found: list[pa.RecordBatch] = []  # of a whole partition, as little of a corpus matches
+    found: list[pa.RecordBatch] = []  # of the whole partition: few documents match
     for batch in batches:
-        for start in range(0, batch.num_rows, datasets.ROWS_PER_REQUEST):
-            request = batch.slice(start, datasets.ROWS_PER_REQUEST)
+        for start in range(0, batch.num_rows, dataset_io.ROWS_PER_REQUEST):
+            request = batch.slice(start, dataset_io.ROWS_PER_REQUEST)
             placed = request.replace_schema_metadata({b"index": index.encode()})
-            answers = child.map_rows("contaminated", values, placed)
+            answers = worker.map_rows("contaminated", values, placed)
             found += [answer for answer in answers if answer.num_rows]
             num_read += request.num_rows
             tally.add(request.num_rows)
     if num_read:
         table = pa.Table.from_batches(found, CONTAMINATION)
-        file = datasets.write_table(Path(folder), table)
-        yield datasets.receipt(dataclasses.replace(file, counts={"documents": num_read}))
+        file = dataset_io.write_table(Path(folder), table)
+        yield dataset_io.receipt(dataclasses.replace(file, counts={"documents": num_read}))
 
 
 def _describe(job: Job, files: tuple[DataFile, ...], index: Index) -> Written:
     paths = [str(job.folder("contamination").absolute() / file.name) for file in files]
-    rows = datasets.read_files(job.spark, paths, CONTAMINATION)
-    num_read = datasets.sum_counts(files).get("documents", 0)
+    rows = dataset_io.read_files(job.spark, paths, CONTAMINATION)
+    num_read = dataset_io.sum_counts(files).get("documents", 0)
     contaminated = rows.select(*KEY).distinct().count()
     counts = {"contaminated": contaminated, "clean": num_read - contaminated}
-    sets = _count_by_set(rows, index.sets)
+    sets = count_by_set(rows, [vars(one) for one in index.sets])
     return Written(files, counts, {"action": job.recipe.decontaminate.action, "sets": sets})
 
 
-def _count_by_set(rows: DataFrame, sets: tuple[EvaluationSet, ...]) -> list[dict[str, Any]]:
-    """For each set, also those of which nothing is found: documents with it, items found."""
-    documents = rows.groupBy("set").agg(F.count("*").alias("n"))
+def count_by_set(rows: DataFrame, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each of `sets` with its contaminated `documents` and its items `found` in `rows`."""
     items = rows.select("set", F.explode("items").alias("item")).distinct()
-    found = items.groupBy("set").agg(F.count("*").alias("n"))
-    with_it, of_it = (
-        {row["set"]: row["n"] for row in counted.toArrow().to_pylist()}
-        for counted in (documents, found)
+    documents, found = (
+        {
+            row["set"]: row["n"]
+            for row in counted.groupBy("set").agg(F.count("*").alias("n")).toArrow().to_pylist()
+        }
+        for counted in (rows.select("set"), items)
     )
     return [
-        {**vars(one), "documents": with_it.get(one.name, 0), "found": of_it.get(one.name, 0)}
+        {**one, "documents": documents.get(one["name"], 0), "found": found.get(one["name"], 0)}
         for one in sets
     ]
 
@@ -155,7 +155,7 @@ def _count_by_set(rows: DataFrame, sets: tuple[EvaluationSet, ...]) -> list[dict
 def dropped(job: Job) -> Manifest | None:
     """The committed `contamination` whose documents shards leave out; None where there is none.
 
-    `UserError` where it is of a `canonical` that has been made anew since.
+    `UserError` where `canonical` was rebuilt since.
     """
     folder = job.folder("contamination")
     found = manifest.read(folder)
@@ -163,8 +163,8 @@ def dropped(job: Job) -> Manifest | None:
         return None
     if found.inputs["canonical"] != job.manifest("canonical").fingerprint:
         raise UserError(
-            f"{folder}: tells of another 'canonical' than is there now; run gristmill "
-            "decontaminate again, or delete the folder to keep contaminated documents"
+            f"{folder}: was built from a different 'canonical'; run gristmill decontaminate "
+            "again, or delete the folder to keep contaminated documents"
         )
     return found
 
@@ -185,33 +185,33 @@ def clean(job: Job) -> DataFrame:
 
 
 def shard_inputs(job: Job) -> dict[str, str]:
-    """What shards are made from beside `canonical`."""
+    """What shards are made from besides `canonical`."""
     found = dropped(job)
     made_from = {"contamination": found.fingerprint} if found else {}
     name = job.recipe.tokenizer.name
-    if name.endswith(".json"):  # another file under the same name gives other ids
+    if name.endswith(".json"):  # a different file of the same name has other ids
         made_from["tokenizer"] = tokenizer.find(name).hash
     return made_from
 
 
-def table(made: Manifest) -> Table:
-    """What of each set was found, in a table."""
-    total, hit = sum(made.counts.values()), made.counts["contaminated"]
-    verb = {"drop": "left out of shards", "flag": "flagged"}[made.extra["action"]]
-    spent = f"{made.made['seconds']:.1f} s on {made.made['engine']}"
+def table(listed: Manifest) -> Table:
+    """What was found of each set, as a table."""
+    total, hit = sum(listed.counts.values()), listed.counts["contaminated"]
+    verb = {"drop": "left out of shards", "flag": "flagged"}[listed.extra["action"]]
+    spent = f"{listed.made['seconds']:.1f} s on {listed.made['engine']}"
     title = f"decontaminate: {spent}\n{hit:,} of {total:,} documents {verb} ({_share(hit, total)})"
-    drawn = Table("set", title=title, title_justify="left", show_edge=False)
+    table = Table("set", title=title, title_justify="left", show_edge=False)
     for name in ("items", "too short", "items found", "share", "documents", "share"):
-        drawn.add_column(name, justify="right")
-    for one in made.extra["sets"]:
+        table.add_column(name, justify="right")
+    for one in listed.extra["sets"]:
         items, found, documents = one["items"], one["found"], one["documents"]
         shares = _share(found, items), _share(documents, total)
         label = Text(printable(one["name"]))
-        drawn.add_row(
+        table.add_row(
             label, f"{items:,}", f"{one['too_short']:,}", f"{found:,}", shares[0],
             f"{documents:,}", shares[1],
         )  # fmt: skip
-    return drawn
+    return table
 
 
 def _share(part: int, whole: int) -> str:
@@ -220,22 +220,22 @@ def _share(part: int, whole: int) -> str:
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     """Add the command to those of `gristmill`."""
-    text = "documents that hold texts of evaluation sets are left out of shards, or flagged"
+    text = "leave documents that hold evaluation texts out of shards, or flag them"
     parser = commands.add_parser("decontaminate", help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
     parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
-    text = "evaluation sets, *.jsonl or *.txt, also .gz and .zst (decontaminate.against)"
+    text = "evaluation sets, *.jsonl or *.txt, also .gz and .zst (default: decontaminate.against)"
     parser.add_argument("--against", nargs="+", metavar="FILE", help=text)
-    text = "words that a document and a set must share in a row (decontaminate.ngram)"
+    text = "length in words of the runs to find (default: decontaminate.ngram)"
     parser.add_argument("--ngram", type=int, metavar="N", help=text)
-    text = "list contaminated documents, but leave them in the shards (decontaminate.action)"
+    text = "list contaminated documents, but keep them in shards (decontaminate.action)"
     parser.add_argument("--flag", action="store_true", help=text)
     parser.add_argument(
         "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
     )
     parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
-    text = "make anew what other settings wrote"
+    text = "replace what other settings wrote"
     parser.add_argument("--overwrite", action="store_true", help=text)
     parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
     parser.set_defaults(command=_run)
@@ -255,7 +255,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def with_flags(loaded: Recipe, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with the settings that flags give in place of its own."""
+    """The recipe with the settings that flags override."""
     given: dict[str, str | int | Sequence[str]] = {}
     if arguments.against:
         given["against"] = tuple(arguments.against)
@@ -279,8 +279,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["decontaminate", *sys.argv[1:]]))

@@ -1,20 +1,15 @@
-"""`documents` -> `judged`: every signal of every extracted document, and the first rule it breaks.
-
-Also: spark-submit jobs/filter.py --recipe R --root ROOT
-"""
+"""`documents` -> `judged`: all signals of every extracted document, the first rule it breaks."""
 
 from __future__ import annotations
 
-import sys
-
-from corpus import classifier
-from jobs import datasets
-from jobs.progress import track
-from jobs.stage import Job, Stage, Written, balance
+from corpus.filters import classifier
+from jobs.engine import dataset_io
+from jobs.engine.progress import track
+from jobs.engine.stage import Job, Stage, Written, balance
 
 
 def inputs(job: Job) -> dict[str, str]:
-    """The classifier's model is an input, where one judges: another file, another result."""
+    """The SHA-256 of the quality classifier's model, if the recipe uses one."""
     if "quality_classifier" not in job.recipe.filters:
         return {}
     model = job.recipe.quality_classifier.model
@@ -22,24 +17,24 @@ def inputs(job: Job) -> dict[str, str]:
 
 
 def run(job: Job) -> dict[str, Written]:
-    """Judge every row; rows rejected by extract pass through with their reason."""
+    """Judge every row; rows rejected by extract pass through unchanged."""
     total = job.manifest("documents").rows
     schema = job.schema("judged")
     with track(job.root, "filter", total, "documents") as tallies:
-        judged = datasets.map_in_children(
+        judged = dataset_io.map_in_children(
             job.read("documents"), "judge", job.recipe_values(), schema, tallies
         )
-        files = datasets.write(judged, job.folder("judged"), schema, count_by="rejected_by")
-    return {"judged": Written(files, datasets.sum_counts(files))}
+        files = dataset_io.write(judged, job.folder("judged"), schema, count_by="rejected_by")
+    return {"judged": Written(files, dataset_io.sum_counts(files))}
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
-    """Every document has one outcome."""
+    """Every document has exactly one outcome."""
     accounted = sum(written["judged"].counts.values())
     balance("filter", "documents", job.manifest("documents").rows, accounted)
 
 
-STAGE: Stage = Stage(
+STAGE = Stage(
     name="filter",
     reads=("documents",),
     writes=("judged",),
@@ -48,8 +43,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["filter", *sys.argv[1:]]))

@@ -1,19 +1,15 @@
-"""The whole road: extract, filter, bands, dedup, shard; what is done and still valid is skipped.
-
-gristmill run --recipe recipes/sample.toml --input 'samples/*.warc.gz' --root out
-spark-submit jobs/pipeline.py --recipe ... (the same flags, the same thing)
-"""
+"""The stages in order: extract, filter, bands, dedup, (decontaminate,) shard."""
 
 from __future__ import annotations
 
-import sys
-
-from corpus import child
-from jobs import bands, decontaminate, dedup, extract, report, shard
+from corpus import worker
+from jobs import decontaminate, extract, shard
 from jobs import filter as filter_
-from jobs.progress import console
-from jobs.roots import refuse_unfinished
-from jobs.stage import Job, Stage, refuse_other_recipe, run_stage
+from jobs.dedup import bands, dedup
+from jobs.engine.progress import console
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.stage import Job, Stage, refuse_other_recipe, run_stage
+from jobs.reports import report
 
 STAGES: tuple[Stage, ...] = (
     extract.STAGE,
@@ -22,34 +18,26 @@ STAGES: tuple[Stage, ...] = (
     dedup.STAGE,
     shard.STAGE,
 )
-# A command runs its stage, and before it what only serves that one.
+# A command runs its stage, and before it what serves only that one.
 WITH: dict[str, tuple[Stage, ...]] = {"dedup": (bands.STAGE, dedup.STAGE)}
 
 
 def run(job: Job, stages: tuple[Stage, ...] = STAGES) -> int:
-    """Run `stages` in order, print each one's table, and say which had work to do."""
+    """Run `stages` in order, print a table for each, and return how many had work to do."""
     refuse_unfinished(job.root)
     if job.recipe.decontaminate.against and shard.STAGE in stages:
         at = stages.index(shard.STAGE)
         stages = (*stages[:at], decontaminate.STAGE, *stages[at:])
     for stage in stages:  # before any of them replaces what a later one would refuse
         refuse_other_recipe(stage, job)
+    num_worked = 0
     try:
-        return sum(_run_one(stage, job) for stage in stages)
+        for stage in stages:
+            if run_stage(stage, job):
+                num_worked += 1
+                console.print(report.stage_table(job.root, stage.name, job.shards))
+            else:
+                console.print(f"{stage.name}: done and still valid, skipped")
     finally:
-        child.stop_idle()
-
-
-def _run_one(stage: Stage, job: Job) -> bool:
-    worked = run_stage(stage, job)
-    if worked:
-        console.print(report.stage_table(job.root, stage.name, job.shards))
-    else:
-        console.print(f"{stage.name}: done already and still valid, nothing to do")
-    return worked
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["run", *sys.argv[1:]]))
+        worker.stop_idle()
+    return num_worked

@@ -1,11 +1,9 @@
 """`canonical` -> `shards`: token ids in a global order, in files named by their content.
 
-Texts are tokenized once, into a working dataset; its total of tokens gives the number of shards
-of each split. A document's order key, a hash of (seed, id), says which shard it belongs to and
-where in it. Each shard is one group, sorted and written by our own code, so that its bytes do not
-depend on the engine, the partitions or the cores.
-
-Also: spark-submit jobs/shard.py --recipe R --root ROOT
+Texts are tokenized once, into a working dataset. Its number of tokens gives the number of shards
+per split. A document's order key, a hash of (seed, id), gives its shard and its place in it. Each
+shard is one group, sorted and written by one function, so its bytes do not depend on the engine,
+the partitions or the number of cores.
 """
 
 from __future__ import annotations
@@ -13,20 +11,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from corpus import bpe, shards
 from corpus.recipe import Recipe
-from corpus.splits import SPLITS
-from jobs import datasets, decontaminate
-from jobs.progress import track
-from jobs.stage import Job, Stage, Written, balance
+from corpus.tokens import bpe, shards
+from corpus.tokens.splits import SPLITS
+from jobs import decontaminate
+from jobs.engine import dataset_io
+from jobs.engine.progress import track
+from jobs.engine.stage import Job, Stage, Written, balance
 from schemas import config, tokenizer
 from schemas.datasets import KEY, SHARD_FORMAT
 from schemas.errors import UserError
@@ -38,13 +37,14 @@ def run(job: Job) -> dict[str, Written]:
     """Tokenizer, then tokens, then shards."""
     folder, work = job.folder("shards"), job.root / ".work" / "shard"
     folder.mkdir(parents=True, exist_ok=True)
-    if not _num_documents(job):
+    num_documents = job.manifest("canonical").rows - decontaminate.num_dropped(job)
+    if not num_documents:
         raise UserError(
-            f"{job.folder('canonical')}: no document was kept; there is nothing to shard"
+            f"{job.folder('canonical')}: no document was kept, so there is nothing to shard"
         )
     try:
         known = _tokenizer(job)
-        tokens = _write_tokens(job, known, work)
+        tokens = _write_tokens(job, known, num_documents, work)
         files = _write_shards(job, tokens, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -52,18 +52,14 @@ def run(job: Job) -> dict[str, Written]:
 
 
 def check(job: Job, written: dict[str, Written]) -> None:
-    """Every canonical document is in one shard, or was dropped for what it has of a test set."""
+    """Every canonical document is in one shard or was dropped by decontamination."""
     documents = sum(file.rows for file in written["shards"].files)
     accounted = documents + decontaminate.num_dropped(job)
     balance("shard", "canonical documents", job.manifest("canonical").rows, accounted)
 
 
-def _num_documents(job: Job) -> int:
-    return job.manifest("canonical").rows - decontaminate.num_dropped(job)
-
-
 def _tokenizer(job: Job) -> Tokenizer:
-    """The recipe's tokenizer, trained on the corpus where it says so, saved beside the shards."""
+    """The recipe's tokenizer, loaded or trained on the corpus, saved with the shards."""
     settings = job.recipe.tokenizer
     if settings.trains:
         with track(job.root, "shard: train tokenizer", 1, "step"):
@@ -75,29 +71,33 @@ def _tokenizer(job: Job) -> Tokenizer:
 
 
 def check_tokenizer(recipe: Recipe) -> None:
-    """Raise `UserError` where the recipe names a tokenizer that cannot be had."""
+    """Raise `UserError` if the recipe's tokenizer cannot be loaded."""
     if not recipe.tokenizer.trains:
         tokenizer.find(recipe.tokenizer.name)
 
 
-def _sample(job: Job) -> Iterator[str]:
-    """Texts in the order of a hash of their id, up to the sample's size in bytes."""
+def texts(job: Job) -> Iterator[Any]:
+    """Rows of `text` and `bytes` (its size in UTF-8), in the order of a hash of the id."""
     columns = decontaminate.clean(job).select("id", *KEY, "text")
     order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
     sized = columns.withColumn("bytes", F.octet_length("text"))
-    return _take_bytes(sized.orderBy(*order).toLocalIterator(), job.recipe.tokenizer.sample_bytes)
+    rows: Iterator[Any] = iter(sized.orderBy(*order).toLocalIterator())
+    return rows
 
 
-def _take_bytes(rows: Iterable[object], limit: int) -> Iterator[str]:
+def _sample(job: Job) -> Iterator[str]:
+    """The texts that a tokenizer is trained on: the first `sample_bytes` of `texts`."""
     taken = 0
-    for row in rows:
-        yield row["text"]  # type: ignore[index]
-        taken += row["bytes"]  # type: ignore[index]
-        if taken >= limit:
+    for row in texts(job):
+        yield row["text"]
+        taken += row["bytes"]
+        if taken >= job.recipe.tokenizer.sample_bytes:
             return
 
 
-def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...]:
+def _write_tokens(
+    job: Job, known: Tokenizer, num_documents: int, work: Path
+) -> tuple[DataFile, ...]:
     """Tokenize every canonical document into a working dataset, counted by split."""
     columns = decontaminate.clean(job).select(*shards.CANONICAL_COLUMNS)
     # Children load the tokenizer that was saved, whether it was trained or named.
@@ -106,16 +106,16 @@ def _write_tokens(job: Job, known: Tokenizer, work: Path) -> tuple[DataFile, ...
         job.recipe, tokenizer=dataclasses.replace(job.recipe.tokenizer, name=saved)
     )
     values = dataclasses.replace(job, recipe=recipe).recipe_values()
-    with track(job.root, "shard: tokens", _num_documents(job), "documents") as tallies:
-        made = datasets.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
-        return datasets.write(made, work / "tokens", shards.TOKENS)
+    with track(job.root, "shard: tokens", num_documents, "documents") as tallies:
+        made = dataset_io.map_in_children(columns, "encode", values, shards.TOKENS, tallies)
+        return dataset_io.write(made, work / "tokens", shards.TOKENS)
 
 
 def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[DataFile, ...]:
     paths = [str((work / "tokens" / file.name).absolute()) for file in tokens]
-    frame = datasets.read_files(job.spark, paths, shards.TOKENS)
+    frame = dataset_io.read_files(job.spark, paths, shards.TOKENS)
     num_shards = _num_shards(frame, job.recipe.shard)
-    placed = datasets.map_rows(
+    placed = dataset_io.map_rows(
         frame, functools.partial(shards.place, num_shards=num_shards), shards.PLACED
     )
     folder, settings = str(job.folder("shards").absolute()), job.recipe.shard
@@ -124,12 +124,12 @@ def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[D
         return _write_group(folder, settings, group)
 
     with track(job.root, "shard: write", 1, "step"):
-        written = placed.groupBy("split", "shard").applyInArrow(write, datasets.RECEIPT)
-        return shards.in_order(datasets.receipts(written))
+        written = placed.groupBy("split", "shard").applyInArrow(write, dataset_io.RECEIPT)
+        return shards.in_order(dataset_io.receipts(written))
 
 
 def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
-    """Split -> number of shards, from its total of tokens; an empty split is an error."""
+    """Split -> number of shards, from its number of tokens; an empty split is an error."""
     rows = frame.groupBy("split").agg(F.sum("token_count").alias("tokens")).toArrow().to_pylist()
     tokens = {row["split"]: row["tokens"] for row in rows}
     for split in SPLITS:
@@ -144,7 +144,7 @@ def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
 def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Table:
     split, index = group["split"][0].as_py(), group["shard"][0].as_py()
     file = shards.write_shard(group, Path(folder), split, index, settings)
-    return pa.Table.from_batches([datasets.receipt(file)])
+    return pa.Table.from_batches([dataset_io.receipt(file)])
 
 
 def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Written:
@@ -161,11 +161,11 @@ def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Writte
 
 
 def _inputs(job: Job) -> dict[str, str]:
-    """What shards are made from beside `canonical`: those of an earlier format are made anew."""
+    """What shards depend on besides `canonical`; shards of an earlier format are rebuilt."""
     return {"shard_format": str(SHARD_FORMAT), **decontaminate.shard_inputs(job)}
 
 
-STAGE: Stage = Stage(
+STAGE = Stage(
     name="shard",
     reads=("canonical",),
     writes=("shards",),
@@ -174,8 +174,3 @@ STAGE: Stage = Stage(
     check=check,
     inputs=_inputs,
 )
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    raise SystemExit(main(["shard", *sys.argv[1:]]))

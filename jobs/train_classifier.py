@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from corpus.train_classifier import Trained, Training, train
-from schemas.console import PlainConsole
+from corpus.filters.train_classifier import Trained, Training, train
 from schemas.errors import UserError
+from schemas.printing import PlainConsole
 
 _HELP = {
     "label": "name of the wanted kind",

@@ -1,8 +1,8 @@
 """`gristmill train-tokenizer`: a sample of `canonical` -> a byte-level BPE, saved as JSON.
 
-The sample is what the shard stage learns from where the recipe says `name = "bpe"`: texts by a
-hash of their id, up to `sample_bytes`, so that both give the same ids, whatever the engine and the
-partitions. The documents that come next in that order are the held-out part.
+The sample is the one that the shard stage trains on if the recipe says `name = "bpe"`: texts
+ordered by a hash of their id, up to `sample_bytes`. So both give the same ids, whatever the engine
+and the partitions. The documents that follow in that order are held out.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import functions as F
 from rich.table import Table
 
-from corpus import bpe, recipe
-from jobs import decontaminate
-from jobs.progress import Tally, track
-from jobs.roots import locked, refuse_unfinished
-from jobs.session import open_engine
-from jobs.stage import Job
+from corpus import recipe
+from corpus.tokens import bpe
+from jobs import shard
+from jobs.engine.progress import Tally, track
+from jobs.engine.roots import locked, refuse_unfinished
+from jobs.engine.session import add_engine_flags, open_engine
+from jobs.engine.stage import Job
 from schemas import hf_export
-from schemas.console import PlainConsole
-from schemas.datasets import KEY
 from schemas.errors import UserError
 from schemas.hf_tokenizer import NUM_BYTES
 from schemas.manifest import atomic_path
+from schemas.printing import PlainConsole
 from schemas.tokenizer import Tokenizer
 
-MEASURED_BYTES = 5_000_000  # of each part: enough for three digits of bytes a token
-NOTED_BYTES = 1_000_000  # read between two notes of progress
+MEASURED_BYTES = 5_000_000  # of each part: enough for three digits of bytes per token
+NOTED_BYTES = 1_000_000  # read between two updates of the progress bar
 
 _EXAMPLES = """\
-Reads [tokenizer] vocab_size and sample_bytes of the recipe; its name does not matter here. Ids are
-the 256 bytes, the merges, the document boundary, the chat tokens. Equal documents give an equal
-file. To make shards with it, name it in a recipe: [tokenizer] name = "out/bpe.json".
+Reads vocab_size and sample_bytes of the recipe's [tokenizer]. Ids are the 256 bytes, the merges,
+the document boundary and the chat tokens. Equal documents give an equal file. To use it for shards,
+name it in a recipe: [tokenizer] name = "out/bpe.json".
 
 examples:
   gristmill train-tokenizer --recipe r.toml --root out --output out/bpe.json
@@ -48,7 +47,7 @@ examples:
 
 @dataclass
 class Part:
-    """Texts of one part: how many there were, and the first 5 MB of them to measure on."""
+    """The number and bytes of the texts of one part, and the first 5 MB to measure on."""
 
     documents: int = 0
     size: int = 0
@@ -61,15 +60,15 @@ class Part:
         self.documents += 1
         self.size += size
 
-    def bytes_a_token(self, known: Tokenizer) -> float:
-        """UTF-8 bytes of the kept texts over their tokens."""
+    def bytes_per_token(self, known: Tokenizer) -> float:
+        """UTF-8 bytes of the kept texts per token."""
         tokens = sum(len(known.encode(text)) for text in self.kept)
         return sum(len(text.encode()) for text in self.kept) / max(1, tokens)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training: the tokenizer, its two parts, seconds for reading and merging."""
+    """A trained tokenizer, its two parts, and the seconds for reading and merging."""
 
     tokenizer: Tokenizer
     sample: Part
@@ -78,9 +77,9 @@ class Trained:
 
 
 def train(job: Job) -> Trained:
-    """Learn a BPE of the recipe's size from the root's sample; `UserError` on too little text."""
+    """Train a BPE of the recipe's size on the root's sample; `UserError` on too little text."""
     settings, started = job.recipe.tokenizer, time.monotonic()
-    sample, held_out, rows = Part(), Part(), _texts(job)
+    sample, held_out, rows = Part(), Part(), shard.texts(job)
     with track(job.root, "tokenizer: train", settings.sample_bytes, "bytes") as tallies:
         texts = _noted(_take(rows, settings.sample_bytes, sample), sample, Tally(tallies))
         known = bpe.train(texts, settings.vocab_size, f"bpe-{settings.vocab_size}")
@@ -90,17 +89,8 @@ def train(job: Job) -> Trained:
     return Trained(known, sample, held_out, seconds)
 
 
-def _texts(job: Job) -> Iterator[Any]:
-    """Rows of `text` and `bytes`, its size in UTF-8, in the order of a hash of the id."""
-    columns = decontaminate.clean(job).select("id", *KEY, "text")
-    order = [F.xxhash64("id"), *map(F.col, ("id", *KEY))]
-    sized = columns.withColumn("bytes", F.octet_length("text"))
-    rows: Iterator[Any] = iter(sized.orderBy(*order).toLocalIterator())
-    return rows
-
-
 def _take(rows: Iterable[Any], limit: int, part: Part) -> Iterator[str]:
-    """Texts into `part` until they hold `limit` bytes; the rows that follow stay where they are."""
+    """Texts up to `limit` bytes, counted in `part`; later rows are left in the iterator."""
     for row in rows:
         part.add(row["text"], row["bytes"])
         yield row["text"]
@@ -119,20 +109,16 @@ def _noted(texts: Iterable[str], part: Part, tally: Tally) -> Iterator[str]:
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     """Add the command to those of `gristmill`."""
-    text = "learn a byte-level BPE from the documents that were kept"
+    text = "train a byte-level BPE on the documents of `canonical`"
     parser = commands.add_parser("train-tokenizer", help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
-    text = "the tokenizer, *.json; gristmill and trainer read it"
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
+    text = "write the tokenizer here, *.json; gristmill and trainer read it"
     parser.add_argument("--output", required=True, metavar="FILE", type=Path, help=text)
-    text = "also as Hugging Face tokenizer.json: a file (*.json), or a folder for it"
+    text = "also write a Hugging Face tokenizer.json: a file (*.json), or a folder for it"
     parser.add_argument("--export-hf", metavar="PATH", type=Path, help=text)
-    parser.add_argument(
-        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
-    )
-    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
-    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
+    add_engine_flags(parser)
     parser.set_defaults(command=_run)
 
 
@@ -153,9 +139,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_targets(output: Path, exported: Path | None) -> None:
-    """What is wrong with the flags is said before the sample is read."""
+    """Refuse bad flags before the sample is read."""
     if output.suffix != ".json":
-        raise UserError(f"--output {output}: must end in .json, by which recipes know a file")
+        raise UserError(f"--output {output}: must end in .json, as recipes require")
     if exported and hf_export.model_path(exported).absolute() == output.absolute():
         raise UserError(f"--export-hf {exported}: is --output itself; choose another file")
 
@@ -166,9 +152,9 @@ def _table(trained: Trained) -> Table:
     table = Table(show_header=False, title=f"tokenizer {known.name}", title_justify="left")
     ids = f"{known.vocab_size:,} ids: {NUM_BYTES} bytes, {merges:,} merges"
     table.add_row("vocabulary", f"{ids}, {bpe.NUM_CONTROL_IDS} control tokens")
-    table.add_row("learned from", f"{sample.documents:,} documents, {sample.size:,} bytes")
-    table.add_row("bytes a token there", f"{sample.bytes_a_token(known):.2f}")
-    table.add_row("bytes a token held out", _held_out(held_out, known))
+    table.add_row("trained on", f"{sample.documents:,} documents, {sample.size:,} bytes")
+    table.add_row("bytes per token there", f"{sample.bytes_per_token(known):.2f}")
+    table.add_row("bytes per token held out", _held_out(held_out, known))
     table.add_row("time", f"{trained.seconds:.1f} s for reading and merging")
     return table
 
@@ -176,4 +162,4 @@ def _table(trained: Trained) -> Table:
 def _held_out(part: Part, known: Tokenizer) -> str:
     if not part.documents:
         return "- (the sample took all documents; a smaller tokenizer.sample_bytes leaves some)"
-    return f"{part.bytes_a_token(known):.2f} on {part.documents:,} documents"
+    return f"{part.bytes_per_token(known):.2f} on {part.documents:,} documents"

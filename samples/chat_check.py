@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from corpus.chat_forms import read_row
+from corpus.chat.formats import read_row
 from schemas.chat import Reply, Turn, parse_reply, read_call, reply_prompt
-from trainer import checkpoint
-from trainer.chat import ReplyReader, grammar_masks
-from trainer.checkpoint import Checkpoint
-from trainer.generate import write
+from trainer.generate.chat import ReplyReader, grammar_masks
+from trainer.generate.generate import stream_ids
+from trainer.model import checkpoint
+from trainer.model.checkpoint import Checkpoint
 from trainer.settings import SampleSettings
 
 BATCH = 32
@@ -72,7 +72,7 @@ def _replies(loaded: Checkpoint, conversations: list[list[Turn]]) -> list[Reply]
     prompts = [reply_prompt(turns, tokenizer) for turns in conversations]
     readers = [ReplyReader(tokenizer, masks) for _ in prompts]
     randoms = [torch.Generator() for _ in prompts]  # greedy: never drawn from
-    for _ in write(loaded.model, tokenizer, prompts, readers, randoms, GREEDY):
+    for _ in stream_ids(loaded.model, tokenizer, prompts, readers, randoms, GREEDY):
         pass
     return [parse_reply(reader.ids, tokenizer) for reader in readers]
 

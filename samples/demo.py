@@ -30,14 +30,14 @@ def main() -> int:
     started = time.monotonic()
     root, run = out / "corpus", out / "model"
     corpus = timed(
-        "jobs.cli", "run", "--recipe", arguments.recipe, "--input", *arguments.input,
+        "jobs.submit", "run", "--recipe", arguments.recipe, "--input", *arguments.input,
         "--root", str(root),
     )  # fmt: skip
     training = timed(
         "trainer", "pretrain", "--recipe", arguments.trainer_recipe,
         "--shards", str(root / "shards"), "--out", str(run),
     )  # fmt: skip
-    funnel = json.loads(output("jobs.cli", "report", "--root", str(root), "--json"))
+    funnel = json.loads(output("jobs.submit", "report", "--root", str(root), "--json"))
     text = output("trainer", "sample", "--checkpoint", str(run), "--prompt", PROMPT, "--seed", "1")
     report = {
         "funnel": funnel,
@@ -77,7 +77,9 @@ def make_fresh(out: Path, made: tuple[str, ...]) -> None:
 def timed(module: str, *arguments: str) -> float:
     """Run one of the project's commands as a user would, its output shown; seconds taken."""
     started = time.monotonic()
-    print(f"$ {'gristmill' if module == 'jobs.cli' else module} {' '.join(arguments)}", flush=True)
+    print(
+        f"$ {'gristmill' if module == 'jobs.submit' else module} {' '.join(arguments)}", flush=True
+    )
     done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=PROJECT)
     if done.returncode:
         sys.exit(done.returncode)

@@ -4,7 +4,7 @@
 
 The commands are those that a user types. Everything goes to demo-chat/ (made anew each time);
 demo-chat/report.json holds the numbers of the table, demo-chat/held_out.json every reply to the
-held-out questions. docs/demo-chat.md tells what is seen.
+held-out questions. docs/tutorial.md tells what is seen.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo import make_fresh, output, timed
 from rich.console import Console
 from rich.table import Table
+
+from demo import make_fresh, output, timed
 
 SAMPLES = Path(__file__).parent
 CONVERSATIONS = "samples/conversations/*.jsonl"
@@ -59,7 +60,9 @@ def main() -> int:
     seconds |= {"held-out questions": round(time.monotonic() - begun, 1)}
     seconds |= {"all": round(time.monotonic() - started, 1)}
     report = {
-        "corpus": json.loads(output("jobs.cli", "report", "--root", str(out / "corpus"), "--json")),
+        "corpus": json.loads(
+            output("jobs.submit", "report", "--root", str(out / "corpus"), "--json")
+        ),
         "conversations": _counts(out / "chats" / "conversations"),
         "base": json.loads((out / "base" / "report.json").read_text("utf-8")),
         "assistant": json.loads((out / "assistant" / "report.json").read_text("utf-8")),
@@ -84,7 +87,7 @@ def make(out: Path) -> dict[str, float]:
     root, chats = out / "corpus", out / "chats"
     seconds = {}
     seconds["corpus"] = timed(
-        "jobs.cli", "run", "--recipe", "recipes/sample.toml", "--input", "samples/*.warc.gz",
+        "jobs.submit", "run", "--recipe", "recipes/sample.toml", "--input", "samples/*.warc.gz",
         "--root", str(root),
     )  # fmt: skip
     seconds["base model"] = timed(
@@ -93,7 +96,7 @@ def make(out: Path) -> dict[str, float]:
     )  # fmt: skip
     [tokenizer] = (root / "shards").glob("tokenizer-*.json")
     seconds["conversations"] = timed(
-        "jobs.cli", "conversations", "--input", CONVERSATIONS, "--tokenizer", str(tokenizer),
+        "jobs.submit", "conversations", "--input", CONVERSATIONS, "--tokenizer", str(tokenizer),
         "--root", str(chats), "--context", str(CONTEXT),
         "--validation-fraction", str(VALIDATION_FRACTION),
     )  # fmt: skip

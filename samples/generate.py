@@ -1,7 +1,7 @@
 """Write the sample crawl: four WARC files and a truth file.
 
-Every run on one machine writes the same bytes. Another zlib may compress differently, so offsets
-may differ elsewhere; the records and the rest of the truth do not.
+Every run on one machine writes the same bytes. Another zlib may compress differently, so offsets,
+and the sizes and digests of compressed bodies, may differ elsewhere.
 """
 
 import argparse

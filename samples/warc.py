@@ -1,4 +1,4 @@
-"""Write captures as WARC records, each in a gzip member of its own, as Common Crawl does.
+"""Write captures as WARC records with warcio, one gzip member each, as Common Crawl does.
 
 A capture becomes a request, a response (or revisit) and a metadata record. The payload digest is
 that of the entity body: chunked framing removed, content encoding left on.
@@ -12,8 +12,13 @@ import uuid
 import zlib
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from warcio.recordloader import ArcWarcRecord
+from warcio.statusandheaders import StatusAndHeaders, StatusAndHeadersParser
+from warcio.warcwriter import WARCWriter
 
 from captures import Capture
 
@@ -68,10 +73,30 @@ def _answer_member(capture: Capture, file_name: str) -> bytes:
     return member
 
 
+class _Writer(WARCWriter):
+    """warcio's writer, with the digests that the headers state and no others."""
+
+    def ensure_digest(self, *_: object, **__: object) -> None:
+        pass
+
+
 def _member(headers: Headers, block: bytes) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    record = f"WARC/1.0\r\n{lines}\r\n".encode() + block + b"\r\n\r\n"
-    return gzip.compress(record, 9, mtime=0)
+    """The record in a gzip member of its own."""
+    stated, http = dict(headers), None
+    if stated["WARC-Type"] == "revisit":  # of which warcio writes the HTTP header alone
+        http = StatusAndHeadersParser(["HTTP/1.1"]).parse(BytesIO(block))
+    record = ArcWarcRecord(
+        "warc",
+        stated["WARC-Type"],
+        StatusAndHeaders("", headers, "WARC/1.0"),
+        BytesIO(block),
+        http,
+        stated["Content-Type"],
+        int(stated["Content-Length"]),
+    )
+    out = BytesIO()
+    _Writer(out, gzip=True).write_record(record)
+    return out.getvalue()
 
 
 def _headers(kind: str, key: str, date: datetime, block: bytes, content_type: str) -> Headers:

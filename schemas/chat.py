@@ -1,4 +1,4 @@
-"""The tokens of a conversation: the grammar that shards, chat and exported templates share.
+"""The token grammar of conversations, shared by shards, chat and exported templates.
 
     conversation = <|endoftext|> turn*
     turn         = <|system|> text <|end|>
@@ -7,11 +7,9 @@
                  | <|tool_result|> text <|tool_result_end|>
     call         = <|tool_call|> json <|tool_call_end|>
 
-Each text is encoded alone and only this module inserts control ids, so that no field can end its
+Each text is encoded by itself, and only this module inserts control ids. So no field can end its
 turn or begin another, nor can two fields together. A reply is what follows `<|assistant|>`; it is
-read back by `FOLLOWS`, which also says what a model may write next.
-
-Cost: that of encoding the texts.
+parsed by `FOLLOWS`, which also says what a model may write next.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ HOLDS_TEXT: tuple[Place, ...] = ("text", "call")
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says: fields of text, and an assistant's tool calls, each as JSON.
+    """One turn: fields of text, and an assistant's tool calls, each as JSON.
 
     `learned`: the turn's tokens are targets.
     """
@@ -52,7 +50,7 @@ class Turn:
 
 @dataclass
 class Framed:
-    """Token ids, 1 where one is a target, and turns and bytes of text (UTF-8) that they hold."""
+    """Token ids, their loss mask (1: target), and the number of turns and UTF-8 bytes of text."""
 
     tokens: array[int] = field(default_factory=lambda: array("i"))
     mask: bytearray = field(default_factory=bytearray)
@@ -60,7 +58,7 @@ class Framed:
     text_bytes: int = 0
 
     def turn(self, turn: Turn, tokenizer: Tokenizer) -> None:
-        """Append a turn. Its name is no target; its texts, calls and end are, if it is learned."""
+        """Append a turn; its texts, calls and end (not its name) are targets if it is learned."""
         ids, target = tokenizer.chat_ids, turn.learned
         name, end = "<|tool_result|>", "<|tool_result_end|>"
         if turn.role != "tool":
@@ -104,7 +102,7 @@ def reply_prompt(turns: Iterable[Turn], tokenizer: Tokenizer) -> list[int]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What an assistant said. `cut_call` is a call that does not end, `ended` whether it did."""
+    """A parsed reply. `cut_call`: a call without an end; `ended`: whether the turn ended."""
 
     text: str
     calls: tuple[str, ...]
@@ -113,9 +111,9 @@ class Reply:
 
 
 def parse_reply(ids: Sequence[int], tokenizer: Tokenizer) -> Reply:
-    """Read the ids that follow `<|assistant|>`, up to `<|end|>` or to one that cannot stand there.
+    """Parse the ids after `<|assistant|>`, up to `<|end|>` or the first that cannot come there.
 
-    Bytes that are no UTF-8 become U+FFFD.
+    Invalid UTF-8 becomes U+FFFD.
     """
     parts: list[list[int]] = [[]]  # the text, then the calls
     place: Place = "text"

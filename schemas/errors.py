@@ -1,15 +1,15 @@
-"""The one exception that a person is meant to read."""
+"""The exception for user errors."""
 
 from __future__ import annotations
 
-from schemas.printable import printable
+from schemas.printing import printable
 
 
 class UserError(ValueError):
-    """Something the user can put right: one sentence that names the file, the setting, the value.
+    """Invalid input: a message that names the file, the setting, the value, and what to do.
 
-    Commands print it without a traceback and exit with code 2. It may quote a file that somebody
-    else wrote, so its text never controls a terminal.
+    Commands print it without a traceback and exit with code 2. It may quote untrusted files, so its
+    text is made printable.
     """
 
     def __str__(self) -> str:

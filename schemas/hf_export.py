@@ -1,11 +1,17 @@
-"""A tokenizer as Hugging Face `tokenizer.json`, with equal ids on text that names no special token.
+"""Export a tokenizer as Hugging Face `tokenizer.json`, and the chat template of conversations.
 
-tiktoken knows ranks, the `tokenizers` package pairs to merge. A token's pair is what encoding its
-own bytes with the tokens below its rank leaves: exactly two parts for a BPE that was learned merge
-by merge. All special tokens stand in the vocabulary, since the package gives those that do not ids
-of its own choice. Before writing, every character and a mixed text are encoded both ways and
-compared. Cost: two seconds for cl100k_base. After `bpe` in https://github.com/openai/tiktoken
-(_educational.py), and transformers' TikTokenConverter.
+Ids are equal on text that contains no special token's literal. tiktoken has ranks, the `tokenizers`
+package pairs to merge. A token's pair is found by encoding its bytes with the tokens of lower rank,
+which leaves exactly two parts for a BPE learned merge by merge. All special tokens are put in the
+vocabulary, since the package chooses ids for those that are not. Before writing, every character
+and a mixed text are encoded both ways and compared, which takes two seconds for cl100k_base. After
+`bpe` in https://github.com/openai/tiktoken (_educational.py) and transformers' TikTokenConverter.
+
+The chat template (Jinja, https://huggingface.co/docs/transformers/chat_templating) gives the ids
+and loss mask of our shards for conversations in OpenAI's format. Its limits: transformers tokenizes
+the rendered text, so a special token's literal in a text becomes that token; texts of several parts
+are encoded as one; arguments given as a string are used unchanged. Targets stand in a `generation`
+block, which `return_assistant_tokens_mask` reads.
 """
 
 from __future__ import annotations
@@ -33,8 +39,8 @@ CHARACTERS = (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xF0000))
 def oniguruma_pattern(pattern: str) -> str:
     """tiktoken's split pattern in the dialect of the `tokenizers` package.
 
-    There `{1,3}+` repeats the repetition and `$` ends every line. Nothing follows tiktoken's other
-    possessive quantifiers that could make them give back.
+    In that dialect `{1,3}+` repeats the repetition, and `$` matches at every line end. tiktoken's
+    other possessive quantifiers are followed by nothing that could make them backtrack.
     """
     return pattern.replace("{1,3}+", "{1,3}").replace("$", r"\z")
 
@@ -42,7 +48,7 @@ def oniguruma_pattern(pattern: str) -> str:
 def export(known: Tokenizer, target: str | Path) -> Path:
     """Write `target` (`*.json`), or `tokenizer.json` and its configuration in that folder.
 
-    Returns the file's path. Raises `UserError` where ids would differ.
+    Returns the path of `tokenizer.json`. Raises `UserError` if ids would differ.
     """
     path, content = model_path(target), to_json(known)
     check_equal(known, content)
@@ -53,9 +59,9 @@ def export(known: Tokenizer, target: str | Path) -> Path:
 
 
 def export_for_model(known: Tokenizer, folder: Path, chat_template: str, context: int) -> None:
-    """Write both files into the folder of a model that reads `context` tokens at most.
+    """Write both files into the folder of a model with a context of `context` tokens.
 
-    Each text gets the document boundary in front, as in training; a template writes its own.
+    The document boundary is put before each text, as in training; the template writes its own.
     """
     content = {**to_json(known), "post_processor": _boundary_first(known.boundary)}
     check_equal(known, content)
@@ -65,7 +71,7 @@ def export_for_model(known: Tokenizer, folder: Path, chat_template: str, context
 
 
 def model_path(target: str | Path) -> Path:
-    """The file that `export` writes: `target`, or `tokenizer.json` in it where it is a folder."""
+    """The file that `export` writes: `target`, or `tokenizer.json` in it if it is a folder."""
     target = Path(target)
     return target if target.suffix == ".json" else target / MODEL_FILE
 
@@ -80,7 +86,7 @@ def to_json(known: Tokenizer) -> dict[str, Any]:
     specials = known.special_tokens | known.control_ids
     vocab = {**content["model"]["vocab"], **specials}
     old = {token["content"]: token for token in content.get("added_tokens") or []}
-    ours = known.control_ids  # whose flags in a file of others may swallow blanks beside them
+    ours = known.control_ids  # flags of the original file may strip white space next to them
     added = [
         (t not in ours and old.get(t)) or _added(t, i)
         for t, i in sorted(specials.items(), key=lambda x: x[1])
@@ -91,7 +97,7 @@ def to_json(known: Tokenizer) -> dict[str, Any]:
 
 
 def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The pair that makes each token of more than a byte, by rank; `ValueError` where none does."""
+    """The pair that makes each multi-byte token, by rank; raises `ValueError` if none does."""
     found = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:
@@ -103,7 +109,7 @@ def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
 
 
 def check_equal(known: Tokenizer, content: dict[str, Any]) -> None:
-    """Raise `UserError` where the file gives other ids than the tokenizer, on every character."""
+    """Raise `UserError` if the file gives other ids than the tokenizer on any character."""
     bare = {**content, "added_tokens": []}
     model = tokenizers.Tokenizer.from_str(json.dumps(bare))
     starts = range(0, len(CHARACTERS), 1024)
@@ -148,7 +154,7 @@ def _from_ranks(encoding: tiktoken.Encoding, name: str) -> dict[str, Any]:
 
 
 def _encode_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[bytes]:
-    """The parts of `token` when only tokens of a rank below `limit` are merged, lowest first."""
+    """The parts of `token` after merging pairs of rank below `limit`, lowest rank first."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while True:
         pairs = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
@@ -174,7 +180,7 @@ def _added(token: str, number: int) -> dict[str, Any]:
 
 
 def _boundary_first(number: int) -> dict[str, Any]:
-    """The package's step that puts the boundary before what `add_special_tokens` asks it for."""
+    """The post-processor that puts the boundary first when `add_special_tokens` is set."""
     name = DOCUMENT_BOUNDARY
     boundary = {"SpecialToken": {"id": name, "type_id": 0}}
     first, second = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
@@ -187,7 +193,7 @@ def _boundary_first(number: int) -> dict[str, Any]:
 
 
 def _config() -> dict[str, Any]:
-    """What transformers' `AutoTokenizer` asks for beside the file."""
+    """What transformers' `AutoTokenizer` needs besides `tokenizer.json`."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": DOCUMENT_BOUNDARY,
@@ -199,3 +205,72 @@ def _config() -> dict[str, Any]:
 def _write(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+CHAT_TEMPLATE = """\
+{%- macro said(content) -%}
+    {%- if content is string -%}
+        {{- content -}}
+    {%- else -%}
+        {%- for part in content or [] -%}
+            {%- if part is string -%}
+                {{- part -}}
+            {%- elif part.type == 'text' -%}
+                {{- part.text -}}
+            {%- else -%}
+                {{- raise_exception('content of type ' ~ part.type ~ ': only text') -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- macro called(call) -%}
+    {%- set function = call.function or call -%}
+    {%- set arguments = function.arguments -%}
+    {{- '<|tool_call|>{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' -}}
+    {%- if arguments is string -%}
+        {{- arguments if arguments | trim else '{}' -}}
+    {%- else -%}
+        {{- ({} if arguments is none or arguments is undefined else arguments) | tojson -}}
+    {%- endif -%}
+    {{- '}<|tool_call_end|>' -}}
+{%- endmacro -%}
+{%- macro reply(message) -%}
+    {{- said(message.content) -}}
+    {%- for call in message.tool_calls or [] -%}
+        {{- called(call) -}}
+    {%- endfor -%}
+    {%- if message.function_call -%}
+        {{- called(message.function_call) -}}
+    {%- endif -%}
+    {{- '<|end|>' -}}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- if tools -%}
+    {{- '<|system|>' ~ (tools | tojson) ~ '<|end|>' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role in ['system', 'developer'] -%}
+        {%- if said(message.content) | trim -%}
+            {{- '<|system|>' ~ said(message.content) ~ '<|end|>' -}}
+        {%- endif -%}
+    {%- elif message.role == 'user' -%}
+        {{- '<|user|>' ~ said(message.content) ~ '<|end|>' -}}
+    {%- elif message.role == 'assistant' -%}
+        {{- '<|assistant|>' -}}
+        {%- if message.weight is defined and message.weight == 0 -%}
+            {{- reply(message) -}}
+        {%- else -%}
+            {%- generation -%}
+                {{- reply(message) -}}
+            {%- endgeneration -%}
+        {%- endif -%}
+    {%- elif message.role in ['tool', 'function'] -%}
+        {{- '<|tool_result|>' ~ said(message.content) ~ '<|tool_result_end|>' -}}
+    {%- else -%}
+        {{- raise_exception('role ' ~ message.role ~ ': system, user, assistant, tool') -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|assistant|>' -}}
+{%- endif -%}
+"""

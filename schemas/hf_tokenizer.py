@@ -1,11 +1,11 @@
-"""A Hugging Face `tokenizer.json` as a source of token ids, its special tokens out of reach.
+"""Read a Hugging Face `tokenizer.json` such that no text can produce a special token.
 
-The `tokenizers` package encodes, so that ids are its own on every text; what it would make of a
-special token's literal is taken away first: added tokens, their entries in the model's vocabulary,
-the template that frames a text, truncation and padding. Only byte-level BPE is read, of which the
-tokens give a text back byte for byte. Converting to tiktoken was weighed and dropped: steps that
-follow each other (digits, then a pattern), NFC, and merges that are not in the order of ids have no
-counterpart there. Format: https://huggingface.co/docs/tokenizers.
+The `tokenizers` package encodes, so ids equal its own on every text. First everything is removed
+that would act on a special token's literal: added tokens, their entries in the model's vocabulary,
+the post-processor, truncation and padding. Only byte-level BPE is supported, whose tokens decode to
+the text byte for byte. tiktoken is not used because it has no counterpart for consecutive
+pre-tokenizers, NFC, and merges that are not in the order of ids.
+Format: https://huggingface.co/docs/tokenizers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import tokenizers
 
 NUM_BYTES = 256
 MAX_IDS = 10**7
-# Steps that cut a text and keep all of it; others drop blanks or write other characters.
+# Pre-tokenizers that keep the whole text; others drop white space or change characters.
 LOSSLESS_STEPS = ("ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts")
-# Read back on loading: what these tokens do not give back, they would lose of a page too.
+# Encoded and decoded on loading, to refuse tokenizers that lose text.
 PROBE = (
     "The  cost\r\n\tis 12,345.67 €;  don't 東京 हिन्दी عربي 👩‍👧 <|x|> [Y] \x00\x7f\u00a0 \n\n end "
 )
@@ -35,8 +35,8 @@ PROBE = (
 class HuggingFaceEncoding:
     """Ordinary ids of a byte-level BPE; made by `parse`.
 
-    `model` has no added tokens; `token_bytes` is id -> bytes of those that text can produce or that
-    the file lists as text, `special_tokens` content -> id of all that the file adds.
+    `model` has no added tokens. `token_bytes`: id -> bytes of the tokens that text can produce or
+    that the file lists as text. `special_tokens`: content -> id of all added tokens.
     """
 
     model: tokenizers.Tokenizer
@@ -55,13 +55,13 @@ class HuggingFaceEncoding:
         return ids
 
     def normalized(self, text: str) -> str:
-        """What the tokens stand for: the text, in NFC where the file asks for it."""
+        """The text that the tokens decode to: NFC if the file says so."""
         normalizer = self.model.normalizer
         return str(normalizer.normalize_str(text)) if normalizer else text
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in for every byte: itself where printable, else U+0100 onwards."""
+    """GPT-2's printable character for every byte: itself if printable, else U+0100 onwards."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(NUM_BYTES) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
@@ -81,7 +81,7 @@ def essence(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse(content: dict[str, Any]) -> HuggingFaceEncoding:
-    """The encoding of a `tokenizer.json`; `ValueError` says what of it cannot be used, and why."""
+    """The encoding of a `tokenizer.json`; raises `ValueError` if it cannot be used."""
     _check_model(content["model"])
     _check_steps(content)
     specials = _added_ids(content)
@@ -106,7 +106,7 @@ def _check_model(model: dict[str, Any]) -> None:
 
 
 def _check_steps(content: dict[str, Any]) -> None:
-    """Refuse steps that change the text or drop some of it."""
+    """Refuse normalizers and pre-tokenizers that change or drop text."""
     for step in _flat(content.get("normalizer"), "normalizers"):
         if step["type"] != "NFC":
             raise ValueError(f"its normalizer {step['type']} changes the text: must be none or NFC")
@@ -135,9 +135,9 @@ def _flat(step: dict[str, Any] | None, inner: str) -> Iterator[dict[str, Any]]:
 
 
 def _added_ids(content: dict[str, Any]) -> dict[str, int]:
-    """Added token -> the id that the package gives it, which need not be the one in the file.
+    """Added token -> the id that the package gives it, which may differ from the file's.
 
-    `ValueError` where two tokens share an id: text could produce that of a special token.
+    Raises `ValueError` if two tokens share an id: text could produce a special token's id.
     """
     added = content.get("added_tokens") or []
     whole = _read({**essence(content), "added_tokens": added}).get_vocab(with_added_tokens=True)
@@ -152,7 +152,7 @@ def _added_ids(content: dict[str, Any]) -> dict[str, int]:
 
 
 def _without_added(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[str, Any]:
-    """The model without entries of added tokens, so that no rule of it can name one."""
+    """The model without the entries of added tokens."""
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     parts = {part for merge in merges for part in (*merge, "".join(merge))}
     names = {token["content"] for token in added}
@@ -183,7 +183,7 @@ def _read(content: dict[str, Any]) -> tokenizers.Tokenizer:
 
 @contextlib.contextmanager
 def panics_are_errors() -> Iterator[None]:
-    """Turn a panic of a library written in Rust, which is no `Exception`, into a `ValueError`."""
+    """Turn a panic in a Rust library, which is not an `Exception`, into a `ValueError`."""
     try:
         yield
     except BaseException as error:
@@ -193,7 +193,7 @@ def panics_are_errors() -> Iterator[None]:
 
 
 def _identity(bare: dict[str, Any], specials: dict[str, int]) -> str:
-    """SHA-256 (hex) over all that decides ids."""
+    """SHA-256 (hex) over everything that decides ids."""
     model = {key: bare["model"].get(key) for key in ("vocab", "merges", "ignore_merges")}
     decisive = [model, bare["normalizer"], bare["pre_tokenizer"], specials]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,6 @@
-"""JSON that somebody else may have written: every fault of it is a `ValueError`.
+"""Read untrusted JSON: every fault is a `ValueError`.
 
-The standard library's parser raises `RecursionError` on deep nesting, which is no `ValueError`.
-Cost: that of `json.loads`.
+The standard library's parser raises `RecursionError` on deep nesting.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ MAX_BYTES = 1 << 30  # of a file: manifests and tokenizers have a few megabytes
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of a JSON text; `ValueError` where it is none or is nested too deeply."""
+    """The value of a JSON text; raises `ValueError` if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -22,7 +21,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def load(path: str | Path) -> Any:
-    """The value of a JSON file (UTF-8); `ValueError` as `loads`, or above `MAX_BYTES`."""
+    """The value of a JSON file (UTF-8); raises `ValueError` like `loads`, and above `MAX_BYTES`."""
     size = Path(path).stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{size:,} bytes, must be at most {MAX_BYTES:,}")

@@ -1,8 +1,11 @@
-"""A dataset is what its manifest lists; nothing else in its folder counts.
+"""Manifests: a dataset is what its manifest lists; nothing else in its folder counts.
 
-The manifest is written last, by rename, so that no reader ever sees a part of a dataset. Its
-fingerprint says what the dataset was made from (settings and the fingerprints of its inputs), so
-that a later run knows whether it is still valid; paths, times and versions stand outside it.
+The manifest is written last, by rename, so that readers never see part of a dataset. Its
+fingerprint covers what the dataset was made from (settings and the fingerprints of its inputs), so
+that a later run knows whether it is still valid. Paths, times and versions are not part of it.
+
+Shards also have a content hash (docs/reference/format.md). Their writer stores it in the manifest,
+readers compute it again from the listed files, and checkpoints name their shards by it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemas import config, json_text
+from schemas.config import json_hash
+from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
 from schemas.names import plain_component
 
@@ -26,10 +31,9 @@ MANIFEST_FILE = "manifest.json"
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a dataset; `counts` are its rows by outcome where the stage has outcomes.
+    """One file of a dataset; `counts` are its rows by outcome if the stage has outcomes.
 
-    Raises `ValueError` where a value cannot be a file's: its name is no plain file name, a number
-    is negative.
+    Raises `ValueError` for a name that is not a plain file name, and for negative numbers.
     """
 
     name: str
@@ -55,9 +59,9 @@ class DataFile:
 class Manifest:
     """What a dataset holds and what it was made from.
 
-    `settings` are the recipe's values that shaped it (shown when another recipe is refused),
-    `inputs` name -> fingerprint of what it was read from, `counts` what the stage counted,
-    `extra` what only this dataset has (shards: tokenizer, splits), `made` versions and times.
+    `settings`: the recipe's sections that shaped it. `inputs`: name -> fingerprint of each input.
+    `counts`: totals of the stage. `extra`: what only this dataset has (shards: tokenizer, splits).
+    `made`: engine, versions, times.
     """
 
     dataset: str
@@ -77,7 +81,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the dataset's name, settings and inputs: equal means still valid."""
+        """SHA-256 (hex) of the dataset's name, settings and inputs; equal means still valid."""
         return fingerprint(self.dataset, self.settings, self.inputs)
 
     def paths(self, folder: str | Path) -> list[str]:
@@ -86,13 +90,13 @@ class Manifest:
 
 
 def fingerprint(dataset: str, settings: dict[str, Any], inputs: dict[str, str]) -> str:
-    """What `Manifest.fingerprint` will be, before the dataset is made."""
+    """The `Manifest.fingerprint` of a dataset made from these settings and inputs."""
     made_from = {"dataset": dataset, "settings": settings, "inputs": inputs, "format": FORMAT}
     return config.json_hash(made_from)
 
 
 def write(folder: str | Path, manifest: Manifest) -> None:
-    """Commit a dataset: put its manifest in place in one step."""
+    """Commit a dataset by putting its manifest in place atomically."""
     text = json.dumps(
         {**asdict(manifest), "fingerprint": manifest.fingerprint}, indent=1, sort_keys=True
     )
@@ -101,7 +105,7 @@ def write(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read(folder: str | Path) -> Manifest | None:
-    """The manifest of the dataset in `folder`; None where none was committed."""
+    """The manifest of the dataset in `folder`; None if none was committed."""
     path = Path(folder) / MANIFEST_FILE
     try:
         values = json_text.load(path)
@@ -133,23 +137,23 @@ def _from_values(path: Path, values: dict[str, Any]) -> Manifest:
 
 
 def _named_beside(manifest: Manifest) -> Iterator[Any]:
-    """Names of files in `extra`: of lengths, the tokenizer, and beside conversations their rows."""
+    """Names of companion files in `extra`: lengths, tokenizer, rows of conversations."""
     if manifest.dataset != "shards":
         return
     entries = [(file.extra.get("lengths"), "name") for file in manifest.files]
     for entry, key in (("tokenizer", "file"), ("rejected", "name"), ("rows", "name")):
         entries.append((manifest.extra.get(entry), key))
     for values, key in entries:
-        if isinstance(values, dict) and key in values:  # who reads shards asks for the others
+        if isinstance(values, dict) and key in values:  # readers of shards check the others
             yield values[key]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """A temporary path that replaces `path` when the block ends without an error.
 
-    The file is flushed to disk before the rename, so that a crash leaves the old or the new one.
-    An `OSError` of the block names the file, also where a library left it out.
+    The file is flushed to disk before the rename, so that a crash leaves the old or the new file.
+    An `OSError` of the block names the file, even if a library left it out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
@@ -167,3 +171,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def in_order(files: Iterable[DataFile]) -> tuple[DataFile, ...]:
+    """Shards by split, then index: the order of the token stream."""
+    return tuple(sorted(files, key=lambda file: (file.extra["split"], file.extra["index"])))
+
+
+def shards_content_hash(files: Iterable[DataFile], tokenizer_hash: str, vocab_size: int) -> str:
+    """SHA-256 (hex) of the token stream: shards by split and index, tokenizer, shard format."""
+    return json_hash(
+        {
+            "format": SHARD_FORMAT,
+            "shards": [[f.extra["split"], f.extra["index"], f.sha256] for f in in_order(files)],
+            "tokenizer": tokenizer_hash,
+            "vocab_size": vocab_size,
+        }
+    )

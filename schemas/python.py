@@ -1,4 +1,4 @@
-"""A clear word where somebody runs the commands with a Python that no installer checked."""
+"""Refuse a Python that is too old, where no installer checked it."""
 
 import sys
 

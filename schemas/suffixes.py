@@ -1,4 +1,4 @@
-"""The public suffix list, as tldextract carries it: no day's and no network's list decides."""
+"""The public suffix list bundled with tldextract, so that results do not change by download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def parser() -> tldextract.TLDExtract:
-    """Splits hosts and URLs at the suffix; made once, on first use: its import takes long."""
+    """Splits hosts and URLs at the public suffix. Imported on first use, because that is slow."""
     import tldextract
 
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)

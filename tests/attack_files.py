@@ -7,6 +7,7 @@ became of each file ("read", or the error), and what the interpreter's audit hoo
 of data does.
 """
 
+# ruff: noqa: E402 (the path is set, and the audit hook, before what is audited is imported)
 from __future__ import annotations
 
 import gzip
@@ -33,31 +34,37 @@ TESTS = Path(__file__).parent
 for folder in (str(TESTS.parent), str(TESTS / "trainer")):
     sys.path.insert(0, folder)
 
-import conftest  # noqa: E402  # of tests/trainer
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import torch
+from safetensors.torch import save_file
 
-import corpus.recipe  # noqa: E402
-from corpus import (  # noqa: E402
-    chat_forms,
-    classifier,
-    conversations,
-    evaluation_index,
-    evaluation_sets,
-    forget,
-    texts,
-    url_lists,
-    url_rules,
+import conftest  # of tests/trainer
+import corpus.recipe
+from corpus.chat import encode, formats
+from corpus.chat.encode import Conversations
+from corpus.clean import contamination, removals
+from corpus.filters import classifier, train_classifier
+from corpus.text import url_filter
+from corpus.text.url_filter import HashedSet
+from jobs import cli, extract
+from jobs.reports import (
+    explain,
+    report,
+    whatif,
 )
-from corpus.conversations import Conversations  # noqa: E402
-from corpus.hashed_set import HashedSet  # noqa: E402
-from jobs import cli, explain, inputs, report, whatif  # noqa: E402
-from schemas import manifest, tokenizer  # noqa: E402
-from schemas.datasets import DOCUMENTS  # noqa: E402
-from schemas.errors import UserError  # noqa: E402
-from schemas.shard_hash import shards_content_hash  # noqa: E402
-from trainer import checkpoint, hf, loader, run_folder, search, task_forms  # noqa: E402
-from trainer import cli as trainer_cli  # noqa: E402
+from schemas import (
+    manifest,
+    tokenizer,
+)
+from schemas.datasets import DOCUMENTS
+from schemas.errors import UserError
+from schemas.manifest import shards_content_hash
+from trainer import cli as trainer_cli
+from trainer.data import loader
+from trainer.evaluate import tasks
+from trainer.export import hf
+from trainer.generate import search
+from trainer.model import checkpoint
+from trainer.train import run_folder
 
 ROOT = Path(sys.argv[1])
 IN, OUTSIDE, CANARY = ROOT / "in", ROOT / "outside", ROOT / "outside" / "canary"
@@ -180,7 +187,7 @@ class LanguageModelParts:
     """A model of a few thousand weights, with its checkpoint."""
 
     def __init__(self) -> None:
-        from trainer.model import LanguageModel, ModelConfig
+        from trainer.model.model import LanguageModel, ModelConfig
         from trainer.settings import ModelSettings
 
         self.tokenizer = conftest.tiny_tokenizer()
@@ -254,23 +261,23 @@ def lists() -> list[Attack]:
     found: list[Attack] = []
     for number, (name, data) in enumerate(archives.items()):
         path = str(write(f"list-{number}.tar.gz", data))
-        found.append((f"url list: {name}", lambda p=path: list(url_lists.entries(p, "domains"))))
+        found.append((f"url list: {name}", lambda p=path: list(url_filter.entries(p, "domains"))))
     for number, data in enumerate((PICKLE, torch_file(), "\n".join(TEXTS).encode())):
         path = str(write(f"list-{number}.txt", data))
         found.append(
-            (f"url list: text {number}", lambda p=path: list(url_lists.entries(p, "urls")))
+            (f"url list: text {number}", lambda p=path: list(url_filter.entries(p, "urls")))
         )
         for kind in ("url", "domain", "id"):
             found.append(
                 (
                     f"takedown list {number}: {kind}",
-                    lambda p=path, k=kind: forget.read_list(Path(p), k),
+                    lambda p=path, k=kind: removals.read_list(Path(p), k),
                 )
             )
     paths = write("warc.paths", PICKLE)
-    found.append(("paths: a pickle", lambda: inputs.resolve((str(paths),))))
+    found.append(("paths: a pickle", lambda: extract.resolve((str(paths),))))
     warc = write("pages.warc.gz", torch_file())
-    found.append(("warc: a torch file", lambda: inputs.resolve((str(warc),))))
+    found.append(("warc: a torch file", lambda: extract.resolve((str(warc),))))
     return found
 
 
@@ -286,17 +293,17 @@ def texts_and_chats() -> list[Attack]:
             packed = {".gz": gzip.compress, "zst": zstandard.compress}.get(ending[-3:], bytes)(data)
             path = write(f"chats-{number}{ending}", packed)
             found.append((f"chats: {name}{ending}", lambda p=path: list(
-                conversations.read_file(p, known, Conversations()))))  # fmt: skip
+                encode.read_file(p, known, Conversations()))))  # fmt: skip
         path = write(f"eval-{number}.jsonl", data)
         found += [
-            (f"evaluation set: {name}", lambda p=path: list(evaluation_sets.read_items(p))),
-            (f"task: {name}", lambda p=path: task_forms.read_examples(task_forms.TASKS["piqa"], p)),
+            (f"evaluation set: {name}", lambda p=path: list(contamination.read_items(p))),
+            (f"task: {name}", lambda p=path: tasks.read_examples(tasks.TASKS["piqa"], p)),
             (f"search: {name}", lambda p=path: search.open_search(p)),
         ]
         folder = write(f"texts-{number}/a.jsonl", data).parent
         (folder / "b.txt").write_bytes(data)
-        found.append((f"texts: {name}", lambda p=folder: list(texts.read_texts(p))))
-    found.append(("chat row: a class", lambda: chat_forms.read_row(Evil.__dict__)))
+        found.append((f"texts: {name}", lambda p=folder: list(train_classifier.read_texts(p))))
+    found.append(("chat row: a class", lambda: formats.read_row(Evil.__dict__)))
     return found
 
 
@@ -310,18 +317,18 @@ def arrays() -> list[Attack]:
     compiled.mkdir()
     for name in ("domains", "urls"):
         (compiled / f"{name}.npy").write_bytes(object_array())
-    (compiled / url_rules._DESCRIPTION).write_text(
+    (compiled / url_filter._DESCRIPTION).write_text(
         json.dumps({"hard_words": [], "soft_words": [], "substrings": [], "min_soft_words": 2})
     )
     index = IN / "index"
     index.mkdir()
-    for name in evaluation_index._ARRAYS:
+    for name in contamination._ARRAYS:
         (index / f"{name}.npy").write_bytes(object_array())
-    (index / evaluation_index._DESCRIPTION).write_text('{"head": 1, "lengths": [], "sets": []}')
+    (index / contamination._DESCRIPTION).write_text('{"head": 1, "lengths": [], "sets": []}')
     return [
         ("npy: objects", lambda: HashedSet.open(hashes)),
-        ("url rules: objects", lambda: url_rules.load(compiled)),
-        ("evaluation index: objects", lambda: evaluation_index.load(index)),
+        ("url rules: objects", lambda: url_filter.load(compiled)),
+        ("evaluation index: objects", lambda: contamination.load(index)),
     ]
 
 
@@ -334,7 +341,7 @@ def datasets() -> list[Attack]:
     write("classifier.bin", PICKLE)
     root = IN / "root"
     found: list[Attack] = [
-        ("texts: an extension type", lambda: list(texts.read_texts(parquet.parent))),
+        ("texts: an extension type", lambda: list(train_classifier.read_texts(parquet.parent))),
         ("classifier: a pickle", lambda: classifier.check_model(
             classifier.QualityClassifier(model=str(IN / "classifier.bin")))),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.word_hashes import normalise
+from corpus.dedup.word_hashes import normalise
 
 PROJECT = Path(__file__).parents[1]
 
@@ -175,8 +175,8 @@ def test_the_guide_shows_what_the_command_prints(
     monkeypatch.setattr(sys, "argv", ["whole_dump.py"])
     paper.main()
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    guide = (PROJECT / "docs" / "scale.md").read_text(encoding="utf-8").splitlines()
-    shown = [line.removeprefix("    ") for line in guide]
+    path = PROJECT / "docs" / "explanation" / "output" / "whole-dump.txt"
+    shown = [line.removeprefix("    ") for line in path.read_text(encoding="utf-8").splitlines()]
     first = shown.index(printed[0])
     assert shown[first : first + len(printed)] == printed
 

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import torch
 
-from trainer.compiled import RowLosses
-from trainer.model import LanguageModel, ModelConfig, documents_of
+from trainer.model.model import LanguageModel, ModelConfig, documents_of
 from trainer.settings import ModelSettings
+from trainer.train.step import RowLosses
 
 PROJECT = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_plain_pytorch_computes_what_the_trainers_model_does() -> None:
 
 
 def test_a_script_beside_it_that_imports_the_trainer_is_given_the_package() -> None:
-    code = "import trainer.loader, trainer; print(trainer.__file__)"
+    code = "import trainer.data.loader, trainer; print(trainer.__file__)"
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, 'benchmarks'); {code}"]
     shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == str(PROJECT / "trainer" / "__init__.py")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.look import Seen
+from corpus.text.prescreen import LookSignals
 
 PROJECT = Path(__file__).parents[1]
 
@@ -109,7 +109,7 @@ def test_a_different_text_is_counted() -> None:
 def trial(url: str, score: float, passage_chars: int, kept: bool) -> object:
     return cascade.Trial(
         url,
-        Seen(500, "en", score, passage_chars),
+        LookSignals(500, "en", score, passage_chars),
         score_seconds=1,
         passages_seconds=2,
         extract_seconds=10,

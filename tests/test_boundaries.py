@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import networkx
 import pytest
 
 PROJECT = Path(__file__).parents[1]
@@ -50,6 +52,50 @@ def test_a_relative_import_hides_nothing(package: str) -> None:
     for path in (PROJECT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def _modules() -> dict[str, Path]:
+    """Dotted name -> file of every module of the four packages."""
+    found = {}
+    for package in sorted(OURS):
+        for path in (PROJECT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of ours that a module imports when it is imported itself."""
+    found = set[str]()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in modules}
+    return found
+
+
+def test_no_modules_import_each_other_in_a_cycle() -> None:
+    modules = _modules()
+    graph = networkx.DiGraph()
+    for name, path in modules.items():
+        graph.add_edges_from((name, other) for other in _imported_modules(path, modules))
+    assert graph.number_of_edges() > 300
+    cycles = [group for group in networkx.strongly_connected_components(graph) if len(group) > 1]
+    assert cycles == []
+
+
+def test_folders_stay_small_enough_to_be_surveyed() -> None:
+    sizes = Counter(path.parent for path in _modules().values())
+    assert {str(folder): size for folder, size in sizes.items() if size > 15} == {}
+
+
+def test_no_module_of_jobs_hides_one_of_the_standard_library() -> None:
+    """spark-submit puts the script's folder first on `sys.path`."""
+    names = {path.stem for path in (PROJECT / "jobs").iterdir()}
+    assert names & sys.stdlib_module_names == set()
 
 
 def test_no_module_reaches_for_the_network_when_it_is_imported() -> None:
@@ -102,7 +148,7 @@ NEVER_TRUE = {"shell", "trust_remote_code", "allow_pickle", "unsafe"}
 NAMED_BY_DATA = {"importlib.import_module", "importlib.reload"}  # only of a name written out
 # File -> what it may do, each for the reason that stands beside it there.
 ALLOWED = {
-    "jobs/session.py": {"socket"},  # whether a Spark Connect server answers
+    "jobs/engine/session.py": {"socket"},  # whether a Spark Connect server answers
     "benchmarks/trainer.py": {"exec_module"},  # the package of the same name
     "benchmarks/measured.py": {"ctypes"},  # prctl, for the processes that it measures
 }

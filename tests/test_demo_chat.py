@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from corpus import conversations as framing
-from corpus.conversations import Accepted, Conversations
+from corpus.chat import encode as framing
+from corpus.chat.encode import Accepted, Conversations
 from schemas import tokenizer as tokenizers
 from schemas.chat import read_call
 from schemas.config import load_toml

@@ -22,20 +22,21 @@ import pyarrow.dataset as ds
 import pytest
 import torch
 
-from corpus import recipe, tasks
-from jobs import cli, datasets, explain, html_report, report
+from corpus import recipe, worker_tasks
+from jobs import cli
+from jobs.engine import dataset_io
+from jobs.reports import explain, report
 from schemas import manifest
-from schemas.console import PlainConsole
 from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from schemas.printable import printable
-from trainer import checkpoint, run_folder
+from schemas.printing import PlainConsole, printable
 from trainer import cli as trainer_cli
-from trainer.model import LanguageModel, ModelConfig
+from trainer.generate.streaming import Screen, TextStream
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
-from trainer.terminal import Screen
-from trainer.text_stream import TextStream
+from trainer.train import run_folder
 
 SEQUENCES = (
     "\x1b]0;PWNED\x07", "\x1b]2;PWNED\x1b\\", "\x9d0;PWNED\x9c",  # the window's title
@@ -99,7 +100,7 @@ COUNTS = {  # as a report adds them up
 
 
 def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[str, str]) -> str:
-    file = datasets.write_table(root / name, rows)
+    file = dataset_io.write_table(root / name, rows)
     beside = {"split": EVIL, "rowless": [EVIL], "lengths": {"name": "a.npy"}}
     file = dataclasses.replace(file, extra=beside)
     extra = {
@@ -131,7 +132,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sections = settings.settings("extract", "url", "look")
     first = _commit(folder, "documents", documents, sections, {})
     judged = pa.Table.from_batches(
-        [b for d in documents.to_batches() for b in tasks.judge(settings, d)]
+        [b for d in documents.to_batches() for b in worker_tasks.judge(settings, d)]
     )
     second = _commit(folder, "judged", judged, settings.settings("filters"), {"documents": first})
     bands = _commit(folder, "bands", BANDS.empty_table(), {}, {"judged": second})
@@ -313,7 +314,7 @@ def hostile_funnel() -> report.Funnel:
 
 
 def test_the_report_is_escaped_and_forbids_scripts() -> None:
-    page = html_report.page(hostile_funnel())
+    page = report.page(hostile_funnel())
     assert "<script" not in page
     assert "<img" not in page
     assert not unsafe(page)
@@ -344,7 +345,7 @@ def in_browser(page: str, folder: Path) -> str:
 def test_no_script_of_a_report_runs_in_a_browser(
     tmp_path: Path, figures: Callable[[str, str], None]
 ) -> None:
-    page = html_report.page(hostile_funnel())
+    page = report.page(hostile_funnel())
     shown = in_browser(page, tmp_path)
     assert "<pwned>" not in shown
     title = re.search("<title>(.*?)</title>", shown, re.S)
@@ -352,7 +353,7 @@ def test_no_script_of_a_report_runs_in_a_browser(
     assert title[1].startswith("Gristmill: the funnel of")
     assert "[/oops]" in shown
     # Without escapes and policy the same texts do run: the check can fail.
-    bare = html_report._POLICY
+    bare = report._POLICY
     open_page = page.replace(f'content="{bare}"', 'content=""')
     assert "<pwned>" in in_browser(open_page.replace("</body>", f"{HTML[0]}</body>"), tmp_path)
     assert "<pwned>" not in in_browser(page.replace("</body>", f"{HTML[0]}</body>"), tmp_path)

@@ -22,9 +22,10 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 
-from corpus import bpe, chat_forms, conversations
-from corpus.chat_forms import RowError
-from corpus.token_arrays import token_lists
+from corpus.chat import encode, formats
+from corpus.chat.formats import RowError
+from corpus.tokens import bpe
+from corpus.tokens.shards import token_lists
 from schemas import chat, tokenizer
 from schemas.chat import Turn
 from schemas.errors import UserError
@@ -194,8 +195,8 @@ def check_chats(
     """Frame each row as shards have it; exactly the grammar's control tokens are there."""
     count = 0
     for row, names in chats(draw, texts):
-        said = chat_forms.read_row(row)
-        tokens = conversations.frame(said, known, 1 << 24).tokens
+        said = formats.read_row(row)
+        tokens = encode.frame(said, known, 1 << 24).tokens
         found = [token for token in tokens if token in kept]
         expected = [known.control_ids[name] for name in ("<|endoftext|>", *names)]
         assert found == expected, f"seed {seed}: {known.name}: {row}"
@@ -251,10 +252,10 @@ def test_the_count_sees_a_control_token() -> None:
 
 def test_a_role_is_a_name_and_never_a_text() -> None:
     for name in (*fragments()[:2000], "system\n", "User", "assistant "):
-        if name not in chat_forms.ROLES and name not in chat_forms.CALLS:
+        if name not in formats.ROLES and name not in formats.CALLS:
             row = {"messages": [{"role": name, "content": "a"}, {"role": "user", "content": "b"}]}
             with pytest.raises(RowError, match="role"):
-                chat_forms.read_row(row)
+                formats.read_row(row)
 
 
 @pytest.mark.parametrize("first", CHAT_TOKENS)

@@ -1,3 +1,3 @@
-"""The trainer: from token shards to a language model that writes."""
+"""The trainer: from token shards to a language model."""
 
-import schemas.python  # noqa: F401 (first of all: it refuses a Python that is too old)
+import schemas.python  # noqa: F401 (first: it refuses a Python that is too old)

@@ -1,4 +1,4 @@
-"""The command line: every command of `trainer`, each declared in its own module."""
+"""The `trainer` command; each subcommand is declared in a module of `trainer.commands`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import UserError
-from schemas.printable import printable
-from trainer import (
-    chat_command,
-    eval_command,
-    export_command,
-    sample_command,
-    show_batch,
-    train_command,
-    where,
-)
+from schemas.printing import printable
+from trainer.commands import chat, evaluate, export, sample, show_batch, train, where
 from trainer.signals import Stopped
 
 _ABOUT = """\
-Train a small language model on token shards, and let it write.
+Train a small language model on token shards, evaluate it and generate text.
 
   trainer pretrain --recipe recipes/pretrain-tiny.toml --shards demo/corpus/shards --out demo/model
   trainer sample --checkpoint demo/model --prompt "The water"
@@ -32,7 +24,7 @@ Train a small language model on token shards, and let it write.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code (2 and one line on stderr for a user's error)."""
+    """Run a command and return its exit code: 2, with one line on stderr, for a user error."""
     arguments = parser().parse_args(argv)
     wait_without_spinning()
     try:
@@ -43,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"trainer: error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # pyarrow's may quote a file
+    except OSError as error:  # the message may quote a file's content
         print(f"trainer: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def wait_without_spinning() -> None:
-    """Let PyTorch's CPU threads sleep soon while they wait; must come before torch is imported.
+    """Make waiting OpenMP threads sleep early; must be called before torch is imported.
 
-    GNU OpenMP's default is to spin for milliseconds, which takes the core from the very thread
-    that is waited for as soon as another program runs.
+    By default they spin for milliseconds. On a busy machine that takes a core from the thread they
+    wait for.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -67,11 +59,7 @@ def parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="trainer", description=_ABOUT, formatter_class=form)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    train_command.add_parsers(commands)
-    sample_command.add_parser(commands)
-    chat_command.add_parser(commands)
-    eval_command.add_parser(commands)
-    show_batch.add_parser(commands)
-    where.add_parser(commands)
-    export_command.add_parser(commands)
+    train.add_parsers(commands)
+    for module in (sample, chat, evaluate, show_batch, where, export):
+        module.add_parser(commands)
     return top

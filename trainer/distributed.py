@@ -1,7 +1,7 @@
-"""Which process this is, and the few things that processes tell each other.
+"""Ranks, and what they exchange.
 
-Under `torchrun` every process is a rank with its share of each batch; alone there is one rank and
-nothing is sent. Sums go over gloo on CPU and nccl on GPU.
+Under `torchrun` each process is a rank with its share of every batch; otherwise there is one rank
+and nothing is sent. The backend is gloo on CPU and nccl on GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from schemas.errors import UserError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world_size`, and its device."""
+    """This process, one of `world_size`, and its device."""
 
     device: torch.device
     rank: int = 0
@@ -31,17 +31,17 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes files and speaks to the user."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` added up over the ranks, in place; all ranks must call it."""
+        """Sum `values` over the ranks, in place; all ranks must call it."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def first(self, number: int) -> int:
-        """The first rank's `number`, on every rank."""
+        """The first rank's `number`, on every rank; all ranks must call it."""
         if self.world_size == 1:
             return number
         sent = torch.tensor([number if self.is_first else 0], device=self.device)
@@ -54,7 +54,7 @@ class Ranks:
         return bool(self.sum(torch.tensor([int(flag)], device=self.device)).item())
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose gradients are averaged over the ranks."""
+        """The model with gradients averaged over the ranks."""
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
@@ -63,11 +63,11 @@ class Ranks:
 
 @contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
-    """Join the group that torchrun's environment describes, and leave it at the end.
+    """Join the process group that torchrun's environment describes, and leave it at the end.
 
-    What `Ranks.wrap` gave must not outlive the block, so it belongs in a function of its own. Its
-    reducer holds the group: freed last, it ends the group's threads while it has the interpreter's
-    lock, and waits for ever for one that wants the lock to free its last piece of work.
+    The result of `Ranks.wrap` must not outlive the block, so create it in a function of its own.
+    Its reducer holds the group: if it is freed last, it joins the group's threads while it holds
+    the interpreter's lock, and deadlocks with a thread that needs the lock to free its work.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -78,7 +78,7 @@ def ranks(device: str) -> Iterator[Ranks]:
     try:
         yield Ranks(chosen, dist.get_rank(), world_size)
     except BaseException as error:
-        for one in filter(None, (error, error.__context__)):
+        for one in filter(None, (error, error.__context__)):  # frames may hold the wrapped model
             traceback.clear_frames(one.__traceback__)
         raise
     finally:
@@ -87,16 +87,19 @@ def ranks(device: str) -> Iterator[Ranks]:
 
 
 def _device(name: str, local_rank: int) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device; under torchrun each process takes its own GPU."""
+    """The device for `auto`, `cpu` or `cuda`; under torchrun each process has its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu")
-    if local_rank >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"--device cuda: process {local_rank} has no GPU, there are {count}")
+        raise UserError("--device cuda: PyTorch finds no GPU; use --device cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"--device cuda: no GPU for process {local_rank}, there are {count}; start at most "
+            f"{count} processes"
+        )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
     return device

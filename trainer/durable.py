@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON that says what is wrong with it."""
+"""Write files that are complete or absent; read JSON, and name the file when it is invalid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from schemas.names import plain_component
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run; `UserError` names it where it is none."""
+    """A JSON object from a file; `UserError` names the file if it is missing or invalid."""
     try:
         values = json_text.load(path)
     except (OSError, ValueError) as error:
@@ -25,11 +25,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def beside(folder: Path, name: Any, source: Path) -> Path:
-    """`folder / name`, where `source` gave the name of a file that it lies with.
+def file_in(folder: Path, name: Any, source: Path) -> Path:
+    """`folder / name`, for a name that was read from the file `source`.
 
-    `UserError` unless the name is one plain component and no symbolic link: nothing that a file
-    says leads out of its folder.
+    `UserError` unless the name is a single plain path component and no symbolic link, so that a
+    name in a file cannot lead out of its folder.
     """
     try:
         path = folder / plain_component(name)
@@ -43,29 +43,29 @@ def beside(folder: Path, name: Any, source: Path) -> Path:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Put a JSON object in place at once: a reader sees the old file or the new one."""
+    """Write a JSON object atomically: a reader sees the old file or the new one."""
     with atomic_path(path) as temporary:
         temporary.write_text(to_text(values), encoding="utf-8")
 
 
 def to_text(values: dict[str, Any]) -> str:
-    """The JSON text of a run's files: sorted, so that equal values have equal bytes."""
+    """JSON with sorted keys, so that equal values have equal bytes."""
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def fault(folder: Path, error: Exception) -> str:
-    """Why something could not be written to `folder`: what, which file, how full which disk is."""
-    disk = next((p for p in [folder.absolute(), *folder.absolute().parents] if p.is_mount()), None)
-    if not isinstance(error, OSError):  # safetensors puts the system's words into its own
-        said = str(error)
+    """Why writing to `folder` failed: the error, the file, and the free bytes of the disk."""
+    if not isinstance(error, OSError):  # safetensors quotes the system's message
+        reason = str(error)
     elif error.filename is None:
-        said = error.strerror or str(error)
+        reason = error.strerror or str(error)
     else:
-        said = f"{error.filename}: {error.strerror}"
+        reason = f"{error.filename}: {error.strerror}"
+    disk = next((p for p in [folder.absolute(), *folder.absolute().parents] if p.is_mount()), None)
     if disk is None:
-        return said
+        return reason
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    return f"{said}; the disk at {disk} has {free:,} bytes free"
+    return f"{reason}; the disk at {disk} has {free:,} bytes free"
 
 
 def sha256(path: Path) -> str:
@@ -75,7 +75,7 @@ def sha256(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
+    """Wait until a file, or a folder's list of names, is on disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,8 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, a table at the end."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere, tables."""
 
 from __future__ import annotations
 
 import math
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -11,23 +10,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from schemas.printable import printable
+from schemas.printing import printable
 
-SMOOTHED_STEPS = 10  # over which the loss that is shown forgets
+SMOOTHED_STEPS = 10
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 class Smoothed:
-    """A running mean that forgets: after `steps` values an old one counts 1/e of a new one.
+    """An exponential moving average: after `steps` values a value's weight has fallen to 1/e.
 
-    The first values are not drawn to 0 (the correction of Adam, arXiv 1412.6980, section 3).
+    It has Adam's bias correction (arXiv 1412.6980, section 3).
     """
 
     def __init__(self, steps: int) -> None:
         self.keep, self.total, self.weight = math.exp(-1 / steps), 0.0, 0.0
 
     def add(self, value: float) -> float:
-        """The mean with `value`; one that is not finite changes nothing. NaN before the first."""
+        """Add a value and return the average; a value that is not finite is skipped."""
         if math.isfinite(value):
             self.total = self.keep * self.total + (1 - self.keep) * value
             self.weight = self.keep * self.weight + (1 - self.keep)
@@ -35,18 +34,16 @@ class Smoothed:
 
 
 class Reporter:
-    """Shows steps and notes; a context manager, so that the bar is taken down on any end.
+    """Context manager that shows steps and notes.
 
-    On a terminal a bar, elsewhere a line for the first step, the last, and every `log_every`.
+    On a terminal it shows a bar, elsewhere a line for the first, the last and every `log_every`-th
+    step.
     """
 
     def __init__(self, console: Console, num_steps: int, log_every: int) -> None:
         self.console, self.num_steps, self.log_every = console, num_steps, log_every
-        self._loss, self._wait, self._begun = (
-            Smoothed(SMOOTHED_STEPS),
-            Smoothed(SMOOTHED_STEPS),
-            False,
-        )
+        self._loss, self._wait = Smoothed(SMOOTHED_STEPS), Smoothed(SMOOTHED_STEPS)
+        self._begun = False
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -61,12 +58,7 @@ class Reporter:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def step(
@@ -78,10 +70,10 @@ class Reporter:
         data_wait: float | None = None,
         mfu: float | None = None,
     ) -> None:
-        """`step` steps are done, the last with `loss`; it is shown smoothed.
+        """Show that `step` steps are done; loss and data wait are smoothed.
 
-        `data_wait` is the part of the step's time that it waited for its batch, `mfu` the model
-        FLOPs utilization, both 0 to 1; what is None is left out.
+        `data_wait` is the share of the step's time spent waiting for its batch, `mfu` the model
+        FLOPs utilization, both 0 to 1; None is not shown.
         """
         parts = [f"loss {self._loss.add(loss):.3f}", f"{tokens_per_second:,.0f} tokens/s"]
         if mfu is not None:
@@ -101,7 +93,7 @@ class Reporter:
 
 
 def say(console: Console, text: str) -> None:
-    """Print `text` as it is: no markup, and no control characters that a terminal would obey."""
+    """Print plain text: markup is not interpreted, control characters are escaped."""
     console.print(Text(printable(text)), soft_wrap=True)
 
 
@@ -117,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 def show_report(console: Console, report: dict[str, Any]) -> None:
-    """The table and the sample at the end of a run."""
+    """Print the table and the sample at the end of a run."""
     r = report
     before, after = r["validation_bits_per_byte_first"], r["validation_bits_per_byte"]
     validation = f"{_shown(r['validation_loss_first'])} → {_shown(r['validation_loss_last'])}"
@@ -127,44 +119,40 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
         "dtype": _engine(r),
         "optimizer": r["optimizer"],
         "training loss": f"{_shown(r['train_loss_first'])} → {_shown(r['train_loss_last'])}",
-        "validation loss": f"{validation} nats a token",
+        "validation loss": f"{validation} nats per token",
         "bits per byte": f"{_shown(before)} → {_shown(after)}",
         "time": duration(r["seconds"]),
-        "speed": f"{r['tokens_per_second']:,.0f} tokens/s",
+        "speed": _speed(r),
     }
-    if r.get("mfu") is not None:
-        rows["speed"] += f", MFU {r['mfu']:.0%}"
     if "data_wait" in r:
         rows["data wait"] = f"{r['data_wait']:.1%} of the time"
     if r.get("skipped_steps"):
         rows["skipped"] = f"{r['skipped_steps']:,} steps whose loss or gradient was not finite"
     _table(console, "Trained", rows)
-    say(console, f"What it writes:\n{r['sample']}")
+    say(console, f"Sample:\n{r['sample']}")
 
 
 def show_plan(console: Console, planned: dict[str, Any]) -> None:
-    """The table of a dry run; `memory` is a `trainer.memory.Memory` as a dict."""
+    """Print the table of a dry run; `memory` is a `trainer.model.cost.Memory` as a dict."""
     p = planned
-    held_out = f"{p['validation_tokens']:,} held out"
     epochs: dict[str, float] = p["epochs"]
     named = [f"{folder}: {count:.2f}" for folder, count in epochs.items()]
     rows = {
         "parameters": f"{p['parameters']:,}",
         "vocabulary": f"{p['padded_vocab_size']:,} ({p['tokenizer']})",
-        "tokens there are": f"{p['train_tokens']:,} to train on, {held_out}",
-        "tokens that would pay": f"{p['suggested_tokens']:,} (20 a parameter)",
+        "tokens available": f"{p['train_tokens']:,}, held out {p['validation_tokens']:,}",
+        "tokens suggested": f"{p['suggested_tokens']:,} (20 per parameter)",
         "tokens of the run": f"{p['tokens']:,} in {p['steps']:,} steps, packing {p['packing']}",
         "epochs": "\n".join(named) if len(named) > 1 else f"{sum(epochs.values()):.2f}",
         "dtype": _engine(p),
         "optimizer": p["optimizer"],
     }
     if "memory" in p:
-        rows["memory"] = _memory(p["memory"])
-    speed = f"{p['tokens_per_second']:,.0f} tokens/s"
-    if p.get("mfu") is not None:
-        speed += f", MFU {p['mfu']:.0%}"
+        parts: dict[str, int] = p["memory"]
+        listed = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
+        rows["memory"] = f"about {_size(sum(parts.values()))} per process: {listed}"
     rows["loss of the first batch"] = _shown(p["loss"])
-    rows["about"] = f"{duration(p['seconds'])} at {speed}"
+    rows["estimated time"] = f"{duration(p['seconds'])} at {_speed(p)}"
     _table(console, "Dry run: nothing was written", rows)
 
 
@@ -172,9 +160,9 @@ def _engine(r: dict[str, Any]) -> str:
     return f"{r['dtype']} on {r['device']}, {r['compile']}, processes: {r['processes']}"
 
 
-def _memory(parts: dict[str, int]) -> str:
-    named = ", ".join(f"{name} {_size(count)}" for name, count in parts.items())
-    return f"about {_size(sum(parts.values()))} a process: {named}"
+def _speed(r: dict[str, Any]) -> str:
+    mfu = "" if r.get("mfu") is None else f", MFU {r['mfu']:.0%}"
+    return f"{r['tokens_per_second']:,.0f} tokens/s{mfu}"
 
 
 def _size(count: int) -> str:
@@ -183,7 +171,7 @@ def _size(count: int) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """A loss, or what stands for one in JSON that is no number."""
+    """A loss; JSON has None for one that is not finite."""
     return "not finite" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 

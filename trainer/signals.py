@@ -1,28 +1,32 @@
-"""SIGTERM and Ctrl-C end a run after the step it is in, with a checkpoint."""
+"""SIGTERM and Ctrl-C stop a run after the current step, with a checkpoint.
+
+Imports no PyTorch: `trainer.cli` needs `Stopped`, and sets up threads before PyTorch is imported.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):  # noqa: N818 (nothing went wrong)
-    """A run was asked to end; its checkpoint of `step` is saved."""
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """A signal stopped a run after `step`, whose checkpoint is saved."""
 
     def __init__(self, number: int, run: Path, step: int) -> None:
-        super().__init__(f"{run}: stopped after step {step}, saved; --resume goes on")
+        super().__init__(f"{run}: stopped after step {step}; checkpoint saved, use --resume")
         self.exit_code = 128 + (number or signal.SIGTERM)
 
 
 class StopSignals:
-    """Notes a first signal in `asked` and `signal`; a second one does what it did before.
+    """Context manager that records the first signal in `asked` and `signal`.
 
-    A context manager; outside the main thread, where Python takes no signals, it does nothing.
+    A second signal has its usual effect. Outside the main thread, where Python receives no signals,
+    it does nothing.
     """
 
     def __init__(self) -> None:
@@ -34,12 +38,7 @@ class StopSignals:
             self._old = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

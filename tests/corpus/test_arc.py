@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from corpus.arc import Arc
-from corpus.extract import Gates, extract_file
-from corpus.warc import Record, first_record_at, read_records
+from corpus.text.extract_page import Gates, extract_file
+from corpus.warc.records import Arc, Record, first_record_at, read_records
 from schemas.errors import UserError
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {

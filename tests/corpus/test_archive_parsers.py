@@ -15,12 +15,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus import charset, mime
-from corpus.arc import Arc
-from corpus.compression import DamageError, Gzip, Lz4, Source, Zstd, head_of, possible_members
-from corpus.http_body import decode_body, parse_response
-from corpus.members import Framing
-from corpus.warc import Warc, first_record_at, parse_headers, read_records
+from corpus.text import charset
+from corpus.warc import http
+from corpus.warc.codecs import DamageError, Gzip, Lz4, Source, Zstd, head_of, possible_members
+from corpus.warc.http import decode_body, parse_response
+from corpus.warc.records import Arc, Warc, first_record_at, parse_headers, read_records
+from corpus.warc.stream import Framing
 from schemas.errors import UserError
 
 MIB = 1 << 20
@@ -59,7 +59,7 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
     "charset": charset.decode,
     "charset of meta tags": charset.meta_charset,
     "charset label": lambda data: charset.encoding_of(data[:99].decode("latin-1")),
-    "MIME type": lambda data: mime.mime_type(None, data[:999].decode("latin-1"), data),
+    "MIME type": lambda data: http.mime_type(None, data[:999].decode("latin-1"), data),
 }
 TOKENS = [
     *(b"WARC/1.0\r\n", b"warc/1.1 \n", b"\r\n\r\n", b"\n", b"\r", b" ", b"\t", b":", b"a", b"\0"),

@@ -23,7 +23,7 @@ import zstandard
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from corpus.warc import Record, read_records
+from corpus.warc.records import Record, read_records
 from schemas.errors import UserError
 
 Damage = Callable[[bytes, random.Random], bytes]

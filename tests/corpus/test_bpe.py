@@ -14,8 +14,8 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from corpus import bpe
-from corpus.bpe import TokenizerSettings, train
+from corpus.tokens import bpe
+from corpus.tokens.bpe import TokenizerSettings, train
 from schemas import tokenizer
 from schemas.errors import UserError
 from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, GPT4_SPLIT_PATTERN, Tokenizer
@@ -143,7 +143,7 @@ def test_order_of_texts_changes_nothing(trained: Tokenizer) -> None:
 @pytest.mark.parametrize("threads", ["1", "2", "7"])
 def test_threads_change_nothing(trained: Tokenizer, threads: str) -> None:
     script = (
-        "from tests.corpus.test_bpe import sample_texts; from corpus.bpe import train;"
+        "from tests.corpus.test_bpe import sample_texts; from corpus.tokens.bpe import train;"
         "print(train(sample_texts(), 600, 'bpe').hash)"
     )
     environment = {**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}

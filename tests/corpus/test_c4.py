@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.c4 import C4
-from corpus.document import Document
+from corpus.filters.c4 import C4
+from corpus.filters.rules import Document
 from schemas.config import from_dict
 from schemas.errors import UserError
 
@@ -126,5 +126,5 @@ def test_what_is_kept_is_kept_again(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["min_words_per_line", "max_word_length", "min_sentences"])
 def test_a_negative_limit_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} = -1: must be 0 or more"):
+    with pytest.raises(UserError, match=f"{name} = -1: must be at least 0"):
         from_dict({name: -1}, C4, "r.toml")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.charset import decode, encoding_of, meta_charset, meta_tags
-from corpus.http_body import parse_response
-from corpus.warc import read_records
+from corpus.text.charset import decode, encoding_of, meta_charset, meta_tags
+from corpus.warc.http import parse_response
+from corpus.warc.records import read_records
 
 GERMAN = "Die schönen Äpfel fallen größtenteils über die Mauer; für Käufer heißt das: Öffnen. "
 FRENCH = "L'élève a déjà mangé à la cantine où l'on sert des pâtes très épicées, ça va de soi. "

@@ -18,11 +18,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.classifier import QualityClassifier, check_model, model_sha256, probability
-from corpus.document import Document
-from corpus.filters import judge
-from corpus.texts import read_texts
-from corpus.train_classifier import Training, auc, point, to_fasttext, train
+from corpus.filters.classifier import QualityClassifier, check_model, model_sha256, probability
+from corpus.filters.registry import judge
+from corpus.filters.rules import Document
+from corpus.filters.train_classifier import Training, auc, point, read_texts, to_fasttext, train
 from schemas.errors import UserError
 
 SETTINGS = Training(dim=8, epochs=20, word_ngrams=2, buckets=1000, learning_rate=0.5, held_out=0.3)
@@ -150,7 +149,7 @@ def test_folders_that_teach_nothing_are_named(tmp_path: Path, folders: tuple[Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dim": 0}, "dim = 0: must be 1 or more"),
+        ({"dim": 0}, "dim = 0: must be at least 1"),
         ({"held_out": 1.0}, r"held_out = 1\.0: must be above 0 and below 1"),
         ({"label": "two words"}, "label = 'two words': must be one word"),
         ({"other_label": "hq"}, "other_label = hq: must differ"),

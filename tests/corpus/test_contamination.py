@@ -13,10 +13,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus import contamination, evaluation_index, evaluation_sets
-from corpus.contamination import Decontaminate, Match
-from corpus.evaluation_index import Index
-from corpus.word_hashes import normalise
+from corpus.clean import contamination
+from corpus.clean.contamination import Decontaminate, Index, Match
+from corpus.dedup.word_hashes import normalise
 from schemas.errors import UserError
 
 QUESTION = (
@@ -42,7 +41,7 @@ def _write(folder: Path, name: str, rows: Sequence[object]) -> Path:
 
 def _index(folder: Path, rows: Sequence[object], ngram: int = 13, min_words: int = 8) -> Index:
     path = _write(folder, "questions.jsonl", rows)
-    return evaluation_index.build({"questions": path}, ngram, min_words)
+    return contamination.build({"questions": path}, ngram, min_words)
 
 
 def _runs(text: str, ngram: int, min_words: int) -> set[tuple[str, ...]]:
@@ -110,10 +109,12 @@ def test_what_is_found_is_what_plain_strings_find(
         for name, items in sets.items()
     }
     if not any(map(any, runs.values())):
-        with pytest.raises(UserError, match="nothing to look for"):
-            evaluation_index.build(paths, ngram, min_words)
+        with pytest.raises(
+            UserError, match=f"min_words = {min_words}: no text of .* is long enough"
+        ):
+            contamination.build(paths, ngram, min_words)
         return
-    index = evaluation_index.build(paths, ngram, min_words)
+    index = contamination.build(paths, ngram, min_words)
     assert contamination.find(documents, min_matches, index) == _oracle(documents, sets, settings)
     counted = {one.name: (one.items, one.too_short) for one in index.sets}
     assert counted == {name: (len(has), has.count(False)) for name, has in runs.items()}
@@ -180,7 +181,7 @@ def test_portions_of_a_batch_make_no_difference(
 def test_an_index_is_the_same_from_its_files(tmp_path: Path) -> None:
     built = _index(tmp_path, [QUESTION, PARAPHRASE, "Which of these planets is closest to the sun"])
     built.save(tmp_path / "index")
-    loaded = evaluation_index.load(tmp_path / "index")
+    loaded = contamination.load(tmp_path / "index")
     for name, value in vars(built).items():
         assert np.array_equal(getattr(loaded, name), value), name
     assert contamination.find([PAGE], 1, loaded) == contamination.find([PAGE], 1, built)
@@ -191,8 +192,8 @@ def test_items_read_in_batches_keep_their_numbers(
 ) -> None:
     rows = [[], [QUESTION], ["short"], [PARAPHRASE, QUESTION]]
     whole = contamination.find([PAGE], 1, _index(tmp_path, rows))
-    monkeypatch.setattr(evaluation_index, "_CHARS_AT_ONCE", 1)
-    monkeypatch.setattr(evaluation_index, "_RUNS_AT_ONCE", 2)
+    monkeypatch.setattr(contamination, "_CHARS_PER_BATCH", 1)
+    monkeypatch.setattr(contamination, "_RUNS_AT_ONCE", 2)
     assert contamination.find([PAGE], 1, _index(tmp_path, rows)) == whole
     assert whole[0].items == [1, 3]
 
@@ -207,7 +208,7 @@ def test_texts_of_a_row_are_its_strings_wherever_they_stand(tmp_path: Path) -> N
         "half": "\ud800!",
     }
     path = _write(tmp_path, "rows.jsonl", [row, [], None, "alone", 7])
-    assert list(evaluation_sets.read_items(path)) == [
+    assert list(contamination.read_items(path)) == [
         ["\n Why?", "one", "two", "A", "see https://example.com", "?!"], [], [], ["alone"], [],
     ]  # fmt: skip
 
@@ -215,7 +216,7 @@ def test_texts_of_a_row_are_its_strings_wherever_they_stand(tmp_path: Path) -> N
 def test_paragraphs_of_a_text_are_items(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("\n\nfirst line\nsecond line\n \t\n\nanother\n")
-    assert list(evaluation_sets.read_items(path)) == [["first line\nsecond line"], ["another"]]
+    assert list(contamination.read_items(path)) == [["first line\nsecond line"], ["another"]]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".txt"])
@@ -228,12 +229,12 @@ def test_compressed_files_are_the_same_items(tmp_path: Path, ending: str) -> Non
     for suffix, content in packed.items():
         path = tmp_path / f"set{ending}{suffix}"
         path.write_bytes(content)
-        assert list(evaluation_sets.read_items(path)) == list(evaluation_sets.read_items(plain))
+        assert list(contamination.read_items(path)) == list(contamination.read_items(plain))
         path.write_bytes(content + content)  # two members
-        assert len(list(evaluation_sets.read_items(path))) == (4 if ending == ".jsonl" else 1)
+        assert len(list(contamination.read_items(path))) == (4 if ending == ".jsonl" else 1)
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(UserError, match="cannot be read"):
-            list(evaluation_sets.read_items(path))
+            list(contamination.read_items(path))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=said) as caught:
-        list(evaluation_sets.read_items(path))
+        list(contamination.read_items(path))
     assert str(path) in str(caught.value)
 
 
@@ -267,13 +268,13 @@ def test_a_pattern_that_gives_no_set_is_named(tmp_path: Path, pattern: str, said
     for name in ("a/set.json", "a/same.jsonl", "a/same.txt"):
         _write(tmp_path, name, ["x"])
     with pytest.raises(UserError, match=said):
-        evaluation_sets.resolve([str(tmp_path / pattern)])
+        contamination.resolve([str(tmp_path / pattern)])
 
 
 def test_sets_are_called_by_as_much_of_their_path_as_tells_them_apart(tmp_path: Path) -> None:
     names = ("arc/easy/test.jsonl", "arc/hard/test.jsonl.gz", "piqa.v2.jsonl", "lambada/test.txt")
     paths = [_write(tmp_path, name, ["x"]) for name in names]
-    found = evaluation_sets.resolve([str(tmp_path / "**" / "*.*"), str(paths[0])])
+    found = contamination.resolve([str(tmp_path / "**" / "*.*"), str(paths[0])])
     assert found == {
         "easy/test": paths[0], "hard/test": paths[1], "lambada/test": paths[3], "piqa.v2": paths[2]
     }  # fmt: skip
@@ -290,10 +291,10 @@ def test_settings_without_sense_are_named(values: dict[str, object]) -> None:
 def test_a_real_set_is_found_in_its_own_texts_and_nowhere_else(shared: Path) -> None:
     names = ("arc_easy", "gsm8k-test", "piqa", "winogrande")
     paths = {name: shared / "corpora" / f"{name}.jsonl" for name in names}
-    index = evaluation_index.build(paths, 13, 8)
+    index = contamination.build(paths, 13, 8)
     for number, name in enumerate(names):
         # Each field is a paragraph, so that nothing is found across fields.
-        texts = ["\n".join(item) for item in evaluation_sets.read_items(paths[name])][:400]
+        texts = ["\n".join(item) for item in contamination.read_items(paths[name])][:400]
         found = contamination.find(texts, 1, index)
         assert {match.set for match in found} == {name}
         assert all(match.document in match.items for match in found)

@@ -16,11 +16,11 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corpus import chat_files, chat_forms, conversations
-from corpus.chat_forms import Conversation, RowError, Turn
-from corpus.conversations import Accepted, Conversations, Framed, Rejected
-from corpus.shards import Shard
-from corpus.splits import split_of_id
+from corpus.chat import encode, files, formats
+from corpus.chat.encode import Accepted, Conversations, Framed, Rejected
+from corpus.chat.formats import Conversation, RowError, Turn
+from corpus.tokens.shards import Shard
+from corpus.tokens.splits import split_of_id
 from schemas import tokenizer
 from schemas.errors import UserError
 from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, Tokenizer
@@ -69,17 +69,17 @@ def chats() -> st.SearchStrategy[Conversation]:
 
 def ask(*texts: str) -> tuple[Turn, ...]:
     """Users and assistants in turn."""
-    roles: list[chat_forms.Role] = ["user", "assistant"]
+    roles: list[formats.Role] = ["user", "assistant"]
     return tuple(Turn(roles[i % 2], (text,), learned=i % 2 == 1) for i, text in enumerate(texts))
 
 
 def read(row: Any) -> tuple[Turn, ...]:
-    return chat_forms.read_row(row).turns
+    return formats.read_row(row).turns
 
 
 def fault(row: Any) -> str:
     with pytest.raises(RowError) as raised:
-        chat_forms.read_row(row)
+        formats.read_row(row)
     return raised.value.reason
 
 
@@ -121,7 +121,7 @@ SAME = {
 @pytest.mark.parametrize("form", SAME)
 def test_one_exchange_reads_the_same_in_every_form(form: str) -> None:
     assert read(SAME[form]) == ask("Who?", "I.")
-    assert chat_forms.form_of(SAME[form]) == ("openai" if form == "parts" else form)
+    assert formats.form_of(SAME[form]) == ("openai" if form == "parts" else form)
 
 
 def test_a_field_that_is_null_is_no_field() -> None:
@@ -135,7 +135,7 @@ def test_a_field_that_is_null_is_no_field() -> None:
 
 
 def test_what_an_instruction_is_about_is_a_field_of_its_own() -> None:
-    asked = ("Sum up.", chat_forms.BETWEEN, "A text.")
+    asked = ("Sum up.", formats.BETWEEN, "A text.")
     for row in (
         {"instruction": "Sum up.", "input": "A text.", "output": "Short."},
         {"instruction": "Sum up.", "context": "A text.", "response": "Short."},
@@ -144,7 +144,7 @@ def test_what_an_instruction_is_about_is_a_field_of_its_own() -> None:
 
 
 def test_every_known_name_of_a_role_is_read_and_no_other() -> None:
-    for name, role in chat_forms.ROLES.items():
+    for name, role in formats.ROLES.items():
         row = {"messages": [{"role": name, "content": "a"}, {"role": "assistant", "content": "b"}]}
         assert read(row)[0].role == role
     for name in ("Assistant", "narrator", "", None, 3, ["user"]):
@@ -208,7 +208,7 @@ def test_of_a_tree_the_best_ranked_answers_are_taken_and_no_dead_ends() -> None:
             reply("go on", "prompter", reply("answer", "assistant")),
             rank=0))}  # fmt: skip
     assert read(tree) == ask("q", "best", "go on", "answer")
-    assert chat_forms.read_row(tree).id == "t"
+    assert formats.read_row(tree).id == "t"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_is_a_conversation_or_a_named_fault(row: Any) -> None:
-    made = outcome(lambda: chat_forms.read_row(row))
+    made = outcome(lambda: formats.read_row(row))
     if isinstance(made, RowError):
         assert made.reason
         assert made.detail
@@ -286,17 +286,17 @@ def test_values_nested_too_deep_to_show_are_faults_like_others() -> None:
 
 def test_every_form_role_field_and_reason_is_documented() -> None:
     project = Path(__file__).parents[2]
-    text = (project / "docs" / "conversations.md").read_text(encoding="utf-8")
+    text = (project / "docs" / "reference" / "conversations.md").read_text(encoding="utf-8")
     source = "".join(
         (project / "corpus" / name).read_text(encoding="utf-8")
-        for name in ("chat_forms.py", "conversations.py")
+        for name in ("chat/formats.py", "chat/encode.py")
     )
     reasons = set(re.findall(r'RowError\(\s*"(\w+)"', source))
     assert {"too_long", "unknown_form", "bad_field"} < reasons
-    names = {*chat_forms.FORMS, *chat_forms.IDS, *chat_forms.CALLS[:1], *reasons}
+    names = {*formats.FORMS, *formats.IDS, *formats.CALLS[:1], *reasons}
     assert not {name for name in names if f"`{name}`" not in text}
-    assert not {role for role in chat_forms.ROLES if not re.search(rf"\b{role}\b", text)}
-    assert not {token for token in CHAT_TOKENS if token.replace("|", "\\|") not in text}
+    assert not {role for role in formats.ROLES if not re.search(rf"\b{role}\b", text)}
+    assert not {token for token in CHAT_TOKENS if token not in text}
 
 
 # Framing
@@ -334,7 +334,7 @@ def as_the_grammar_says(turns: tuple[Turn, ...]) -> list[tuple[str, str, bool]]:
 @example(Conversation("openai", None, None, ask(*KNOWN_CHAT_TOKENS, "a")))
 @example(Conversation("openai", None, None, (Turn("user", ("<|", "end", "|>")), *ask("b", "c"))))
 def test_no_field_makes_a_control_token_alone_or_with_its_neighbours(said: Conversation) -> None:
-    framed = conversations.frame(said, SMALL, 1 << 20)
+    framed = encode.frame(said, SMALL, 1 << 20)
     assert list(spoken(framed, SMALL)) == as_the_grammar_says(said.turns)
 
 
@@ -342,12 +342,10 @@ def test_no_field_makes_a_control_token_alone_or_with_its_neighbours(said: Conve
 def test_targets_are_exactly_the_tokens_of_learned_turns_after_their_name(
     said: Conversation,
 ) -> None:
-    framed = conversations.frame(said, SMALL, 1 << 20)
+    framed = encode.frame(said, SMALL, 1 << 20)
     expected = [0]
     for turn in said.turns:
-        size = len(
-            conversations.frame(dataclasses.replace(said, turns=(turn,)), SMALL, 1 << 20).mask
-        )
+        size = len(encode.frame(dataclasses.replace(said, turns=(turn,)), SMALL, 1 << 20).mask)
         expected += [0, *[int(turn.learned)] * (size - 2)]
     assert list(framed.mask) == expected
 
@@ -355,14 +353,14 @@ def test_targets_are_exactly_the_tokens_of_learned_turns_after_their_name(
 def test_the_known_chat_tokens_stay_text_with_a_vocabulary_of_100_000() -> None:
     cl100k = tokenizer.named("cl100k_base")
     said = Conversation("openai", None, None, ask(*KNOWN_CHAT_TOKENS, "end"))
-    framed = conversations.frame(said, cl100k, 1 << 20)
+    framed = encode.frame(said, cl100k, 1 << 20)
     assert list(spoken(framed, cl100k)) == as_the_grammar_says(said.turns)
 
 
 def test_one_exchange_is_framed_and_masked_to_the_token(known: Tokenizer) -> None:
     call = Turn("assistant", ("I",), ('{"name": "f"}',), learned=True)
     turns = (Turn("system", ("S",)), Turn("user", ("U",)), call, Turn("tool", ("R",)))
-    framed = conversations.frame(Conversation("openai", None, None, turns), known, 99)
+    framed = encode.frame(Conversation("openai", None, None, turns), known, 99)
     assert known.decode(framed.tokens.tolist()) == (
         "<|endoftext|><|system|>S<|end|><|user|>U<|end|><|assistant|>I"
         '<|tool_call|>{"name": "f"}<|tool_call_end|><|end|><|tool_result|>R<|tool_result_end|>'
@@ -377,7 +375,7 @@ def test_a_cut_keeps_the_most_whole_turns_that_end_with_a_learned_one(
 ) -> None:
     def first(number: int) -> list[int]:
         kept = dataclasses.replace(said, turns=said.turns[:number])
-        return conversations.frame(kept, SMALL, 1 << 20).tokens.tolist()
+        return encode.frame(kept, SMALL, 1 << 20).tokens.tolist()
 
     everything = len(said.turns)
     fitting = [
@@ -385,7 +383,7 @@ def test_a_cut_keeps_the_most_whole_turns_that_end_with_a_learned_one(
         if len(first(number)) <= context
         and (number == everything or said.turns[number - 1].learned)
     ]  # fmt: skip
-    framed = outcome(lambda: conversations.frame(said, SMALL, context))
+    framed = outcome(lambda: encode.frame(said, SMALL, context))
     if isinstance(framed, RowError):
         assert framed.reason == "too_long"
         assert not fitting
@@ -401,11 +399,11 @@ def test_a_cut_keeps_the_most_whole_turns_that_end_with_a_learned_one(
 
 def test_a_conversation_as_long_as_the_context_fits(known: Tokenizer) -> None:
     said = Conversation("openai", None, None, ask("a", "b", "c", "d"))
-    assert conversations.frame(said, known, 13).num_turns == 4
-    assert conversations.frame(said, known, 12).num_turns == 2
-    assert conversations.frame(said, known, 7).num_turns == 2
+    assert encode.frame(said, known, 13).num_turns == 4
+    assert encode.frame(said, known, 12).num_turns == 2
+    assert encode.frame(said, known, 7).num_turns == 2
     with pytest.raises(RowError, match=r"too_long: .* over 6 tokens \(context = 6\)"):
-        conversations.frame(said, known, 6)
+        encode.frame(said, known, 6)
 
 
 def test_a_context_that_holds_nothing_is_refused() -> None:
@@ -431,7 +429,7 @@ def test_rows_of_lines_and_of_an_array_are_what_json_reads(
     for text in (array, lines):
         data = (b"\xef\xbb\xbf" if marked else b"") + text.encode()
         pieces = (data[i : i + step] for i in range(0, len(data), step))
-        found = list(chat_files.rows_of(pieces))
+        found = list(files.rows_of(pieces))
         assert [json.loads(row.data) for row in found] == rows
         for row in found:
             assert data[row.offset : row.offset + len(row.data)] == row.data
@@ -445,7 +443,7 @@ def test_rows_of_lines_and_of_an_array_are_what_json_reads(
 def test_every_byte_of_an_array_is_in_a_row_or_a_blank_or_a_comma(data: bytes, step: int) -> None:
     pieces = (data[i : i + step] for i in range(0, len(data), step))
     left = bytearray(data)
-    for row in chat_files.rows_of(pieces):
+    for row in files.rows_of(pieces):
         assert data[row.offset : row.offset + len(row.data)] == row.data
         left[row.offset : row.offset + len(row.data)] = b" " * len(row.data)
     assert not left.strip(b" \t\r\n,[]")
@@ -455,7 +453,7 @@ def test_a_damaged_element_costs_only_itself(tmp_path: Path, known: Tokenizer) -
     path = tmp_path / "a.json"
     good = json.dumps(SAME["openai"])
     path.write_text(f"[{good},\n{{'a': 1}},\n{good},\n[],\n{good}")
-    read = list(conversations.read_file(path, known, Conversations()))
+    read = list(encode.read_file(path, known, Conversations()))
     assert [type(one) for one in read] == [
         Accepted,
         Rejected,
@@ -477,32 +475,32 @@ def test_packed_files_have_the_offsets_of_what_they_hold(ending: str, tmp_path: 
     path = tmp_path / f"a{ending}"
     pack = packers.get(path.suffix, bytes)
     path.write_bytes(pack(data[:20]) + pack(data[20:]))
-    assert [row.offset for row in chat_files.read_rows(path)] == [i * 10 for i in range(5)]
+    assert [row.offset for row in files.read_rows(path)] == [i * 10 for i in range(5)]
 
 
 def test_a_torn_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": 1}\n' * 50)[:-9])
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: cannot be read: .*ends inside"):
-        list(chat_files.read_rows(path))
+        list(files.read_rows(path))
 
 
 @pytest.mark.parametrize("first", [b"", b"["])
 def test_a_row_without_an_end_is_refused_before_it_is_held(
     first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_files, "MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1 << 20)
     path = tmp_path / "a.json"
     path.write_bytes(first + b'{"id": 1},\n{"text": "' + b"a" * (3 << 20))
     with pytest.raises(UserError, match=r"a\.json: line [12]: a row of more than 1 MiB"):
-        list(chat_files.read_rows(path))
+        list(files.read_rows(path))
 
 
 def test_input_files_are_told_apart_by_name_and_known_by_ending(tmp_path: Path) -> None:
     for name in ("a/x.jsonl", "b/x.jsonl", "a/y.json.zst", "a/z.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = chat_files.resolve([f"{tmp_path}/a/y*", f"{tmp_path}/a/x.jsonl", f"{tmp_path}/a/x*"])
+    found = files.resolve([f"{tmp_path}/a/y*", f"{tmp_path}/a/x.jsonl", f"{tmp_path}/a/x*"])
     assert [path.name for path in found] == ["x.jsonl", "y.json.zst"]
     for pattern, fault in {
         f"{tmp_path}/*/x.jsonl": "rename one",
@@ -512,7 +510,7 @@ def test_input_files_are_told_apart_by_name_and_known_by_ending(tmp_path: Path) 
         f"{tmp_path}/none*": "no file matches",
     }.items():
         with pytest.raises(UserError, match=fault):
-            chat_files.resolve([pattern])
+            files.resolve([pattern])
 
 
 # Rows
@@ -524,7 +522,7 @@ def test_a_row_is_traced_by_its_own_id_else_by_file_and_line(
     rows = [SAME["openai"], {**SAME["prompt"], "id": 7, "url": "http://a/"}, {"id": "bad"}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n" + "\n".join(map(json.dumps, rows)))
-    one, two, bad = conversations.read_file(path, known, Conversations())
+    one, two, bad = encode.read_file(path, known, Conversations())
     assert isinstance(one, Accepted)
     assert isinstance(two, Accepted)
     assert isinstance(bad, Rejected)
@@ -539,7 +537,7 @@ def test_a_line_that_is_no_json_is_rejected_by_its_number(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(json.dumps(SAME["openai"]).encode() + b"\n" + line)
-    _, bad = conversations.read_file(path, known, Conversations())
+    _, bad = encode.read_file(path, known, Conversations())
     assert isinstance(bad, Rejected)
     assert bad.line == 2
     assert bad.reason == ("not_utf8" if b"\xff" in line else "invalid_json")
@@ -548,7 +546,7 @@ def test_a_line_that_is_no_json_is_rejected_by_its_number(
 def test_halves_of_surrogate_pairs_become_a_character(tmp_path: Path, known: Tokenizer) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": "\\ud800", "prompt": "\\udc00", "response": "a\\ud83d\\ude00"}')
-    (one,) = conversations.read_file(path, known, Conversations())
+    (one,) = encode.read_file(path, known, Conversations())
     assert isinstance(one, Accepted)
     assert one.id == "�"
     assert "a😀<|end|>" in known.decode(one.framed.tokens.tolist())
@@ -557,11 +555,11 @@ def test_halves_of_surrogate_pairs_become_a_character(tmp_path: Path, known: Tok
 def test_token_rows_hold_what_was_framed(tmp_path: Path, known: Tokenizer) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({**SAME["openai"], "id": i}) for i in range(40)))
-    accepted = list(conversations.read_file(path, known, Conversations()))
+    accepted = list(encode.read_file(path, known, Conversations()))
     made = [one for one in accepted if isinstance(one, Accepted)]
-    batch = conversations.token_rows(made, Shard(validation_fraction=0.5))
+    batch = encode.token_rows(made, Shard(validation_fraction=0.5))
     batch.validate(full=True)
-    assert batch.schema.equals(conversations.TOKENS)
+    assert batch.schema.equals(encode.TOKENS)
     for row, one in zip(batch.to_pylist(), made, strict=True):
         assert row["tokens"] == one.framed.tokens.tolist()
         assert row["loss_mask"] == list(one.framed.mask)
@@ -580,7 +578,7 @@ def test_token_rows_hold_what_was_framed(tmp_path: Path, known: Tokenizer) -> No
 )
 def test_real_files_are_read_whole(shared: Path, name: str, form: str, rows: int) -> None:
     path = shared / "corpora" / name
-    read = list(conversations.read_file(path, SMALL, Conversations(context=1 << 20)))
+    read = list(encode.read_file(path, SMALL, Conversations(context=1 << 20)))
     assert (
         [one.form for one in read if isinstance(one, Accepted)]
         == [form] * rows

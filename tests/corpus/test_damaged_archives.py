@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from corpus.compression import Frame, Gzip
-from corpus.members import Stream
-from corpus.warc import Record, read_records
+from corpus.warc.codecs import Frame, Gzip
+from corpus.warc.records import Record, read_records
+from corpus.warc.stream import Stream
 from schemas.errors import UserError
 
 ONE_MEMBER: dict[str, Callable[[bytes], bytes]] = {

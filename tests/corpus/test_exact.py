@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from corpus.exact import Exact, payload_hashes, url_hashes
+from corpus.dedup.exact import Exact, payload_hashes, url_hashes
 
 
 def test_a_fragment_is_no_part_of_an_address_and_all_else_is() -> None:
@@ -25,7 +25,7 @@ def test_digests_are_the_same_in_any_case() -> None:
 @pytest.mark.parametrize(
     ("by", "message"),
     [
-        (("title",), "by = 'title': must be among text, url, payload"),
+        (("title",), r"by\[0\] = 'title': must be one of 'text', 'url', 'payload'"),
         (("url", "url"), "each at most once"),
     ],
 )

@@ -7,17 +7,19 @@ import csv
 import gzip
 import hashlib
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from corpus.extract import Extract, Gates, Outcome, extract_file
-from corpus.http_body import parse_response
-from corpus.look import Look
-from corpus.url_rules import UrlRules, compile_rules
-from corpus.warc import read_records
+from corpus.text import extract_page, prescreen, url_filter
+from corpus.text.extract_page import EXTRACT_GATES, Extract, Gates, Outcome, extract_file
+from corpus.text.prescreen import Look
+from corpus.text.url_filter import UrlRules, compile_rules
+from corpus.warc.http import parse_response
+from corpus.warc.records import read_records
 from schemas.config import from_dict
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
@@ -286,13 +288,34 @@ def test_hostile_archives_become_rows_or_a_sentence(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"max_nodes": 0}, "max_nodes = 0: must be above 0"),
-        ({"max_cpu_seconds": -1}, "max_cpu_seconds = -1.0: must be above 0"),
-        ({"statuses": [20]}, "statuses = 20: must be HTTP status codes"),
+        ({"max_nodes": 0}, "max_nodes = 0: must be at least 1"),
+        ({"max_cpu_seconds": -1}, r"max_cpu_seconds = -1: must be at least 0\.01"),
+        ({"statuses": [20]}, r"statuses\[0\] = 20: must be at least 100 and at most 999"),
         ({"mime_types": ["html"]}, "mime_types = 'html': must be like 'text/html'"),
         ({"engine": "readability"}, "engine = 'readability': must be one of 'trafilatura'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=rf"r\.toml: extract\.{words}"):
-        from_dict(values, Extract, "r.toml", "extract.")
+    with pytest.raises(UserError, match=rf"r\.toml: {words}"):
+        from_dict(values, Extract, "r.toml")
+
+
+def test_every_reason_in_the_code_has_one_gate() -> None:
+    """Rejections are written as literals; those that are not are the records' own and the URL's."""
+    reasons = [reason for gate in EXTRACT_GATES for reason in gate.reasons]
+    assert len(set(reasons)) == len(reasons)
+    text = Path(extract_page.__file__).parent
+    raised = re.compile(r'RejectedError\(\s*"([a-z_]+)"')
+    found = {reason for path in text.glob("*.py") for reason in raised.findall(path.read_text())}
+    assert len(found) > 15
+    assert found <= set(reasons)
+    others = {"forgotten", "damaged_record", "torn_record", prescreen.UNWANTED_LANGUAGE}
+    assert set(reasons) - found - others == {f"url.{rule}" for rule in url_filter.RULES}
+
+
+def test_gates_depend_on_settings_of_the_recipe() -> None:
+    sections = {"extract": Extract(), "look": Look(), "url": UrlRules()}
+    for gate in EXTRACT_GATES:
+        for name in gate.settings:
+            section, _, key = name.partition(".")
+            assert hasattr(sections[section], key), name

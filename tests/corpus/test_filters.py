@@ -18,12 +18,12 @@ from fastwarc.warc import ArchiveIterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import filters
-from corpus.document import Document
-from corpus.filters import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
-from corpus.fineweb import FineWebQuality
-from corpus.gopher import GopherQuality
-from corpus.language_rule import LanguageRule
+from corpus.filters import registry
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.gopher import GopherQuality
+from corpus.filters.language import LanguageRule
+from corpus.filters.registry import FILTERS, FINEWEB_FILTERS, judge, judge_batch, signals_schema
+from corpus.filters.rules import Document
 from schemas.datasets import DOCUMENTS, judged_schema
 
 DEFAULTS = {name: FILTERS[name]() for name in FINEWEB_FILTERS}
@@ -140,11 +140,12 @@ def test_an_impossible_score_is_refused(score: float) -> None:
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_every_setting_is_a_threshold_or_asks_to_measure_again(name: str) -> None:
+def test_rules_read_settings_and_signals_of_their_filter(name: str) -> None:
     filter_ = FILTERS[name]
-    thresholds = {setting for rule in filter_.RULES for setting in rule.settings}
-    assert thresholds.isdisjoint(filter_.MEASURING)
-    assert {f.name for f in fields(filter_)} == thresholds | set(filter_.MEASURING)
+    settings, signals = {f.name for f in fields(filter_)}, {f.name for f in filter_.SIGNALS}
+    for rule in filter_.RULES:
+        assert settings.issuperset(rule.settings)
+        assert signals.issuperset(rule.signals)
 
 
 @pytest.mark.parametrize("name", [*list(DEFAULTS)[1:], "refinedweb_lines"])
@@ -153,7 +154,7 @@ def test_a_threshold_changes_no_signal_and_no_text(name: str) -> None:
     rules = {rule.setting for rule in usual.RULES}
     others = replace(usual, **{s: getattr(usual, s) // 2 for s in rules})
     assert others.measure(doc) == usual.measure(doc)
-    assert getattr(others, "rewrite", id)(doc) == getattr(usual, "rewrite", id)(doc)
+    assert others.rewrite(doc) == usual.rewrite(doc)
 
 
 SCORES = st.sampled_from([0.0, 0.2, 0.3, 0.65, 0.9])
@@ -223,7 +224,7 @@ def test_a_document_that_takes_too_long_costs_itself_alone(
         schema=DOCUMENTS,
     )  # fmt: skip
     expected = judge_batch(rows, DEFAULTS).to_pylist()
-    monkeypatch.setattr(filters, "MAX_CPU_SECONDS", 0.1)
+    monkeypatch.setattr(registry, "MAX_CPU_SECONDS", 0.1)
     found = judge_batch(rows, DEFAULTS)
     found.validate(full=True)
     found = found.to_pylist()
@@ -271,7 +272,7 @@ def test_a_rewritten_document_has_the_words_of_its_text(lines: list[str], splitt
     doc = english("\n".join(lines))
     doc.words(splitter)
     for name in ("c4", "refinedweb_lines"):
-        left = FILTERS[name]().rewrite(doc)  # type: ignore[attr-defined]
+        left = FILTERS[name]().rewrite(doc)
         assert left.words(splitter) == english(left.text).words(splitter)
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.document import Document
-from corpus.fineweb import FineWebQuality
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.rules import Document
 
 LONG = "This line is longer than thirty characters and has words"
 

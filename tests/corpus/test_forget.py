@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus import forget
-from corpus.extract import Extract, Gates, extract_file
-from corpus.forget import Keys, Request, Requests, read_list
+from corpus.clean import removals
+from corpus.clean.removals import DocumentKeys, RemovalRequest, RemovalRequests, read_list
+from corpus.text.extract_page import Extract, Gates, extract_file
 from schemas import manifest
 from schemas.datasets import DOCUMENTS, FORGOTTEN
 from schemas.errors import UserError
@@ -26,8 +26,8 @@ PAGE = (
 )
 
 
-def _requests(*pairs: tuple[Any, str]) -> Requests:
-    return Requests(Request(by, value) for by, value in pairs)
+def _requests(*pairs: tuple[Any, str]) -> RemovalRequests:
+    return RemovalRequests(RemovalRequest(by, value) for by, value in pairs)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_request_means_what_it_names(
     by: Any, value: str, url: str | None, means_it: bool
 ) -> None:
     requests = _requests((by, value))
-    assert requests.matching(ID, url) == ([Request(by, value)] if means_it else [])
+    assert requests.matching(ID, url) == ([RemovalRequest(by, value)] if means_it else [])
     assert requests.reason(ID, url) == (f"by {by}" if means_it else None)
 
 
@@ -78,8 +78,8 @@ def test_a_list_has_a_request_a_line(tmp_path: Path) -> None:
     path = tmp_path / "urls"
     path.write_bytes("\ufeffhttp://a.example/#b\r\n\n  # not this\nb.example/ä \n".encode())
     assert read_list(path, "url") == [
-        Request("url", "http://a.example/#b"),
-        Request("url", "b.example/ä"),
+        RemovalRequest("url", "http://a.example/#b"),
+        RemovalRequest("url", "b.example/ä"),
     ]
 
 
@@ -123,7 +123,7 @@ def _capture(url: str, status: str = "200 OK", body: str = PAGE) -> bytes:
     return f"{head}Content-Length: {len(block)}\r\n\r\n{block}\r\n\r\n".encode()
 
 
-def _rows(path: Path, requests: Requests | None) -> list[dict[str, Any]]:
+def _rows(path: Path, requests: RemovalRequests | None) -> list[dict[str, Any]]:
     gates = Gates(Extract(engine="resiliparse"), forgotten=requests)
     outcomes = list(extract_file(str(path), path.name, gates))
     assert all(outcome.row for outcome in outcomes)
@@ -145,12 +145,12 @@ def test_extract_keeps_the_name_of_what_is_forgotten_and_nothing_of_the_page(arc
     assert [row["rejected_by"] for row in before] == [None, None, "bad_status", "torn_record"]
     after = _rows(archive, _requests(("domain", "a.example")))
     reasons = [row["rejected_by"] for row in after]
-    assert reasons == [forget.REASON, None, forget.REASON, forget.REASON]
+    assert reasons == [removals.REASON, None, removals.REASON, removals.REASON]
     assert after[1] == before[1]
     said = {name for name, value in after[0].items() if value is not None and value is not False}
-    assert said == {*forget.REMAINS, "rejected_by", "detail"}
+    assert said == {*removals.REMAINS, "rejected_by", "detail"}
     assert after[0]["detail"] == "by domain"
-    assert all(after[0][name] == before[0][name] for name in forget.REMAINS)
+    assert all(after[0][name] == before[0][name] for name in removals.REMAINS)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_an_emptied_row_is_the_one_that_extract_would_write(
     before = pa.Table.from_pylist(_rows(archive, None), schema=DOCUMENTS)
     mask = np.array([bool(requests.reason(row["id"], row["url"])) for row in before.to_pylist()])
     assert mask.any()
-    blank = forget.blank(before.filter(pa.array(mask)), requests)
-    after = forget.replace(before, mask, blank)
+    blank = removals.blank(before.filter(pa.array(mask)), requests)
+    after = removals.replace(before, mask, blank)
     assert after.to_pylist() == _rows(archive, requests)
-    assert forget.is_blank(after).tolist() == mask.tolist()
+    assert removals.is_blank(after).tolist() == mask.tolist()
 
 
 def test_signals_of_an_emptied_row_go_too() -> None:
     schema = DOCUMENTS.append(pa.field("words", pa.struct([("num_words", pa.int64())])))
     row = dict.fromkeys(DOCUMENTS.names) | {"id": ID, "words": {"num_words": 7}}
-    blank = forget.blank(pa.Table.from_pylist([row], schema=schema), _requests(("id", ID)))
+    blank = removals.blank(pa.Table.from_pylist([row], schema=schema), _requests(("id", ID)))
     assert blank["words"].to_pylist() == [None]
 
 
@@ -189,7 +189,7 @@ def test_keys_find_their_rows_and_no_others(
     known: list[tuple[str, int]], rows: list[tuple[str, int]]
 ) -> None:
     expected = [row in set(known) for row in rows]
-    assert Keys(_table(known)).mask(_table(rows)).tolist() == expected
+    assert DocumentKeys(_table(known)).mask(_table(rows)).tolist() == expected
 
 
 @given(st.lists(st.booleans()))
@@ -198,12 +198,12 @@ def test_rows_are_replaced_where_they_stand(chosen: list[bool]) -> None:
     mask = np.array(chosen, bool)
     changed = pa.table({"n": pa.array([-1 - n for n, c in enumerate(chosen) if c], pa.int64())})
     expected = [-1 - n if c else n for n, c in enumerate(chosen)]
-    assert forget.replace(rows, mask, changed)["n"].to_pylist() == expected
+    assert removals.replace(rows, mask, changed)["n"].to_pylist() == expected
 
 
 def test_requests_and_keys_are_read_from_the_files_that_are_listed(tmp_path: Path) -> None:
-    assert len(forget.load(tmp_path)) == 0
-    assert not forget.load_keys(tmp_path).mask(_table([("a.warc", 1)])).any()
+    assert len(removals.load(tmp_path)) == 0
+    assert not removals.load_keys(tmp_path).mask(_table([("a.warc", 1)])).any()
     matched = {"by": "id", "value": ID, "file_path": "a.warc", "record_offset": 1}
     files = {
         "requests": [{"by": "id", "value": ID}, {"by": "domain", "value": "a.example"}],
@@ -214,6 +214,9 @@ def test_requests_and_keys_are_read_from_the_files_that_are_listed(tmp_path: Pat
         pq.write_table(pa.Table.from_pylist(rows, schema=FORGOTTEN), tmp_path / name)
     listed = [DataFile(n, len(files[n]), 1, counts={n: len(files[n])}) for n in list(files)[:2]]
     manifest.write(tmp_path, Manifest("forgotten", "", {}, {}, tuple(listed), {}))
-    assert forget.load(tmp_path).listed() == [Request("domain", "a.example"), Request("id", ID)]
+    assert removals.load(tmp_path).listed() == [
+        RemovalRequest("domain", "a.example"),
+        RemovalRequest("id", ID),
+    ]
     rows = _table([("a.warc", 1), ("a.warc", 2), ("b.warc", 1)])
-    assert forget.load_keys(tmp_path).mask(rows).tolist() == [True, False, False]
+    assert removals.load_keys(tmp_path).mask(rows).tolist() == [True, False, False]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.document import Document
-from corpus.gopher import GopherQuality, GopherRepetition
+from corpus.filters.gopher import GopherQuality, GopherRepetition
+from corpus.filters.rules import Document
 from schemas.config import from_dict
 from schemas.errors import UserError
 
@@ -166,7 +166,7 @@ def test_bullets_are_a_setting() -> None:
 def test_settings_come_from_toml_and_are_checked() -> None:
     built = from_dict({"min_words": 10, "stop_words": ["der", "die"]}, GopherQuality, "r.toml")
     assert built == GopherQuality(min_words=10, stop_words=("der", "die"))
-    with pytest.raises(UserError, match=r"r\.toml: min_words = -1: must be 0 or more"):
+    with pytest.raises(UserError, match=r"r\.toml: min_words = -1: must be at least 0"):
         from_dict({"min_words": -1}, GopherQuality, "r.toml")
     with pytest.raises(UserError, match="did you mean 'max_top_2_gram'"):
         from_dict({"max_top2_gram": 0.1}, GopherRepetition, "r.toml")

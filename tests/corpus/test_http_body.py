@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.http_body import Response, decode_body, parse_response
-from corpus.warc import Headers
+from corpus.warc.http import Response, decode_body, parse_response
+from corpus.warc.records import Headers
 
 PAGE = (
     b"<html><body>" + b"".join(b"<p>paragraph %d</p>" % i for i in range(3000)) + b"</body></html>"

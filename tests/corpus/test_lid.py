@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.lid import identify, model_path, model_sha256
+from corpus.text.language_id import identify, model_path, model_sha256
 from schemas.errors import UserError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from corpus.limits import CpuTimeError, cpu_limit
-from corpus.main_text import Bounds, Engine, RejectedError, main_text
+from corpus.text.limits import CpuTimeError, cpu_limit
+from corpus.text.main_text import Bounds, Engine, RejectedError, main_text
 
 PROJECT = Path(__file__).parents[2]
 
@@ -156,7 +156,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_memory_of_a_confined_process_is_bounded() -> None:
     code = (
-        "from corpus.limits import confine; confine(512)\n"
+        "from corpus.text.limits import confine; confine(512)\n"
         "try: bytearray(1 << 30)\n"
         "except MemoryError: print('refused')\n"
     )
@@ -166,7 +166,7 @@ def test_memory_of_a_confined_process_is_bounded() -> None:
 def test_a_call_that_never_returns_ends_a_confined_process() -> None:
     """A pattern that backtracks for ever runs no Python code in which a signal could be raised."""
     code = (
-        "import corpus.limits as limits, re; limits.GRACE_SECONDS = 0; limits.confine(2048)\n"
+        "import corpus.text.limits as limits, re; limits.GRACE_SECONDS = 0; limits.confine(2048)\n"
         "with limits.cpu_limit(0.5): re.match(r'(a|a?)+$', 'a' * 40 + 'b')\n"
     )
     assert run(code).returncode in (-signal.SIGXCPU, 1)
@@ -175,7 +175,7 @@ def test_a_call_that_never_returns_ends_a_confined_process() -> None:
 def test_a_page_that_takes_too_long_is_named() -> None:
     """In a process of its own: a test runner's callbacks would swallow the first signal."""
     code = (
-        "from corpus.main_text import Bounds, limited, main_text\n"
+        "from corpus.text.main_text import Bounds, limited, main_text\n"
         "html = '<html><body>' + '<ul><li>item one two three</li></ul>' * 4000\n"
         "try:\n"
         "    with limited(0.05): main_text(html, 'trafilatura', Bounds(100_000, 250))\n"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.look import Look, Seen, look, paragraphs
-from corpus.main_text import Bounds, ResiliparsePage
+from corpus.text.main_text import Bounds, ResiliparsePage
+from corpus.text.prescreen import Look, LookSignals, look, paragraphs
 from schemas.config import from_dict
 from schemas.errors import UserError
 
@@ -24,7 +24,7 @@ GERMAN = (
 ENGLISH_ONLY = Look(languages=("en",))
 
 
-def see(*paragraphs: str, settings: Look = ENGLISH_ONLY) -> Seen:
+def see(*paragraphs: str, settings: Look = ENGLISH_ONLY) -> LookSignals:
     body = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
     page = f"<html><body><article>{body}</article></body></html>"
     return look(ResiliparsePage(page, Bounds(1000, 100)), settings)
@@ -64,7 +64,7 @@ def test_one_short_passage_is_not_enough() -> None:
 
 
 def test_a_page_without_text_does_not_pass() -> None:
-    assert see("") == Seen(0, "", 0.0, 0)
+    assert see("") == LookSignals(0, "", 0.0, 0)
     assert not see("").passes(ENGLISH_ONLY)
 
 
@@ -76,8 +76,8 @@ def test_where_there_is_little_main_content_the_whole_page_is_looked_at() -> Non
 
 @pytest.mark.parametrize("values", [{"min_score": 1.5}, {"max_chars": 0}, {"min_passage_chars": 0}])
 def test_settings_that_make_no_sense_are_named(values: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=rf"r\.toml: look\.{next(iter(values))} = "):
-        from_dict(values, Look, "r.toml", "look.")
+    with pytest.raises(UserError, match=rf"r\.toml: {next(iter(values))} = "):
+        from_dict(values, Look, "r.toml")
 
 
 LONG = "The committee met in the old town hall on Tuesday & decided to go on"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from corpus.mime import mime_type
-from corpus.rights import rights_of
-from corpus.warc import Headers
+from corpus.text.opt_out import rights_of
+from corpus.warc.http import mime_type
+from corpus.warc.records import Headers
 
 
 @pytest.mark.parametrize(

@@ -16,21 +16,28 @@ from datasketch.lsh import _optimal_param
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import minhash, word_hashes
-from corpus.minhash import (
-    MinHash,
-    band_hashes,
-    fingerprints,
-    jaccard,
-    optimal_bands,
-    shingle_hashes,
-    signatures,
-    text_hash,
-)
-from corpus.word_hashes import BASE, normalise
+from corpus.arrays import Int64s, UInt64s
+from corpus.dedup import minhash
+from corpus.dedup import word_hashes as words_module
+from corpus.dedup.minhash import MinHash, fingerprints, jaccard, optimal_bands, shingle_hashes
+from corpus.dedup.word_hashes import BASE, normalise, word_hashes
 
 DEFAULT = MinHash()
 ONE_WORD_EACH = MinHash(ngram=1)
+
+
+def signatures(texts: Sequence[str], settings: MinHash) -> tuple[UInt64s, Int64s]:
+    return minhash.signatures(*word_hashes(texts), settings)
+
+
+def band_hashes(texts: Sequence[str], settings: MinHash) -> tuple[Int64s, Int64s]:
+    found = fingerprints(texts, settings)
+    return found.bands, found.num_shingles
+
+
+def text_hash(text: str) -> int:
+    return int(fingerprints([text], DEFAULT).text_hashes[0])
+
 
 # text, text_hash, shingles, first place, SHA-256 of the signature, last band
 GOLDEN = [
@@ -334,7 +341,7 @@ def test_a_signature_does_not_depend_on_its_batch(
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [words(range(3000)), "世界" * 400, "one " * 900, "", "a", "é" * 500]
     whole = fingerprints(texts, DEFAULT)
-    monkeypatch.setattr(word_hashes, "CHARS_AT_ONCE", 7)
+    monkeypatch.setattr(words_module, "CHARS_AT_ONCE", 7)
     monkeypatch.setattr(minhash, "SHINGLES_AT_ONCE", 11)
     in_parts = fingerprints(texts, DEFAULT)
     for name in ("text_hashes", "bands", "num_shingles"):
@@ -364,13 +371,12 @@ def test_no_texts_give_empty_arrays() -> None:
     assert bands.dtype == num_shingles.dtype == np.int64
 
 
-def test_fingerprints_are_text_hash_and_band_hashes() -> None:
+def test_fingerprints_of_a_batch_are_those_of_its_texts() -> None:
     texts = [row[0] for row in GOLDEN] + ["🎉", "Ünïcode and some more words to have a shingle"]
     found = fingerprints(texts, DEFAULT)
-    bands, num_shingles = band_hashes(texts, DEFAULT)
-    assert found.text_hashes.tolist() == [text_hash(text) for text in texts]
-    assert (found.bands == bands).all()
-    assert (found.num_shingles == num_shingles).all()
+    alone = [fingerprints([text], DEFAULT) for text in texts]
+    for name in ("text_hashes", "bands", "num_shingles"):
+        assert (getattr(found, name) == np.concatenate([getattr(one, name) for one in alone])).all()
 
 
 def test_texts_that_read_alike_have_one_hash_and_texts_of_symbols_their_own() -> None:
@@ -432,18 +438,18 @@ def test_a_threshold_sets_bands_and_rows() -> None:
         ({"ngram": 0}, "ngram = 0: must be at least 1"),
         ({"bands": 0}, "bands = 0: must be at least 1"),
         ({"rows": -1}, "rows = -1: must be at least 1"),
-        ({"seed": -1}, "seed = -1: must not be negative"),
-        ({"threshold": 1.0}, "threshold = 1.0: must be 0 (off) or between 0 and 1"),
-        ({"threshold": float("nan")}, "threshold = nan: must be 0 (off) or between 0 and 1"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
+        ({"threshold": 1.0}, "threshold = 1.0: must be at least 0 and below 1"),
+        ({"threshold": float("nan")}, "threshold = nan: must be at least 0 and below 1"),
         ({"num_hashes": 0}, "num_hashes = 0: must be at least 1"),
-        ({"num_hashes": 5000}, "num_hashes = 5000: must be at most 4096"),
+        ({"num_hashes": 5000}, "num_hashes = 5000: must be at least 1 and at most 4096"),
         (
             {"num_hashes": 200},
-            "num_hashes = 200: must be left out where no threshold is set; bands = 14 and rows = 8",
+            "num_hashes = 200: must be left out without a threshold; bands = 14 and rows = 8",
         ),
         (
             {"threshold": 0.8, "bands": 20},
-            "bands = 20 and rows = 8: must be left out beside threshold = 0.8, from which bands",
+            "bands = 20 and rows = 8: must be left out with threshold = 0.8, which sets bands",
         ),
     ],
 )

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus import passages
-from corpus.passages import Passages, Unit
-from corpus.word_hashes import normalise
+from corpus.dedup import line_hashes
+from corpus.dedup.line_hashes import Passages, Unit
+from corpus.dedup.word_hashes import normalise
 from schemas.config import from_dict
 from schemas.errors import UserError
 
@@ -29,7 +29,7 @@ TEXTS = st.lists(st.one_of(LINES, st.text(max_size=5)), max_size=12).map("\n".jo
 def rows(*texts: str, **settings: object) -> list[dict]:
     chosen = from_dict({"unit": "line", "min_words": 1, **settings}, Passages, "r.toml")
     nodes = pa.array(range(len(texts)), pa.int64())
-    return passages.list_units(nodes, texts, chosen).to_pylist()
+    return line_hashes.list_units(nodes, texts, chosen).to_pylist()
 
 
 def oracle(text: str, unit: Unit, min_words: int) -> list[tuple[str, int, int, int, bool]]:
@@ -58,8 +58,8 @@ def slow_units(text: str, unit: Unit) -> list[str]:
 
 def test_lines_and_paragraphs_are_what_stands_between_blank_lines() -> None:
     text = "\n \na first line\nits second\n\t\n\nanother\u2028line\n"
-    assert passages.units(text, "line") == ["a first line", "its second", "another\u2028line"]
-    assert passages.units(text, "paragraph") == ["a first line\nits second", "another\u2028line"]
+    assert line_hashes.units(text, "line") == ["a first line", "its second", "another\u2028line"]
+    assert line_hashes.units(text, "paragraph") == ["a first line\nits second", "another\u2028line"]
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_lines_and_paragraphs_are_what_stands_between_blank_lines() -> None:
     ],
 )
 def test_what_stays_is_joined_without_a_trace(text: str, places: list[int], expected: str) -> None:
-    assert passages.without(text, places, "line") == expected
+    assert line_hashes.without(text, places, "line") == expected
 
 
 def test_paragraphs_go_whole() -> None:
     text = "a\nb\n\nc\nd\n\ne\nf"
-    assert passages.without(text, [1], "paragraph") == "a\nb\n\ne\nf"
+    assert line_hashes.without(text, [1], "paragraph") == "a\nb\n\ne\nf"
 
 
 @given(TEXTS, st.sampled_from(UNITS), st.sets(st.integers(0, 12)))
 def test_the_other_units_stay_as_they_are(text: str, unit: Unit, chosen: set[int]) -> None:
-    before = passages.units(text, unit)
+    before = line_hashes.units(text, unit)
     assert before == slow_units(text, unit)
     places = chosen & set(range(len(before)))
-    after = passages.without(text, places, unit)
-    assert passages.units(after, unit) == [u for i, u in enumerate(before) if i not in places]
+    after = line_hashes.without(text, places, unit)
+    assert line_hashes.units(after, unit) == [u for i, u in enumerate(before) if i not in places]
     if not places:
         assert after is text
 
@@ -134,19 +134,21 @@ def test_a_line_of_ten_megabytes_and_a_million_lines_are_listed_and_cut() -> Non
     line = "five words and no end " * 450_000
     many = "\n".join(f"w{chr(97 + i % 26)} x" for i in range(1_000_000))
     settings = Passages(unit="line", min_words=2)
-    listed = passages.list_units(pa.array([1, 2]), [line, many], settings)
+    listed = line_hashes.list_units(pa.array([1, 2]), [line, many], settings)
     assert listed["num_units"].to_pylist() == [1, 1_000_000]
     assert listed["num_words"].to_pylist() == [2_250_000, 2_000_000]
     found = listed["units"].values
     assert found[0]["words"].as_py() == 2_250_000
     again = found.filter(found.field("again"))
     assert len(found) - len(again) == 1 + 26
-    assert len(passages.without(many, again.field("place").to_pylist(), "line").split("\n")) == 26
+    assert (
+        len(line_hashes.without(many, again.field("place").to_pylist(), "line").split("\n")) == 26
+    )
 
 
 def test_without_the_option_texts_are_as_they_were() -> None:
-    assert passages.cut(["a\na"], [[1]], Passages()) == ["a\na"]
-    assert passages.cut(["a\na", "b"], [[1], None], Passages(unit="line")) == ["a", "b"]
+    assert line_hashes.cut(["a\na"], [[1]], Passages()) == ["a\na"]
+    assert line_hashes.cut(["a\na", "b"], [[1], None], Passages(unit="line")) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

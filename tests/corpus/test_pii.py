@@ -11,11 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import pii
-from corpus.addresses import Span, find_emails, find_ipv4, find_ipv6
-from corpus.credentials import find_api_keys, find_private_keys
-from corpus.personal_numbers import find_cards, find_phones, find_ssns
-from corpus.pii import EMAIL_REPLACEMENT, IP_REPLACEMENT, Pii, find, scrub
+from corpus.clean import pii
+from corpus.clean.pii import (
+    EMAIL_REPLACEMENT,
+    IP_REPLACEMENT,
+    Pii,
+    Span,
+    find,
+    find_api_keys,
+    find_cards,
+    find_emails,
+    find_ipv4,
+    find_ipv6,
+    find_phones,
+    find_private_keys,
+    find_ssns,
+    scrub,
+)
 from schemas.config import from_dict
 from schemas.datasets import PII_KINDS
 from schemas.errors import UserError
@@ -27,7 +39,7 @@ DEK-Info: AES-128-CBC,C3D0
 MIIEpAIBAAKCAQEA7bq4qXbVb2mF0rB2C0W4m7l7c5nq0S9wqkXWc1k2N3J4L5M6
 N7O8P9Q0R1S2T3U4V5W6X7Y8Z9a0b1c2d3e4f5g6h7i8j9k0l1m2n3o4p5q6r7==
 -----END RSA PRIVATE KEY-----"""
-PLACEHOLDERS = [placeholder for _, _, placeholder in pii._FINDERS]
+PLACEHOLDERS = [kind.placeholder for kind in pii.KINDS]
 
 # Pieces that make personal data, halves of it, and pieces that touch each other.
 PIECES = st.sampled_from(
@@ -357,14 +369,14 @@ def test_what_comes_together_by_dropping_goes_too() -> None:
 
 def test_the_settings_are_the_kinds() -> None:
     assert tuple(field.name for field in dataclasses.fields(Pii)) == PII_KINDS
-    assert {kind for kind, _, _ in pii._FINDERS} == set(PII_KINDS)
+    assert {kind.name for kind in pii.KINDS} == set(PII_KINDS)
 
 
 @settings(deadline=None)
 @given(TEXTS)
 def test_no_personal_data_is_left(text: str) -> None:
     replaced = scrub(text, ALL).text
-    for _, finder, _ in pii._FINDERS:
+    for _, finder, _ in pii.KINDS:
         assert set(found(finder, replaced)) <= set(PLACEHOLDERS)
 
 
@@ -409,5 +421,5 @@ def test_time_is_linear_in_a_hostile_text(piece: str) -> None:
 def test_an_unknown_action_is_refused() -> None:
     with pytest.raises(UserError, match="emails = 'hide': must be one of"):
         from_dict({"emails": "hide"}, Pii, "r.toml")
-    with pytest.raises(ValueError, match="ips = 'hide': must be replace, drop or keep"):
+    with pytest.raises(ValueError, match="ips = 'hide': must be one of 'replace', 'drop', 'keep'"):
         Pii(ips="hide")  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import pytest
 
-from corpus import pii
-from corpus.pii import Pii, find, scrub
+from corpus.clean import pii
+from corpus.clean.pii import Pii, find, scrub
 from schemas.datasets import PII_KINDS
 
 ALL = Pii(**dict.fromkeys(PII_KINDS, "replace"))
@@ -502,7 +502,7 @@ def check_traps(size: int, figures: Figures) -> None:
     """Each finder, on each trap of `size` characters and of twice as many."""
     worst = (0.0, "", "")
     for trap in TRAPS:
-        for _, finder, _ in pii._FINDERS:
+        for _, finder, _ in pii.KINDS:
             seconds = []
             for length in (size, 2 * size):
                 text = ("x@" + trap * (length // len(trap) + 1))[:length]
@@ -539,7 +539,7 @@ def test_text_built_to_outlast_the_scrubber_is_not_gone_over_again_and_again(
         nested = f"-----BEGIN PRI{nested}VATE KEY-----{key}-----END PRIVATE KEY-----"
     lengths: list[int] = []
 
-    def counting(text: str, settings: Pii) -> list[pii.Piece]:
+    def counting(text: str, settings: Pii) -> list[pii.PiiSpan]:
         lengths.append(len(text))
         return find(text, settings)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.plain_names import host_of, plain_domain, plain_id, plain_url
+from corpus.clean.removals import host_of, plain_domain, plain_id, plain_url
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 

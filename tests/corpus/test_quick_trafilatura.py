@@ -6,15 +6,17 @@ import functools
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from corpus import quick_trafilatura
-from corpus.charset import decode
-from corpus.http_body import decode_body, parse_response
-from corpus.warc import read_records
+from corpus.text import fast_trafilatura
+from corpus.text.charset import decode
+from corpus.text.extract_page import Gates, extract_file
+from corpus.warc.http import decode_body, parse_response
+from corpus.warc.records import read_records
 
 PROJECT = Path(__file__).parents[2]
 _REFERENCE = """
@@ -48,8 +50,8 @@ def reference(htmls: list[str], fast: bool) -> list[str]:
 
 
 def quick(page: str, fast: bool) -> str:
-    tree = quick_trafilatura.parse(page)
-    return "" if tree is None else quick_trafilatura.extract(tree, fast)
+    tree = fast_trafilatura.parse(page)
+    return "" if tree is None else fast_trafilatura.extract(tree, fast)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -68,7 +70,7 @@ def test_readability_is_heard_where_it_finds_more(shared: Path) -> None:
     """Else the comparison above would not touch it: some pages take their text from there."""
     heard = 0
     for page in pages(shared / "crawl" / "REALWEB-small-00000.warc.gz"):
-        tree = quick_trafilatura.parse(page)
+        tree = fast_trafilatura.parse(page)
         if tree is not None:
             heard += quick(page, False) != quick(page, True)
     assert heard > 5
@@ -105,7 +107,7 @@ def test_a_reference_to_a_control_costs_itself_alone(fast: bool) -> None:
 
 
 def test_what_a_reference_stood_between_makes_no_other_one() -> None:
-    replace = functools.partial(quick_trafilatura._CONTROL_REFERENCE.sub, "[]")
+    replace = functools.partial(fast_trafilatura._CONTROL_REFERENCE.sub, "[]")
     assert replace("&&#1;#1; &#x1F; &#1 &#27a &#x1A;") == "&[]#1; &#x1F; [] []a []"
     others = "&#9; &#10; &#11; &#12; &#13; &#0; &#128; &#x80; &#28; &#x1e; &#100; &#x1000; &#1234;"
     assert replace(others) == others
@@ -119,10 +121,60 @@ def test_pages_of_the_crawl_that_name_a_control_are_read(
     found = {}
     for path in sorted((shared / "crawl").glob("REALWEB-public-*.warc.gz")):
         for page in pages(path):
-            if quick_trafilatura._CONTROL_REFERENCE.search(page):
+            if fast_trafilatura._CONTROL_REFERENCE.search(page):
                 found[page] = quick(page, fast=False)
     without = reference(list(found), fast=False)
     assert len(found) == 3
     assert [bool(text) for text in found.values()] == [True] * 3
     lost = sum(not text for text in without)
     figures("control references", f"{len(found)} of 4,917 pages; trafilatura alone loses {lost}")
+
+
+def test_the_version_that_is_patched_is_the_one_that_is_pinned() -> None:
+    pin = f"trafilatura=={fast_trafilatura.TRAFILATURA_VERSION}"
+    assert pin in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert pin in (PROJECT / "constraints.txt").read_text().splitlines()
+
+
+_OTHER_TRAFILATURA = """
+import json, sys, types, warnings
+import trafilatura
+from corpus.text.extract_page import Gates, extract_file
+from corpus.text.fast_trafilatura import TRAFILATURA_VERSION
+
+if sys.argv[1] == "another version":
+    trafilatura.__version__ = "2.3.2"
+else:  # the public functions alone, none of the modules that are patched
+    stub = types.ModuleType("trafilatura")
+    stub.__version__ = TRAFILATURA_VERSION
+    stub.load_html, stub.extract = trafilatura.load_html, trafilatura.extract
+    for name in [name for name in sys.modules if name.startswith("trafilatura")]:
+        del sys.modules[name]
+    sys.modules["trafilatura"] = stub
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    rows = [one.row for _ in range(2) for one in extract_file(sys.argv[2], "a.warc.gz", Gates())]
+texts = [(row["rejected_by"], row["text"]) for row in rows if row]
+print(json.dumps([texts, [str(one.message) for one in caught]]))
+"""
+
+
+@pytest.mark.parametrize("misfit", ["another version", "no internals"])
+def test_a_trafilatura_that_does_not_fit_is_used_unpatched_with_one_warning(misfit: str) -> None:
+    path = PROJECT / "samples" / "SAMPLE-00000.warc.gz"
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER_TRAFILATURA, misfit, str(path)],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows, warnings = json.loads(done.stdout)
+    expected = [
+        [one.row["rejected_by"], one.row["text"]]
+        for one in extract_file(str(path), "a.warc.gz", Gates())
+        if one.row
+    ]
+    assert rows == 2 * expected
+    assert sum(text is not None for _, text in expected) > 50
+    (warning,) = [text for text in warnings if "trafilatura" in text]
+    assert "is used unpatched" in warning
+    assert f"install trafilatura=={fast_trafilatura.TRAFILATURA_VERSION}" in warning
+    assert ("2.3.2" in warning) == (misfit == "another version")

@@ -1,4 +1,4 @@
-"""Quick expressions give what libxml2 gives for the originals, on any tree."""
+"""Marked expressions select what libxml2 selects with the originals, on any tree."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lxml import etree, html
+from lxml import html
 from lxml.etree import XPath
+from trafilatura import core, main_extractor, xpaths
 
-from corpus.quick_xpath import Expression, Quick, quicken
+from corpus.text.fast_trafilatura import AttributeMarks, MarkedXPath, prepare
 
 RE = {"re": "http://exslt.org/regular-expressions"}
 SOURCES = [
@@ -57,22 +58,22 @@ def page(tree: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def quick() -> tuple[Quick, list[tuple[XPath, Any]]]:
-    quick = Quick()
+def quick() -> tuple[AttributeMarks, list[tuple[XPath, Any]]]:
+    quick = AttributeMarks()
     originals = [XPath(source, namespaces=RE) for source in SOURCES]
     return quick, [(original, quick.expression(original)) for original in originals]
 
 
 @given(tree=TREES)
 def test_marked_trees_and_their_copies_give_the_same_elements(
-    quick: tuple[Quick, list[tuple[XPath, Any]]], tree: Any
+    quick: tuple[AttributeMarks, list[tuple[XPath, Any]]], tree: Any
 ) -> None:
     marks, pairs = quick
     root = page(tree)
     marks.mark(root)
     for changed in (root, copy(root), deepcopy(root[0])):
         for original, expression in pairs:
-            assert isinstance(expression, Expression)
+            assert isinstance(expression, MarkedXPath)
             assert expression(changed) == original(changed)
     for element in root.iter("p"):  # as extractors do: an element loses what it had
         element.attrib.clear()
@@ -83,7 +84,7 @@ def test_marked_trees_and_their_copies_give_the_same_elements(
 
 @given(tree=TREES)
 def test_a_tree_without_marks_is_asked_in_the_original_words(
-    quick: tuple[Quick, list[tuple[XPath, Any]]], tree: Any
+    quick: tuple[AttributeMarks, list[tuple[XPath, Any]]], tree: Any
 ) -> None:
     root = page(tree)
     for original, expression in quick[1]:
@@ -91,7 +92,7 @@ def test_a_tree_without_marks_is_asked_in_the_original_words(
 
 
 def test_of_several_attributes_the_first_in_the_source_decides() -> None:
-    quick = Quick()
+    quick = AttributeMarks()
     expression = quick.expression(XPath(".//*[re:test(@id|@class, 'x')]", namespaces=RE))
     root = html.fromstring("<html><body><p class=x id=y></p><p id=y class=x></p></body></html>")
     quick.mark(root)
@@ -100,7 +101,7 @@ def test_of_several_attributes_the_first_in_the_source_decides() -> None:
 
 
 def test_a_page_cannot_mark_itself() -> None:
-    quick = Quick()
+    quick = AttributeMarks()
     expression = quick.expression(XPath(".//*[contains(@class, 'menu')]"))
     root = html.fromstring(
         '<html GM="GM0"><body><p GM0="">text</p><p class=menu></p></body></html>'
@@ -116,12 +117,12 @@ def test_a_page_cannot_mark_itself() -> None:
 )  # fmt: skip
 def test_what_is_not_read_is_left_to_libxml2(source: str) -> None:
     original = XPath(source)
-    assert Quick().expression(original) is original
+    assert AttributeMarks().expression(original) is original
 
 
-def test_lists_are_changed_in_place_for_all_who_hold_them() -> None:
-    expressions: list[Any] = [XPath(".//*[@class='a']"), XPath("//p")]
-    held = expressions
-    quicken(Quick(), [expressions])
-    assert isinstance(held[0], Expression)
-    assert isinstance(held[1], etree.XPath)
+def test_lists_are_changed_in_place_in_every_module_that_has_them() -> None:
+    assert prepare() is not None
+    for module in (xpaths, main_extractor, core):
+        held = [value for name, value in vars(module).items() if name.endswith("_XPATH")]
+        kinds = {type(expression) for expressions in held for expression in expressions}
+        assert MarkedXPath in kinds, module

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.document import Document
-from corpus.refinedweb import RefinedWebLines
+from corpus.filters.refinedweb import RefinedWebLines
+from corpus.filters.rules import Document
 from schemas.config import from_dict
 from schemas.errors import UserError
 
@@ -132,7 +132,7 @@ def test_line_rules_can_be_turned_off() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(UserError, match="max_newlines = 0: must be 1 or more"):
+    with pytest.raises(UserError, match="max_newlines = 0: must be at least 1"):
         from_dict({"max_newlines": 0}, RefinedWebLines, "r.toml")
-    with pytest.raises(UserError, match=r"max_frac_uppercase = 1\.5: must be 0 to 1"):
+    with pytest.raises(UserError, match=r"max_frac_uppercase = 1\.5: must be at least 0 and at"):
         from_dict({"max_frac_uppercase": 1.5}, RefinedWebLines, "r.toml")

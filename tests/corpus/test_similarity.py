@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from corpus.minhash import MinHash
-from corpus.similarity import Verify, estimate, wilson
+from corpus.dedup.minhash import MinHash
+from corpus.dedup.precision_recall import Verify, estimate, wilson
 
 
 @pytest.mark.parametrize(("found", "of"), [(0, 5), (3, 8), (8, 8), (500, 1000), (1, 100_000)])
@@ -45,8 +45,8 @@ def test_the_threshold_is_what_is_verified_or_where_the_curve_is_steep() -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be from 0 to 1"),
-        ({"sample_pairs": -1}, "sample_pairs = -1: must be 0 or more"),
+        ({"min_similarity": 1.5}, "min_similarity = 1.5: must be at least 0 and at most 1"),
+        ({"sample_pairs": -1}, "sample_pairs = -1: must be at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:

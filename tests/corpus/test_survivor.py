@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.survivor import Survivor, ranks
+from corpus.dedup.survivor import Survivor, ranks
 
 POLICIES = ["longest", "earliest", "latest", "first", "highest", "lowest"]
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -60,8 +60,8 @@ def test_ranks_sort_as_the_policy_says(rows: list[tuple], keep: str) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"keep": "highest"}, "keep = 'highest': name the `signal`"),
-        ({"signal": "x"}, "signal = 'x': is compared where keep = 'highest' or 'lowest'"),
+        ({"keep": "highest"}, "keep = 'highest': must come with a `signal`"),
+        ({"signal": "x"}, "signal = 'x': must be left out with keep = 'longest'; only 'highest'"),
     ],
 )
 def test_a_policy_and_its_signal_go_together(values: dict[str, str], message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.token_arrays import encode_array, token_lists
+from corpus.tokens.shards import encode_array, token_lists
 from schemas import hf_export, tokenizer
 from schemas.tokenizer import CHAT_TOKENS, DOCUMENT_BOUNDARY, MAX_BLANKS, Tokenizer
 

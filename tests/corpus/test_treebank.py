@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import treebank
-from corpus.treebank import (
+from corpus.filters import treebank
+from corpus.filters.treebank import (
     _LETTERS,
     _MARK,
     _NO_ENDS,

@@ -17,9 +17,15 @@ import tldextract
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corpus import url_lists, url_rules
-from corpus.hashed_set import HashedSet
-from corpus.url_rules import CompiledRules, UrlFault, UrlRules, host_of, registered_domain
+from corpus.text import url_filter
+from corpus.text.url_filter import (
+    CompiledRules,
+    HashedSet,
+    UrlFault,
+    UrlRules,
+    host_of,
+    registered_domain,
+)
 from schemas.errors import UserError
 
 HOSTS = ("bad.com", "evil.co.uk", "sub.good.org", "good.org", "192.0.2.7", "intranet", "a.bad.com")
@@ -29,7 +35,7 @@ PATHS = ("", "/", "/page", "/page?q=1")
 
 def rules(**lists: str | int) -> CompiledRules:
     """Rules from lists written as one string each, entries apart by blanks."""
-    entries = {name: str(lists.get(name, "")).split() for name in url_rules.LISTS}
+    entries = {name: str(lists.get(name, "")).split() for name in url_filter.LISTS}
     return CompiledRules(
         HashedSet.of(entries["domains"]),
         HashedSet.of(entries["urls"]),
@@ -179,7 +185,7 @@ def test_a_fault_names_the_rule_and_the_entry(url: str, fault: UrlFault | None) 
 
 
 def test_no_lists_reject_no_url() -> None:
-    assert url_rules.compile_rules(UrlRules()).fault("http://casino.example/") is None
+    assert url_filter.compile_rules(UrlRules()).fault("http://casino.example/") is None
 
 
 def test_a_list_is_the_same_in_every_form_it_comes_in(tmp_path: Path) -> None:
@@ -191,14 +197,14 @@ def test_a_list_is_the_same_in_every_form_it_comes_in(tmp_path: Path) -> None:
         tar_of(tmp_path / "adult.tar.gz", {"adult/domains": text, "adult/urls": "x.org/a"}),
         str(Path(write(tmp_path / "adult" / "domains", text)).parent),
     ]
-    read = [url_rules.compile_rules(UrlRules(domains=(form,))).domains for form in forms]
+    read = [url_filter.compile_rules(UrlRules(domains=(form,))).domains for form in forms]
     expected = HashedSet.of(["bad.com", "evil.co.uk", "xn--bcher-kva.de"])
     assert all(np.array_equal(found.hashes, expected.hashes) for found in read)
 
 
 def test_words_lose_punctuation_case_and_comments(tmp_path: Path) -> None:
     path = write(tmp_path / "words", "Auto Erotic\n#ass\n--\nX-rated\n")
-    compiled = url_rules.compile_rules(UrlRules(hard_words=(path,), substrings=(path,)))
+    compiled = url_filter.compile_rules(UrlRules(hard_words=(path,), substrings=(path,)))
     assert compiled.hard_words == {"autoerotic", "xrated"}
     assert compiled.substrings == ("autoerotic", "xrated")
 
@@ -211,7 +217,7 @@ def test_an_archive_is_read_for_the_wanted_files_only_and_never_unpacked(
     members = {"../../domains": "bad.com", "a/urls": "x.org/a", "b/domains": "evil.co.uk"}
     path = tar_of(tmp_path / "lists.tar.gz", members, {"c/domains": "/etc/hosts"})
     before = sorted(tmp_path.rglob("*"))
-    compiled = url_rules.compile_rules(UrlRules(domains=(path,), urls=(path,)))
+    compiled = url_filter.compile_rules(UrlRules(domains=(path,), urls=(path,)))
     assert (len(compiled.domains), len(compiled.urls)) == (2, 1)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -228,12 +234,12 @@ def test_a_list_that_is_none_is_named(tmp_path: Path) -> None:
     }
     for path, reason in wrong.items():
         with pytest.raises(UserError, match=reason) as error:
-            url_rules.compile_rules(UrlRules(domains=(path,)))
+            url_filter.compile_rules(UrlRules(domains=(path,)))
         assert str(error.value).startswith(f"url.domains = {path!r}: not a readable list")
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(ValueError, match=r"min_soft_words = 0: must be 1 or more"):
+    with pytest.raises(ValueError, match=r"min_soft_words = 0: must be at least 1"):
         UrlRules(min_soft_words=0)
     with pytest.raises(ValueError, match=r"urls = \[''\]: must be paths"):
         UrlRules(urls=("",))
@@ -250,8 +256,8 @@ def lists(tmp_path: Path) -> UrlRules:
 
 
 def test_what_is_loaded_judges_like_what_was_compiled(lists: UrlRules, tmp_path: Path) -> None:
-    loaded = url_rules.load(url_rules.build(lists, tmp_path / "root"))
-    compiled = url_rules.compile_rules(lists)
+    loaded = url_filter.load(url_filter.build(lists, tmp_path / "root"))
+    compiled = url_filter.compile_rules(lists)
     addresses = ("x.bad.com", "good.org/casino", "good.org/free/hot", "good.org/phrase", "good.org")
     found = [loaded.fault(f"http://{address}") for address in addresses]
     assert found == [compiled.fault(f"http://{address}") for address in addresses]
@@ -262,7 +268,7 @@ def test_what_is_loaded_judges_like_what_was_compiled(lists: UrlRules, tmp_path:
 
 
 def test_the_hashes_are_mapped_read_only(lists: UrlRules, tmp_path: Path) -> None:
-    hashes = url_rules.load(url_rules.build(lists, tmp_path / "root")).domains.hashes
+    hashes = url_filter.load(url_filter.build(lists, tmp_path / "root")).domains.hashes
     assert isinstance(hashes.base, np.memmap)
     assert not hashes.flags.writeable
 
@@ -271,22 +277,22 @@ def test_the_folder_is_named_by_contents_and_settings_alone(
     lists: UrlRules, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
-    built = url_rules.build(lists, root)
+    built = url_filter.build(lists, root)
     moved = write(tmp_path / "elsewhere", "bad.com")
-    assert url_rules.build(replace(lists, domains=(lists.domains[1], moved)), root) == built
-    assert url_rules.build(replace(lists, min_soft_words=3), root) != built
-    assert url_rules.build(replace(lists, soft_words=lists.hard_words), root) != built
+    assert url_filter.build(replace(lists, domains=(lists.domains[1], moved)), root) == built
+    assert url_filter.build(replace(lists, min_soft_words=3), root) != built
+    assert url_filter.build(replace(lists, soft_words=lists.hard_words), root) != built
     Path(lists.domains[0]).write_text("other.com")
-    assert url_rules.build(lists, root) != built
+    assert url_filter.build(lists, root) != built
 
 
 def test_lists_are_compiled_once_and_again_after_a_kill(lists: UrlRules, tmp_path: Path) -> None:
-    built = url_rules.build(lists, tmp_path / "root")
+    built = url_filter.build(lists, tmp_path / "root")
     written = {path: path.stat().st_ino for path in built.iterdir()}
-    url_rules.build(lists, tmp_path / "root")
+    url_filter.build(lists, tmp_path / "root")
     assert {path: path.stat().st_ino for path in built.iterdir()} == written
     (built / "rules.json").unlink()
-    url_rules.build(lists, tmp_path / "root")
+    url_filter.build(lists, tmp_path / "root")
     assert sorted(built.iterdir()) == sorted(written)
 
 
@@ -295,10 +301,10 @@ def test_lists_are_compiled_once_and_again_after_a_kill(lists: UrlRules, tmp_pat
 def test_a_damaged_folder_is_named(
     lists: UrlRules, tmp_path: Path, file: str, damage: bytes
 ) -> None:
-    path = url_rules.build(lists, tmp_path / "root") / file
+    path = url_filter.build(lists, tmp_path / "root") / file
     path.write_bytes(damage)
     with pytest.raises(UserError, match=re.escape(str(path))):
-        url_rules.load(path.parent)
+        url_filter.load(path.parent)
 
 
 @given(st.sets(st.text()), st.text())
@@ -324,7 +330,7 @@ def test_an_array_of_another_kind_is_no_set(tmp_path: Path) -> None:
 
 def _refused(path: Path) -> str:
     with pytest.raises(UserError) as error:
-        for _ in url_lists.entries(str(path), "domains"):
+        for _ in url_filter.entries(str(path), "domains"):
             pass
     return str(error.value)
 
@@ -355,7 +361,7 @@ def test_a_list_with_an_endless_line_is_refused_before_it_is_read(
 def test_a_list_may_not_unpack_without_end(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(url_lists, "MAX_LIST_BYTES", 1 << 20)
+    monkeypatch.setattr(url_filter, "MAX_LIST_BYTES", 1 << 20)
     text, path = "a.org\n" * 200_000, tmp_path / name
     if name.endswith(".tar.gz"):
         tar_of(path, {"skipped/urls": text, "c/domains": "a.org"})
@@ -394,7 +400,7 @@ def test_lines_do_not_depend_on_where_a_text_is_cut(text: str, size: int) -> Non
     lines = [line.strip() for line in raw]
     expected = [line for line in lines if line and not line.startswith("#")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(url_lists, "MAX_LINE_CHARS", size)
+        patch.setattr(url_filter, "MAX_LINE_CHARS", size)
         file = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")
         if max(map(len, raw)) <= size:
-            assert list(url_lists._entries_of(file)) == expected
+            assert list(url_filter._entries_of(file)) == expected

@@ -17,7 +17,7 @@ from fastwarc.warc import ArchiveIterator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus.warc import Record, first_record_at, read_records
+from corpus.warc.records import Record, first_record_at, read_records
 from schemas.errors import UserError
 
 Member = Callable[[bytes], bytes]

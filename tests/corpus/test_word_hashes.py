@@ -15,8 +15,8 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import word_hashes as module
-from corpus.word_hashes import BASE, ngram_hashes, normalise, word_hashes
+from corpus.dedup import word_hashes as module
+from corpus.dedup.word_hashes import BASE, ngram_hashes, normalise, word_hashes
 
 WITHOUT_SPACES = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]
 ACCENTED = ["Common", "Inherited", "Latin", "Greek", "Cyrillic", "Hebrew", "Arabic", "Syriac"]

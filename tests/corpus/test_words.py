@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus import words
-from corpus.words import count_sentences, is_symbol, split_words
+from corpus.filters import words
+from corpus.filters.words import count_sentences, is_symbol, split_words
 
 SPACY_WORDS = [
     (
@@ -142,16 +142,16 @@ def test_shortcuts_give_what_the_affix_rules_give(text: str) -> None:
 @given(TEXTS)
 def test_words_do_not_depend_on_what_was_split_before(text: str) -> None:
     first = split_words(text)
-    words._pieces.clear()
+    words._cache.clear()
     assert split_words(text) == first
 
 
-def test_the_memory_of_pieces_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words._Pieces, "MAX_PIECES", 10)
-    words._pieces.clear()
+def test_the_cache_of_pieces_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words._TokenCache, "MAX_PIECES", 10)
+    words._cache.clear()
     split_words(" ".join(f"word{i}" for i in range(100)) + " " + "x" * 1000)
-    assert len(words._pieces) <= 10
-    assert "x" * 1000 not in words._pieces
+    assert len(words._cache) <= 10
+    assert "x" * 1000 not in words._cache
 
 
 @pytest.mark.parametrize(

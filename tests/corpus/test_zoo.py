@@ -389,9 +389,9 @@ class Keeper:
 
     def __init__(self) -> None:
         from corpus import recipe
-        from corpus.evaluation_index import build
-        from corpus.look import Look
-        from corpus.pii import Pii
+        from corpus.clean.contamination import build
+        from corpus.clean.pii import Pii
+        from corpus.text.prescreen import Look
 
         self.folder = tempfile.TemporaryDirectory()
         fineweb = recipe.load(PROJECT / "recipes" / "fineweb.toml")
@@ -421,8 +421,8 @@ class Keeper:
 
     def look_after(self, path: Path) -> tuple[str, str]:
         """Read three records; what became of the middle one, and a hash of the others."""
-        from corpus import tasks
-        from corpus.extract import Gates, extract_file
+        from corpus import worker_tasks
+        from corpus.text.extract_page import Gates, extract_file
         from schemas.datasets import DOCUMENTS, SURVIVORS
 
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -437,7 +437,7 @@ class Keeper:
         neighbours = []
         for name, chosen in self.judge.items():
             with self._timed(name):
-                judged = next(tasks.judge(chosen, documents))
+                judged = next(worker_tasks.judge(chosen, documents))
             neighbours += [judged.slice(0, 1).to_pylist(), judged.slice(2, 1).to_pylist()]
         texts = [row for found_rows in rows.values() for row in found_rows[1:2] if row["text"]]
         if texts:
@@ -445,18 +445,18 @@ class Keeper:
             row |= {"node": 1, "signal": 0.0, "cluster": 1, "cluster_size": 1, "removed": [0]}
             kept = pa.RecordBatch.from_pylist([row])
             with self._timed("bands"):
-                assert next(tasks.bands(self.recipe, kept)).num_rows == 1
+                assert next(worker_tasks.bands(self.recipe, kept)).num_rows == 1
             with self._timed("passages"):
-                assert next(tasks.list_passages(self.recipe, kept)).num_rows == 1
+                assert next(worker_tasks.list_passages(self.recipe, kept)).num_rows == 1
             survivors = pa.RecordBatch.from_pylist([row], schema=SURVIVORS)
             with self._timed("scrub"):
-                canonical = next(tasks.scrub(self.recipe, survivors))
+                canonical = next(worker_tasks.scrub(self.recipe, survivors))
             with self._timed("encode"):
-                assert next(tasks.encode(self.recipe, canonical)).num_rows == 1
+                assert next(worker_tasks.encode(self.recipe, canonical)).num_rows == 1
             index = str(Path(self.folder.name) / "index").encode()
             with self._timed("contaminated"):
                 placed = canonical.replace_schema_metadata({b"index": index})
-                assert len(list(tasks.contaminated(self.recipe, placed))) == 1
+                assert len(list(worker_tasks.contaminated(self.recipe, placed))) == 1
         outcome = first[1]["rejected_by"] or "text"
         for found_rows in rows.values():
             neighbours += [found_rows[0], found_rows[2]]
@@ -608,8 +608,8 @@ def test_one_page_in_a_thousand_slows_a_job_little(
     tmp_path: Path, figures: Callable[[str, str], None]
 ) -> None:
     """Extraction and filters of 2,000 ordinary records, with and without two of a mean cost."""
-    from corpus import recipe, tasks
-    from corpus.extract import Gates, extract_file
+    from corpus import recipe, worker_tasks
+    from corpus.text.extract_page import Gates, extract_file
     from schemas.datasets import DOCUMENTS
 
     fineweb = recipe.load(PROJECT / "recipes" / "fineweb.toml")
@@ -623,7 +623,11 @@ def test_one_page_in_a_thousand_slows_a_job_little(
         rows = [outcome.row for outcome in found]
         batches = itertools.batched if sys.version_info >= (3, 12) else _batched
         for part in batches(rows, 256):
-            list(tasks.judge(fineweb, pa.RecordBatch.from_pylist(list(part), schema=DOCUMENTS)))
+            list(
+                worker_tasks.judge(
+                    fineweb, pa.RecordBatch.from_pylist(list(part), schema=DOCUMENTS)
+                )
+            )
         return time.process_time() - start
 
     drawn = random.Random(SEED)
@@ -655,49 +659,50 @@ TRAPS: dict[str, tuple[str, str]] = {
     "c4._CITATION": ("", "[1"),
     "charset._TAG_ATTRIBUTE": ("2048", "a= "),
     "charset._FAULTS": ("", "a¡"),
-    "document._UNICODE_WORD": ("", "a.1'"),
-    "document._BLANK_LINES": ("", "\n"),
-    "extract._DUMP": ("", "CC-MAIN-2026-"),
-    "extract._CHARSET": ("", "charset = "),
-    "http_body._STATUS_LINE": ("match", "HTTP "),
-    "http_body._HEADER_END": ("", "\n\r\r"),
-    "http_body._CHUNK_SIZE": ("match", "0 "),
-    "hygiene._SUSPECT": ("", "a\u200d"),
-    "hygiene._USELESS_CHARACTERS": ("", "\x01"),
-    "hygiene._BREAK_CHARACTERS": ("", "\x0b"),
-    "hygiene._C1_CHARACTERS": ("", "\x92"),
-    "hygiene._FLAG_OR_TAGS": ("", "\U0001f3f4\U000e0067\U000e0062"),
-    "hygiene._SELECTOR_RUN": ("", "\ufe0f"),
-    "hygiene._BASES": ("", "❤"),
-    "hygiene._IDEOGRAPH": ("", "漢"),
-    "hygiene._JOINING": ("", "ب"),
-    "hygiene._UNSPACED": ("", "ก"),
-    "hygiene._ZERO_WIDTH_RUN": ("", "\u200b"),
-    "hygiene._BEFORE_EMOJI_JOINER": ("", "❤"),
-    "hygiene._PICTOGRAPH": ("", "❤"),
-    "look._OPENING": ("", "<script"),
-    "look._CLOSING": ("", "</scrip-"),
-    "look._BLOCK": ("", "</div"),
-    "look._TAG": ("", "<a"),
+    "rules._UNICODE_WORD": ("", "a.1'"),
+    "rules._BLANK_LINES": ("", "\n"),
+    "extract_page._DUMP": ("", "CC-MAIN-2026-"),
+    "extract_page._CHARSET": ("", "charset = "),
+    "http._STATUS_LINE": ("match", "HTTP "),
+    "http._HEADER_END": ("", "\n\r\r"),
+    "http._CHUNK_SIZE": ("match", "0 "),
+    "http._BINARY": ("", "\x7f"),
+    "clean_unicode._SUSPECT": ("", "a\u200d"),
+    "clean_unicode._USELESS_CHARACTERS": ("", "\x01"),
+    "clean_unicode._BREAK_CHARACTERS": ("", "\x0b"),
+    "clean_unicode._C1_CHARACTERS": ("", "\x92"),
+    "clean_unicode._FLAG_OR_TAGS": ("", "\U0001f3f4\U000e0067\U000e0062"),
+    "clean_unicode._SELECTOR_RUN": ("", "\ufe0f"),
+    "clean_unicode._BASES": ("", "❤"),
+    "clean_unicode._IDEOGRAPH": ("", "漢"),
+    "clean_unicode._JOINING": ("", "ب"),
+    "clean_unicode._UNSPACED": ("", "ก"),
+    "clean_unicode._ZERO_WIDTH_RUN": ("", "\u200b"),
+    "clean_unicode._BEFORE_EMOJI_JOINER": ("", "❤"),
+    "clean_unicode._PICTOGRAPH": ("", "❤"),
+    "prescreen._OPENING": ("", "<script"),
+    "prescreen._CLOSING": ("", "</scrip-"),
+    "prescreen._BLOCK": ("", "</div"),
+    "prescreen._TAG": ("", "<a"),
     "main_text._TAG": ("", "<"),
     "main_text._NAME": ("", "<a"),
     "main_text._ATTRIBUTES": ("", "a = "),
     "main_text._ALL_ATTRIBUTES": ("", "<a b='"),
     "main_text._UNUSUAL_ATTRIBUTES": ("", "<a b='"),
     "main_text._FORMATTING": ("", "<b c='"),
-    "quick_trafilatura._CONTROL_REFERENCE": ("", "&#0"),
+    "fast_trafilatura._CONTROL_REFERENCE": ("", "&#0"),
     "refinedweb._COUNTER": ("match", "1., "),
     "refinedweb._WORD_START": ("", " a"),
-    "rights._NOAI": ("", "noai_"),
-    "token_arrays.LONG_BLANKS": ("", " "),
+    "opt_out._NOAI": ("", "noai_"),
+    "shards.LONG_BLANKS": ("", " "),
     "treebank._CONTRACTION": ("", "cannot"),
     "treebank._STEPS": ("", ".')"),
     "treebank._PLAIN": ("match", "a b "),
     "treebank._MARK": ("", ".')"),
     "treebank._LETTERS": ("match", "A."),
-    "url_rules._NOT_ALNUM": ("", "-"),
-    "url_rules._AUTHORITY": ("match", " a:"),
-    "url_rules._SCHEME_AND_WWW": ("match", "a+"),
+    "url_filter._NOT_ALNUM": ("", "-"),
+    "url_filter._AUTHORITY": ("match", " a:"),
+    "url_filter._SCHEME_AND_WWW": ("match", "a+"),
     "word_hashes.SPACELESS": ("", "漢"),
     "word_hashes._UNMARKED": ("", "é"),
     "word_hashes._LOOSE": ("", "\u0301"),
@@ -707,15 +712,15 @@ TRAPS: dict[str, tuple[str, str]] = {
     "words._SCHEME": ("match", "a+.-"),
     "words._ADDRESS": ("match", "a-a."),
     # Personal data.
-    "addresses._DOMAIN": ("match", "a-.a"),
-    "credentials._KEYS": ("", "eyJaaaaaaaaaa."),
-    "credentials._PRIVATE_KEY": ("", "-----BEGIN PRIVATE KEY-----a"),
-    "credentials._KEY_MATERIAL": ("", "a" * 39 + " "),
+    "pii._DOMAIN": ("match", "a-.a"),
+    "pii._KEYS": ("", "eyJaaaaaaaaaa."),
+    "pii._PRIVATE_KEY": ("", "-----BEGIN PRIVATE KEY-----a"),
+    "pii._KEY_MATERIAL": ("", "a" * 39 + " "),
     # Names of archives, headers and settings: of bounded length, or not of pages.
-    **dict.fromkeys(("arc", "members", "warc", "forget", "plain_names"), ("match", "a:")),
-    **dict.fromkeys(("chat_files", "evaluation_sets", "quick_xpath"), ("match", "a ")),
-    **dict.fromkeys(("addresses._HEADING", "addresses._TITLE"), ("match", ". ")),
-    **dict.fromkeys(("addresses", "personal_numbers"), ("", "1-(2) ")),
+    **dict.fromkeys(("records", "stream", "removals"), ("match", "a:")),
+    **dict.fromkeys(("files", "contamination", "fast_trafilatura"), ("match", "a ")),
+    **dict.fromkeys(("pii._HEADING", "pii._TITLE"), ("match", ". ")),
+    "pii": ("", "1-(2) "),
 }
 # Modules of which every pattern is tried on the trap above, and on those of all others.
 _WHOLE_MODULES = {name for name in TRAPS if "." not in name}
@@ -725,13 +730,14 @@ def patterns() -> dict[str, list[Any]]:
     """Compiled patterns of the package's modules, by module and global name."""
     found: dict[str, list[Any]] = {}
     seen = set[int]()
-    for module in pkgutil.iter_modules(corpus.__path__):
-        loaded = importlib.import_module(f"corpus.{module.name}")
+    for module in pkgutil.walk_packages(corpus.__path__, "corpus."):
+        loaded = importlib.import_module(module.name)
+        stem = module.name.rpartition(".")[2]
         for name, value in vars(loaded).items():
             for pattern in _patterns_in(value):
                 if id(pattern) not in seen:  # imported from another module
                     seen.add(id(pattern))
-                    found.setdefault(f"{module.name}.{name}", []).append(pattern)
+                    found.setdefault(f"{stem}.{name}", []).append(pattern)
     return found
 
 
@@ -771,7 +777,7 @@ def test_every_pattern_has_a_trap() -> None:
 
 
 # Used on windows of fixed length alone, and quadratic on longer ones.
-_IN_WINDOWS = {"personal_numbers._PHONE_LABEL", "personal_numbers._SSN_LABEL", "addresses._SECTION"}
+_IN_WINDOWS = {"pii._PHONE_LABEL", "pii._SSN_LABEL", "pii._SECTION"}
 
 
 def slow_patterns(size: int, others: int, ends: tuple[str, ...]) -> Iterator[str]:
@@ -809,15 +815,14 @@ def test_no_pattern_of_ours_backtracks_on_long_texts() -> None:
 
 # Patterns that are not compiled to a name: module and pattern, with what runs into it.
 _INLINE = {
-    "charset": 5, "extract": 1, "forget": 2, "http_body": 1, "mime": 1, "personal_numbers": 3,
-    "refinedweb": 1,
+    "charset": 5, "extract_page": 1, "pii": 3, "refinedweb": 1, "removals": 2,
 }  # fmt: skip
 
 
 def test_patterns_without_a_name_are_few_and_known() -> None:
     """Each is asked of a bounded text (a label, a head, a number), or is one class repeated."""
     counts = Counter[str]()
-    for path in (PROJECT / "corpus").glob("*.py"):
+    for path in (PROJECT / "corpus").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 module = node.func.value

@@ -20,11 +20,11 @@ import pyspark
 import pytest
 
 from corpus import recipe
-from corpus.warc import read_records
-from jobs import datasets, session
-from jobs.roots import locked
-from jobs.session import Engine
-from jobs.stage import Job
+from corpus.warc.records import read_records
+from jobs.engine import dataset_io, session
+from jobs.engine.roots import locked
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 from schemas import manifest
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
@@ -90,6 +90,7 @@ def connect_server(java: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "spark.driver.bindAddress=127.0.0.1",
         "spark.sql.shuffle.partitions=4",
         "spark.sql.execution.arrow.maxRecordsPerBatch=1024",
+        "spark.connect.session.manager.defaultSessionTimeout=24h",
     ):
         command += ["--conf", setting]
     command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
@@ -180,7 +181,7 @@ class SmallCrawl:
 
     def command(self, root: Path, *more: str) -> list[str]:
         """The command line of a run over it."""
-        words = [sys.executable, "-m", "jobs.cli", "run", "--recipe", str(self.recipe)]
+        words = [sys.executable, "-m", "jobs.submit", "run", "--recipe", str(self.recipe)]
         return [*words, "--root", str(root), "--input", *self.inputs, *more]
 
     def cut(self, folder: Path, number_of_files: int) -> tuple[str, ...]:
@@ -239,7 +240,7 @@ def judged() -> Callable[..., recipe.Recipe]:
         size = -(-max(1, len(rows)) // files)
         parts = [table.slice(start, size) for start in range(0, max(1, len(rows)), size)]
         written = tuple(
-            datasets.write_table(root / "judged", part, "rejected_by") for part in parts
+            dataset_io.write_table(root / "judged", part, "rejected_by") for part in parts
         )
         inputs = {"documents": documents.fingerprint}
         listed = Manifest(

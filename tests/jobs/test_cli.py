@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli, pipeline
-from jobs.stage import BooksDontBalanceError, balance
+from jobs.engine.stage import UnbalancedError, balance
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = str(PROJECT / "samples" / "SAMPLE-00000.warc.gz")
@@ -125,7 +126,7 @@ def test_both_engines_at_once_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = [*_run(tmp_path / "r", SAMPLE), "--master", "local", "--remote", "sc://h"]
-    assert "give one of them" in _refused(capsys, *arguments)
+    assert "give only one of them" in _refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize("remote", ["http://host", "sc://127.0.0.1:9"])
@@ -175,7 +176,7 @@ def test_a_stage_before_its_input_says_which_stage_is_missing(
 
 
 def test_a_locked_root_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from jobs.roots import locked
+    from jobs.engine.roots import locked
 
     with locked(tmp_path):
         assert "another run" in _refused(capsys, *_run(tmp_path, SAMPLE))
@@ -185,11 +186,11 @@ def test_books_that_do_not_balance_end_the_command_with_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     balance("stage", "records", 3, 3)
-    with pytest.raises(BooksDontBalanceError, match="3 accounted for"):
+    with pytest.raises(UnbalancedError, match="3 accounted for"):
         balance("stage", "records", 4, 3)
 
     def lose_a_record(*_: object) -> int:
-        raise BooksDontBalanceError("extract: 4 records read, 3 accounted for")
+        raise UnbalancedError("extract: 4 records read, 3 accounted for")
 
     monkeypatch.setattr(pipeline, "run", lose_a_record)
     assert cli.main(_run(tmp_path / "r", SAMPLE)) == 1
@@ -217,8 +218,16 @@ def test_spark_submit_is_the_same_thing(
     java: None, tmp_path: Path, sample_roots: dict[str, Path]
 ) -> None:
     home = Path(__import__("pyspark").__file__).parent
-    command = [str(home / "bin" / "spark-submit"), "--master", "local[2]", "jobs/pipeline.py"]
-    command += ["--recipe", RECIPE, "--input", "samples/*.warc.gz", "--root", str(tmp_path / "r")]
+    command = [str(home / "bin" / "spark-submit"), "--master", "local[2]", "jobs/submit.py"]
+    command += [
+        "run",
+        "--recipe",
+        RECIPE,
+        "--input",
+        "samples/*.warc.gz",
+        "--root",
+        str(tmp_path / "r"),
+    ]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # Sessions of the tests themselves leave their marks in the environment.
     clean = {name: value for name, value in os.environ.items() if "SPARK" not in name}
@@ -228,3 +237,16 @@ def test_spark_submit_is_the_same_thing(
     written = {p.name: p.read_bytes() for p in (tmp_path / "r" / "shards").glob("*.parquet")}
     expected = (sample_roots["sail"] / "shards").glob("*.parquet")
     assert written == {p.name: p.read_bytes() for p in expected}
+
+
+def test_the_schema_of_recipes_and_the_recipes_are_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["recipe", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"]["minhash"] == {"$ref": "#/$defs/MinHash"}
+    bands = schema["$defs"]["MinHash"]["properties"]["bands"]
+    assert (bands["default"], bands["minimum"], bands["maximum"]) == (14, 1, 16384)
+    assert cli.main(["recipe", "show", "fineweb"]) == 0
+    assert capsys.readouterr().out == (PROJECT / "recipes" / "fineweb.toml").read_text()
+    assert "give the name of a recipe" in _refused(capsys, "recipe", "show")

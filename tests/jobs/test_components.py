@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from jobs import components, datasets
-from jobs.components import Labels
-from jobs.session import Engine
+from jobs.dedup import components
+from jobs.dedup.components import Labels
+from jobs.engine import dataset_io
+from jobs.engine.session import Engine
 
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 HERE, ROUNDS = 10**9, 0  # max_local_edges of either path
@@ -31,8 +32,8 @@ def _solve(
     engine: Engine, work: Path, pairs: np.ndarray, max_local_edges: int, partitions: int = 3
 ) -> Labels:
     table = pa.table([pairs[:, 0], pairs[:, 1]], schema=components.EDGES)
-    file = datasets.write_table(work / "given", table)
-    edges = datasets.read_files(engine.spark, [str(work / "given" / file.name)], components.EDGES)
+    file = dataset_io.write_table(work / "given", table)
+    edges = dataset_io.read_files(engine.spark, [str(work / "given" / file.name)], components.EDGES)
     return components.label(engine.spark, edges.repartition(partitions), work, max_local_edges)
 
 
@@ -163,7 +164,7 @@ def test_what_a_killed_call_left_behind_is_deleted_and_not_read(
     left = pa.table([[1], [2]], schema=components.EDGES)
     paths = []
     for folder in ("edges-0", "taken-1", "edges-1", "rest"):
-        file = datasets.write_table(tmp_path / "components" / folder, left)
+        file = dataset_io.write_table(tmp_path / "components" / folder, left)
         paths.append(tmp_path / "components" / folder / file.name)
     labels = _solve(engines("sail"), tmp_path, np.array([[8, 9]]), ROUNDS)
     assert _dict(labels) == {8: 8, 9: 8}

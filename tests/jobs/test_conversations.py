@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import conversations as framing
-from corpus import shards
-from corpus.conversations import Accepted, Conversations
-from corpus.shards import Shard
-from jobs import chat_spool, chat_view, conversations
-from jobs.conversations import Request
+from corpus.chat import encode as framing
+from corpus.chat.encode import Accepted, Conversations
+from corpus.tokens import shards
+from corpus.tokens.shards import Shard
+from jobs.chat import conversations
+from jobs.chat.conversations import ChatJob
 from schemas import manifest, tokenizer
 from schemas.datasets import CONVERSATION_SHARDS
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import Tokenizer
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 
 NUM_ROWS = 300
 BAD = [
@@ -64,12 +64,12 @@ def inputs(tmp_path: Path) -> tuple[Path, ...]:
 
 
 @pytest.fixture
-def request_(inputs: tuple[Path, ...], known: Tokenizer, tmp_path: Path) -> Request:
+def request_(inputs: tuple[Path, ...], known: Tokenizer, tmp_path: Path) -> ChatJob:
     settings = Shard(seed=5, tokens_per_shard=3000, rows_per_group=16, validation_fraction=0.2)
-    return Request(inputs, known, tmp_path / "root", "chats", Conversations(90), settings)
+    return ChatJob(inputs, known, tmp_path / "root", "chats", Conversations(90), settings)
 
 
-def committed(request: Request) -> Manifest:
+def committed(request: ChatJob) -> Manifest:
     found = manifest.read(request.folder)
     assert found is not None
     return found
@@ -83,13 +83,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def stored(request: Request, split: str) -> list[dict[str, Any]]:
+def stored(request: ChatJob, split: str) -> list[dict[str, Any]]:
     files = [f for f in committed(request).files if f.extra["split"] == split]
     assert [file.extra["index"] for file in files] == list(range(len(files)))
     return [row for f in files for row in pq.read_table(request.folder / f.name).to_pylist()]
 
 
-def test_every_row_is_in_a_shard_or_in_the_list_of_rejected_ones(request_: Request) -> None:
+def test_every_row_is_in_a_shard_or_in_the_list_of_rejected_ones(request_: ChatJob) -> None:
     assert conversations.make(request_)
     made = committed(request_)
     rejected = (request_.folder / made.extra["rejected"]["name"]).read_text().splitlines()
@@ -106,7 +106,7 @@ def test_every_row_is_in_a_shard_or_in_the_list_of_rejected_ones(request_: Reque
 
 
 def test_shards_hold_what_a_slow_reading_in_the_order_of_the_hash_gives(
-    request_: Request, known: Tokenizer
+    request_: ChatJob, known: Tokenizer
 ) -> None:
     conversations.make(request_)
     rows: dict[str, list[tuple[Any, ...]]] = {"train": [], "validation": []}
@@ -123,7 +123,7 @@ def test_shards_hold_what_a_slow_reading_in_the_order_of_the_hash_gives(
     assert len([f for f in committed(request_).files if f.extra["split"] == "train"]) > 2
 
 
-def test_shards_are_of_the_form_of_all_shards(request_: Request, known: Tokenizer) -> None:
+def test_shards_are_of_the_form_of_all_shards(request_: ChatJob, known: Tokenizer) -> None:
     conversations.make(request_)
     made = committed(request_)
     assert (made.dataset, made.extra["kind"]) == ("shards", "conversations")
@@ -141,7 +141,7 @@ def test_shards_are_of_the_form_of_all_shards(request_: Request, known: Tokenize
     assert learned == made.extra["target_tokens"]
 
 
-def test_a_token_is_traced_to_its_line(request_: Request) -> None:
+def test_a_token_is_traced_to_its_line(request_: ChatJob) -> None:
     conversations.make(request_)
     for row in stored(request_, "train"):
         path = next(path for path in request_.inputs if path.name == row["file_path"])
@@ -150,7 +150,7 @@ def test_a_token_is_traced_to_its_line(request_: Request) -> None:
         assert row["id"] == str(value["id"]) if "id" in value else row["id"].startswith("b.json:")
 
 
-def test_what_is_done_is_not_done_again(request_: Request) -> None:
+def test_what_is_done_is_not_done_again(request_: ChatJob) -> None:
     assert conversations.make(request_)
     before = (request_.folder / manifest.MANIFEST_FILE).read_bytes()
     assert not conversations.make(request_)
@@ -176,7 +176,7 @@ def test_what_is_done_is_not_done_again(request_: Request) -> None:
     ],
 )  # fmt: skip
 def test_shards_of_other_settings_are_refused_and_made_anew_when_asked(
-    changed: dict[str, Any], said: str, request_: Request
+    changed: dict[str, Any], said: str, request_: ChatJob
 ) -> None:
     conversations.make(request_)
     other = dataclasses.replace(request_, **changed)
@@ -185,7 +185,7 @@ def test_shards_of_other_settings_are_refused_and_made_anew_when_asked(
     assert conversations.make(dataclasses.replace(other, overwrite=True))
 
 
-def test_other_files_are_other_shards_and_nothing_of_the_old_stays(request_: Request) -> None:
+def test_other_files_are_other_shards_and_nothing_of_the_old_stays(request_: ChatJob) -> None:
     conversations.make(request_)
     old = set(contents(request_.folder))
     fewer = dataclasses.replace(request_, inputs=request_.inputs[:1])
@@ -197,24 +197,24 @@ def test_other_files_are_other_shards_and_nothing_of_the_old_stays(request_: Req
     assert listed != old
 
 
-def test_another_dataset_is_never_written_over(request_: Request) -> None:
+def test_another_dataset_is_never_written_over(request_: ChatJob) -> None:
     manifest.write(request_.folder, Manifest("documents", "r", {}, {}, (), {}))
     with pytest.raises(UserError, match=r"--shards chats: .* holds 'documents'"):
         conversations.make(dataclasses.replace(request_, overwrite=True))
 
 
 def test_bytes_do_not_depend_on_batches(
-    request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request_: ChatJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     conversations.make(request_)
-    monkeypatch.setattr(chat_spool, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(conversations, "ROWS_PER_BATCH", 7)
     other = dataclasses.replace(request_, root=tmp_path / "other")
     conversations.make(other)
     assert contents(other.folder) == contents(request_.folder)
 
 
 def test_a_killed_run_leaves_the_old_shards_whole(
-    request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request_: ChatJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     conversations.make(request_)
     before = contents(request_.folder)
@@ -251,7 +251,7 @@ def test_a_killed_run_leaves_the_old_shards_whole(
     ],
 )
 def test_a_file_of_which_nothing_can_be_used_is_an_error(
-    content: str, said: str, request_: Request, tmp_path: Path
+    content: str, said: str, request_: ChatJob, tmp_path: Path
 ) -> None:
     (tmp_path / "c.jsonl").write_text(content)
     with pytest.raises(UserError, match=said):
@@ -260,7 +260,7 @@ def test_a_file_of_which_nothing_can_be_used_is_an_error(
 
 @pytest.mark.parametrize(("fraction", "split"), [(0.0, "validation"), (1 - 1e-9, "train")])
 def test_an_empty_split_is_an_error_that_names_the_setting(
-    fraction: float, split: str, request_: Request
+    fraction: float, split: str, request_: ChatJob
 ) -> None:
     shard = Shard(validation_fraction=fraction)
     with pytest.raises(UserError, match=f"--validation-fraction .* into the {split} split"):
@@ -297,7 +297,7 @@ def test_the_command_tells_what_became_of_every_row(
         (["--context", "1"], "--context = 1: must be at least 2"),
         (["--validation-fraction", "1"], "--validation-fraction = 1.0: must be"),
         (["--seed", "-1"], "--seed = -1: must be"),
-        ([], "--root: say where"),
+        ([], "--root: missing"),
         (["--show", "0"], "--show 0: must be at least 1"),
     ],
 )
@@ -316,7 +316,7 @@ def test_show_marks_what_is_learned_and_writes_nothing(
     before = set(tmp_path.iterdir())
     assert run("--input", path, "--tokenizer", "cl100k_base", "--show", 3) == 0
     shown = capsys.readouterr().out
-    assert "<|user|>Who ?<|end|>\n<|assistant|>⟦I. [b]<|end|>⟧\n" in shown
+    assert "<|user|>Who\N{REPLACEMENT CHARACTER}?<|end|>\n<|assistant|>⟦I. [b]<|end|>⟧\n" in shown
     assert "\x1b" not in shown
     assert set(tmp_path.iterdir()) == before
 
@@ -326,7 +326,7 @@ def test_colours_mark_exactly_the_targets(known: Tokenizer, tmp_path: Path) -> N
     path.write_text(json.dumps({"prompt": "the word", "response": "a word"}))
     (one,) = framing.read_file(path, known, Conversations())
     assert isinstance(one, Accepted)
-    text = chat_view.drawn(one, known)
+    text = conversations.drawn(one, known)
     green = "".join(text.plain[s.start : s.end] for s in text.spans if "green" in str(s.style))
     assert green == "a word<|end|>"
 
@@ -337,17 +337,17 @@ def test_token_rows_of_many_batches_come_back_by_shard(tmp_path: Path, known: To
     accepted = [
         a for a in framing.read_file(path, known, Conversations()) if isinstance(a, Accepted)
     ]
-    assert [len(b) for b in chat_spool.batches(iter(accepted))] == [50]
+    assert [len(b) for b in conversations.batches(iter(accepted))] == [50]
     settings = Shard(tokens_per_shard=60, validation_fraction=0.3)
     with pa.ipc.new_file(str(tmp_path / "spool"), framing.TOKENS) as spool:
         for i in range(0, 50, 3):
             spool.write_batch(framing.token_rows(accepted[i : i + 3], settings))
-    files = chat_spool.write_shards(tmp_path / "spool", tmp_path / "out", settings)
+    files = conversations.write_shards(tmp_path / "spool", tmp_path / "out", settings)
     assert sum(file.rows for file in files) == 50
     assert len({file.name for file in files}) == len(files) > 5
 
 
-def test_an_epoch_of_the_loader_learns_every_target_once(request_: Request, tmp_path: Path) -> None:
+def test_an_epoch_of_the_loader_learns_every_target_once(request_: ChatJob, tmp_path: Path) -> None:
     conversations.make(request_)
     loader = Loader([request_.folder], seq_len=89, rows=1, packing="best_fit", cache=tmp_path / "c")
     steps = next(n for n in itertools.count(1) if loader.epochs(n)[0] >= 1)

@@ -17,10 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from corpus import child
+from corpus import worker
 from corpus.recipe import Recipe
-from jobs import extract
-from schemas import config
+from corpus.worker_tasks import ExtractRequest
+from jobs import extract, pipeline
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
+from schemas import config, manifest
+from schemas.errors import UserError
 
 HOSTILE_PAGES = Path(__file__).parent / "hostile_pages"
 HEALTHY = "Nothing happens to whoever reads this page."
@@ -42,12 +46,12 @@ def response(number: int, text: str) -> bytes:
 @pytest.fixture
 def mishaps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Children in which pages do what they name (`hostile_pages/sitecustomize.py`)."""
-    child.stop_idle()
+    worker.stop_idle()
     paths = os.pathsep.join([str(HOSTILE_PAGES), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", paths)
     monkeypatch.setenv("MISHAPS", str(tmp_path))
     yield
-    child.stop_idle()
+    worker.stop_idle()
 
 
 def read(folder: Path, texts: list[str], **settings: Any) -> dict[int, str | None]:
@@ -57,15 +61,14 @@ def read(folder: Path, texts: list[str], **settings: Any) -> dict[int, str | Non
     defaults = {"engine": "resiliparse", "max_cpu_seconds": 60.0}
     chosen = dataclasses.replace(Recipe().extract, **defaults | settings)
     recipe = dataclasses.replace(Recipe(), extract=chosen)
-    ask = {"path": str(path), "file_path": "pages", "start": 0, "stop": None, "crashed_at": None}
-    ask |= {"rows": 64, "single": 0, "url_rules": None, "forgotten": None}
+    request = ExtractRequest(str(path), "pages")
     rows, outcomes = {}, Counter[str]()
-    for answer, noted in extract._answers(config.to_json(dataclasses.asdict(recipe)), ask):
+    for answer, noted in extract._answers(config.to_json(dataclasses.asdict(recipe)), request):
         for row in answer.to_pylist():
             number = int(row["url"].rpartition("/")[2])
             assert number not in rows
             rows[number] = row["rejected_by"]
-        outcomes.update(noted["outcomes"])
+        outcomes.update(noted.outcomes)
     assert list(rows) == list(range(len(texts)))
     assert outcomes == Counter(reason or "extracted" for reason in rows.values())
     return rows
@@ -113,8 +116,8 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _children() -> list[int]:
-    """Processes of `corpus.child` that this process started, and their forks."""
-    own = [one._process.pid for one in list(child._running)]
+    """Processes of `corpus.worker` that this process started, and their forks."""
+    own = [one._process.pid for one in list(worker._running)]
     return own + [pid for one in own for pid in _descendants(one)]
 
 
@@ -147,8 +150,8 @@ def test_kills_from_outside_blame_no_page(
 def test_kills_without_end_are_an_error_that_names_file_and_signal(
     mishaps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "MAX_KILLS", 4)
-    with pytest.raises(child.KilledError, match=r"pages\.warc\.gz: byte \d+: 4 .* by SIGKILL"):
+    monkeypatch.setattr(worker, "MAX_KILLS", 4)
+    with pytest.raises(worker.KilledError, match=r"pages\.warc\.gz: byte \d+: 4 .* by SIGKILL"):
         read(tmp_path, planted(100, n50="kill"))
 
 
@@ -173,6 +176,30 @@ def check_deadly_pages(folder: Path, number: int) -> None:
     assert reasons(rows) == dict.fromkeys(range(0, 2 * number, 2), "extraction_crashed")
 
 
+@pytest.mark.parametrize("deadly", [extract.MIN_FAILURES, extract.MIN_FAILURES - 1])
+def test_a_run_in_which_too_many_pages_fail_ends_with_an_error(
+    mishaps: None, tmp_path: Path, engines: Callable[[str], Engine], deadly: int
+) -> None:
+    texts = [f"{HEALTHY} mishap-abrt"] * deadly + [HEALTHY] * 30
+    path = tmp_path / "pages.warc.gz"
+    path.write_bytes(b"".join(response(i, text) for i, text in enumerate(texts)))
+    settings = dataclasses.replace(Recipe().extract, engine="resiliparse")
+    recipe = dataclasses.replace(Recipe(), name="test", extract=settings)
+    job = Job(recipe, tmp_path / "root", engines("sail"), (str(path),))
+    if deadly == extract.MIN_FAILURES:
+        with pytest.raises(UserError, match=r"20 of 50 pages \(40\.0%\) ended"):
+            pipeline.run(job, (extract.STAGE,))
+        assert manifest.read(job.folder("documents")) is None
+        made = [path.stat().st_mtime_ns for path in job.folder("documents").glob("*.parquet")]
+        job = dataclasses.replace(job, max_failed_share=0.4)
+        assert pipeline.run(job, (extract.STAGE,)) == 1
+        again = [path.stat().st_mtime_ns for path in job.folder("documents").glob("*.parquet")]
+        assert again == made
+    else:  # so few pages say little of a run
+        assert pipeline.run(job, (extract.STAGE,)) == 1
+    assert job.manifest("documents").counts["extraction_crashed"] == deadly
+
+
 def _judge(texts: list[str]) -> list[pa.RecordBatch]:
     from schemas.datasets import DOCUMENTS
 
@@ -184,7 +211,7 @@ def _judge(texts: list[str]) -> list[pa.RecordBatch]:
         for i, text in enumerate(texts)
     ]
     recipe = config.to_json(dataclasses.asdict(Recipe()))
-    return child.map_rows("judge", recipe, pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS))
+    return worker.map_rows("judge", recipe, pa.RecordBatch.from_pylist(rows, schema=DOCUMENTS))
 
 
 def test_other_stages_ask_again_after_a_kill(mishaps: None) -> None:
@@ -195,5 +222,5 @@ def test_other_stages_ask_again_after_a_kill(mishaps: None) -> None:
 
 
 def test_other_stages_name_the_row_that_ends_every_process(mishaps: None) -> None:
-    with pytest.raises(child.ChildError, match=r"judge: 3 .* SIGSEGV .* id 'id-13', url '.*/13'"):
+    with pytest.raises(worker.ChildError, match=r"judge: 3 .* SIGSEGV .* id 'id-13', url '.*/13'"):
         _judge(planted(20, n13="segv"))

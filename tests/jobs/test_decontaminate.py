@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus.contamination import Decontaminate
+from corpus.clean.contamination import Decontaminate
 from corpus.recipe import Recipe
-from corpus.shards import Shard
-from jobs import cli, datasets, decontaminate, pipeline, report, shard
-from jobs.session import Engine
-from jobs.stage import Job, run_stage
+from corpus.tokens.shards import Shard
+from jobs import cli, decontaminate, pipeline, shard
+from jobs.engine import dataset_io
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job, run_stage
+from jobs.reports import report
 from schemas import manifest
 from schemas.datasets import CANONICAL
 from schemas.errors import UserError
@@ -60,7 +62,7 @@ def _write_canonical(root: Path, texts: list[str], num_files: int = 3, source: s
     table = pa.Table.from_pylist(rows, schema=CANONICAL)
     size = max(1, -(-len(rows) // num_files))
     files = [
-        datasets.write_table(root / "canonical", table.slice(start, size))
+        dataset_io.write_table(root / "canonical", table.slice(start, size))
         for start in range(0, max(1, len(rows)), size)
     ]
     made_from = {"source": source}
@@ -165,7 +167,7 @@ def test_shards_are_not_made_by_what_was_found_in_another_canonical(
     job = _job(engines("sail"), tmp_path / "root", Decontaminate(_write_sets(tmp_path)))
     run_stage(decontaminate.STAGE, job)
     _write_canonical(tmp_path / "root", _texts()[:200], source="another")
-    with pytest.raises(UserError, match="contamination: tells of another 'canonical'"):
+    with pytest.raises(UserError, match="contamination: was built from a different 'canonical'"):
         run_stage(shard.STAGE, job)
     run_stage(decontaminate.STAGE, job)
     assert run_stage(shard.STAGE, job)

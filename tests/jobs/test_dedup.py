@@ -15,17 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import keys, minhash
-from corpus.exact import Exact
-from corpus.minhash import MinHash
-from corpus.passages import Passages
-from corpus.pii import Pii
+from corpus.clean.pii import Pii
+from corpus.dedup import exact, minhash
+from corpus.dedup.exact import Exact
+from corpus.dedup.line_hashes import Passages
+from corpus.dedup.minhash import MinHash
+from corpus.dedup.precision_recall import Verify
+from corpus.dedup.survivor import Survivor
 from corpus.recipe import Recipe
-from corpus.similarity import Verify
-from corpus.survivor import Survivor
-from jobs import dedup, links, pipeline, report
-from jobs.session import Engine
-from jobs.stage import BooksDontBalanceError, Job
+from jobs import pipeline
+from jobs.dedup import dedup, links
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job, UnbalancedError
+from jobs.reports import report
 from schemas import manifest
 from schemas.errors import UserError
 
@@ -166,7 +168,7 @@ def test_a_signal_that_is_not_there_is_refused_with_those_that_are(
 def _exact_oracle(rows: list[Row], by: tuple[str, ...]) -> dict[int, str]:
     """Document number -> kind, one key after the other, the longest text going on."""
     alive, kinds = list(range(len(rows))), dict[int, str]()
-    nodes = keys.nodes(pa.array(["a.warc.gz"] * len(rows)), pa.array(alive))
+    nodes = exact.nodes(pa.array(["a.warc.gz"] * len(rows)), pa.array(alive))
     for key, kind in (("text", "exact_duplicate"), ("url", "url_duplicate"),
                       ("payload", "payload_duplicate")):  # fmt: skip
         if key not in by:
@@ -242,7 +244,7 @@ def test_two_documents_on_one_node_are_refused_and_repeated_ids_counted(
     assert len({row["node"] for row in found}) == len(rows)
     root = tmp_path / "nodes"
     same = [rows[0] | {"record_offset": 5}, rows[1] | {"record_offset": 5}]
-    with pytest.raises(BooksDontBalanceError, match="distinct nodes"):
+    with pytest.raises(UnbalancedError, match="distinct nodes"):
         _dedup(engines("sail"), root, judged(root, same))
 
 

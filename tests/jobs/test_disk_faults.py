@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import disk_faults
+from jobs.engine import disk_faults
 from schemas import manifest
 
 PROJECT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_an_engines_text_is_read(tmp_path: Path, text: str, number: int) -> None
     place = text.split("'")[1] if "'" in text else str(tmp_path)
     assert told.startswith(f"{place}: ")
     assert "bytes free" in told
-    assert "what was committed is whole and stays" in told
+    assert "committed data is intact" in told
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 def _gristmill(root: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.cli", "run", "--recipe", "recipes/sample.toml"]
+    command = [sys.executable, "-m", "jobs.submit", "run", "--recipe", "recipes/sample.toml"]
     command += ["--input", "samples/SAMPLE-00000.warc.gz", "--root", str(root), *more]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
 

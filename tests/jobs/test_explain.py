@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from corpus import recipe, story, tasks
-from corpus.fineweb import FineWebQuality
-from corpus.language_rule import LanguageRule
-from corpus.look import Look
+from corpus import recipe, worker_tasks
+from corpus.filters.fineweb import FineWebQuality
+from corpus.filters.language import LanguageRule
 from corpus.recipe import Recipe
-from jobs import datasets, explain
-from jobs.explain import Story
+from corpus.reports import decisions
+from corpus.text.prescreen import Look
+from jobs.engine import dataset_io
+from jobs.reports import explain
+from jobs.reports.explain import PageReport
 from schemas import manifest
 from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
@@ -67,7 +69,7 @@ ROWS = [
 
 
 def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[str, str]) -> str:
-    file = datasets.write_table(root / name, rows)
+    file = dataset_io.write_table(root / name, rows)
     file = dataclasses.replace(file, extra={"split": "train"})
     made = Manifest(name, "r", settings, inputs, (file,), {})
     manifest.write(root / name, made)
@@ -86,7 +88,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     documents = pa.Table.from_pylist(ROWS, DOCUMENTS)
     first = _commit(folder, "documents", documents, _sections(settings), {})
     batches = documents.to_batches()
-    judged = pa.Table.from_batches([b for d in batches for b in tasks.judge(settings, d)])
+    judged = pa.Table.from_batches([b for d in batches for b in worker_tasks.judge(settings, d)])
     filters = settings.settings("filters")
     second = _commit(folder, "judged", judged, filters, {"documents": first})
     bands = _commit(folder, "bands", BANDS.empty_table(), {}, {"judged": second})
@@ -117,12 +119,12 @@ def _canonical(kept: pa.Table) -> pa.Table:
     return pa.table(columns, schema=CANONICAL)
 
 
-def _story(root: Path, offset: int) -> Story:
+def _story(root: Path, offset: int) -> PageReport:
     (found,) = explain.explain(root, ds.field("record_offset") == offset)
     return found
 
 
-def _states(found: Story) -> dict[str, str]:
+def _states(found: PageReport) -> dict[str, str]:
     return {step.gate: step.state for step in found.gates}
 
 
@@ -156,7 +158,7 @@ def test_the_threshold_told_is_the_one_that_judged(root: Path) -> None:
     own = dataclasses.replace(LanguageRule(), min_score_of={"en": 0.05})
     at = dataclasses.replace(FineWebQuality(), reject_at_threshold=True)
     settings = dataclasses.replace(Recipe(), language=own, fineweb_quality=at)
-    checks = {c.fault: c for step in story.filter_steps(judged, settings) for c in step.checks}
+    checks = {c.fault: c for step in decisions.filter_steps(judged, settings) for c in step.checks}
     score = checks["low_language_score"]
     assert (score.setting, score.threshold, score.needs) == ("min_score_of.en", 0.05, ">")
     assert not score.broken
@@ -191,7 +193,7 @@ def test_the_gate_that_rejected_is_named_and_none_behind_it_was_reached(
 
 
 def test_every_gate_of_extract_has_its_place(root: Path) -> None:
-    """A reason that corpus/extract.py gives is never shown as that of an unknown gate."""
+    """A reason that corpus/text/extract_page.py gives is never shown as that of an unknown gate."""
     reasons = (
         "damaged_record torn_record not_http bad_status not_html too_large empty_body "
         "undecodable_body url.domain url.substring undecodable reserved_rights "
@@ -200,17 +202,17 @@ def test_every_gate_of_extract_has_its_place(root: Path) -> None:
     )
     settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
     for reason in reasons.split():
-        steps = story.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, settings)
+        steps = decisions.gate_steps({**ROWS[0], "rejected_by": reason, "detail": ""}, settings)
         assert [step.state for step in steps].count("rejected") == 1
         assert reason not in [step.gate for step in steps]
 
 
 def test_the_look_is_told_of_where_there_was_one() -> None:
-    assert "look" not in [step.gate for step in story.gate_steps(ROWS[0], Recipe())]
+    assert "look" not in [step.gate for step in decisions.gate_steps(ROWS[0], Recipe())]
     looked = {**ROWS[0], "look_score": 0.2, "look_language": "de", "look_chars": 1234}
     looked |= {"look_passage_chars": 90, "rejected_by": "look.unwanted_language", "detail": ""}
     settings = dataclasses.replace(Recipe(), look=Look(languages=("en",)))
-    step = next(s for s in story.gate_steps(looked, settings) if s.gate == "look")
+    step = next(s for s in decisions.gate_steps(looked, settings) if s.gate == "look")
     assert step.state == "rejected"
     assert step.found == "de, score 0.2 on 1,234 characters, 90 in wanted passages"
     assert step.settings["look.languages"] == ["en"]
@@ -238,7 +240,7 @@ def test_a_dataset_of_other_documents_is_left_out_and_said_so(root: Path, tmp_pa
     assert not found.judged
     assert found.filters == []
     assert found.shard is found.canonical is found.cluster is None
-    assert found.absent["judged"] == "made from other documents than those here now"
+    assert found.absent["judged"] == "was built from a different 'documents'"
     assert set(found.absent) == {"judged", "bands", "clusters", "canonical", "shards"}
 
 
@@ -295,7 +297,7 @@ def test_what_it_holds_of_an_evaluation_set_is_told(
 
 def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], root: Path) -> None:
     shown = _command(capsys, root, "--url", EVIL)
-    assert "https://evil.example/[red]x[/oops] [2J" in shown
+    assert "https://evil.example/[red]x[/oops]\N{REPLACEMENT CHARACTER}[2J" in shown
     assert "[link=x]The ferry" in shown
     assert not set(shown) & set("\x1b\x07\u202e")
 
@@ -308,8 +310,8 @@ def test_what_is_printed_of_the_web_is_text(capsys: pytest.CaptureFixture[str], 
         (["--url", "https://nowhere.example.org/"], "not in"),
         (["--url", ""], "no page of that host"),
         (["--url", "http://[::1"], "no page of that host"),
-        (["--id", "nothing"], "--id nothing: no row"),
-        (["--file", "x.warc.gz", "--offset", "1"], "--file x.warc.gz --offset 1: no row"),
+        (["--id", "nothing"], "--id nothing: no such row"),
+        (["--file", "x.warc.gz", "--offset", "1"], "--file x.warc.gz --offset 1: no such row"),
         (["--file", "x.warc.gz"], "--offset"),
     ],
 )

@@ -27,11 +27,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import child, recipe
-from corpus.forget import Request
-from jobs import datasets, disk_faults, forget, pipeline, roots
-from jobs.session import Engine, open_engine
-from jobs.stage import Job
+from corpus import recipe, worker
+from corpus.clean.removals import RemovalRequest
+from jobs import pipeline
+from jobs.engine import dataset_io, disk_faults, roots
+from jobs.engine.session import Engine, open_engine
+from jobs.engine.stage import Job
+from jobs.takedown import request
 from schemas import manifest
 from schemas.errors import UserError
 
@@ -77,7 +79,7 @@ class Disk:
             for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir"):
                 patch.setattr(os, name, self._before(getattr(os, name), name))
             patch.setattr(shutil, "rmtree", self._before(shutil.rmtree, "rmtree"))
-            patch.setattr(datasets, "receipt", self._receipt(datasets.receipt))
+            patch.setattr(dataset_io, "receipt", self._receipt(dataset_io.receipt))
             patch.setattr(os, "fsync", self._fsync(os.fsync))
             for module in (builtins, io):
                 patch.setattr(module, "open", self._open(open))
@@ -173,7 +175,7 @@ def small(
 ) -> Iterator[Small]:
     with open_engine(None, None, False) as engine:
         yield Small(tmp_path_factory.mktemp("small"), engine, small_crawl, shard_hashes)
-    child.stop_idle()
+    worker.stop_idle()
 
 
 def check_failure(small: Small, root: Path, at: int, fault: str) -> None:
@@ -265,7 +267,7 @@ def fault_of(folder, text):
         path = folder / file["name"]
         data = path.read_bytes()
         replaced = stated["dataset"] == "documents" and len(data) != file["bytes"]
-        if replaced:  # by forget, under its name (docs/format.md): whole, with as many rows
+        if replaced:  # by forget, under its name (format.md): whole, with as many rows
             counts["replaced"] += 1
         elif len(data) != file["bytes"]:
             return f"{path}: {len(data)} bytes"
@@ -324,7 +326,7 @@ def check_reader(small: Small, root: Path, stop: Callable[[], dict[str, Any]], r
     for i in range(rounds):
         small.run(root, gopher_quality=changed)
         with roots.locked(root):
-            forget.run(root, small.engine, [Request("url", urls[i])])
+            request.run(root, small.engine, [RemovalRequest("url", urls[i])])
         small.run(root, gopher_quality=small.recipe.gopher_quality)
     counts = stop()
     assert counts["faults"] == []

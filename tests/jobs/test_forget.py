@@ -16,18 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus.forget import REASON, Request, plain_id
+from corpus.clean.removals import REASON, RemovalRequest, plain_id
 from corpus.recipe import Recipe
-from jobs import datasets, extract, forget, pipeline, report
-from jobs.forget import Removed
-from jobs.roots import refuse_unfinished
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs import extract, pipeline
+from jobs.engine import dataset_io
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
+from jobs.reports import report
+from jobs.takedown import request as forget
+from jobs.takedown.request import TakedownResult
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from trainer.data import open_shards
-from trainer.row_groups import RowGroups
+from trainer.data.shards import RowGroups, open_shards
 
 EMPTIED = ("documents", "judged")
 CUT = ("bands", "clusters", "canonical", "shards")
@@ -64,7 +66,7 @@ def _times(root: Path) -> dict[Path, int]:
 
 
 @pytest.fixture(scope="module")
-def asked(sample_roots: dict[str, Path]) -> list[Request]:
+def asked(sample_roots: dict[str, Path]) -> list[RemovalRequest]:
     """Of every kind: a page with copies, a copy, a rejected page, a site, and what is not there."""
     root = sample_roots["sail"]
     documents = {_key(row): row for row in _rows(root, "documents")}
@@ -79,18 +81,18 @@ def asked(sample_roots: dict[str, Path]) -> list[Request]:
     page = next(r for r in alone if urlsplit(documents[_key(r)]["url"]).hostname != host)
     url = documents[_key(page)]["url"].partition("://")[2].removeprefix("www.")
     return [
-        Request("id", plain_id(copied["id"])),
-        Request("url", f"HTTP://www.{url}#top"),
-        Request("url", documents[_key(copy)]["url"]),
-        Request("url", missing["url"]),
-        Request("url", "https://nowhere.example/"),
-        Request("domain", host.upper()),
-        Request("domain", "elsewhere.example"),
+        RemovalRequest("id", plain_id(copied["id"])),
+        RemovalRequest("url", f"HTTP://www.{url}#top"),
+        RemovalRequest("url", documents[_key(copy)]["url"]),
+        RemovalRequest("url", missing["url"]),
+        RemovalRequest("url", "https://nowhere.example/"),
+        RemovalRequest("domain", host.upper()),
+        RemovalRequest("domain", "elsewhere.example"),
     ]
 
 
 @pytest.fixture(scope="module")
-def gone(sample_roots: dict[str, Path], asked: list[Request]) -> set[Key]:
+def gone(sample_roots: dict[str, Path], asked: list[RemovalRequest]) -> set[Key]:
     """The keys that a plain loop over `documents` says have to go."""
     rows = _rows(sample_roots["sail"], "documents")
     ids = {r.value for r in asked if r.by == "id"}
@@ -113,10 +115,10 @@ def gone(sample_roots: dict[str, Path], asked: list[Request]) -> set[Key]:
 @pytest.fixture(scope="module")
 def cleaned(
     sample_roots: dict[str, Path],
-    asked: list[Request],
+    asked: list[RemovalRequest],
     engines: Callable[[str], Engine],
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, tuple[Path, Removed]]:
+) -> dict[str, tuple[Path, TakedownResult]]:
     """Engine -> a copy of the sample root in which all that is asked for was forgotten."""
     done = {}
     for name, root in sample_roots.items():
@@ -130,13 +132,13 @@ def cleaned(
 def before_and_after(
     request: pytest.FixtureRequest,
     sample_roots: dict[str, Path],
-    cleaned: dict[str, tuple[Path, Removed]],
-) -> tuple[Path, Path, Removed]:
+    cleaned: dict[str, tuple[Path, TakedownResult]],
+) -> tuple[Path, Path, TakedownResult]:
     return sample_roots[request.param], *cleaned[request.param]
 
 
 def test_the_tokens_of_all_other_documents_are_as_they_were(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, new, removed = before_and_after
     tokens = {_key(row): row["tokens"] for row in _rows(old, "shards")}
@@ -153,7 +155,7 @@ def test_the_tokens_of_all_other_documents_are_as_they_were(
 
 @pytest.mark.parametrize("dataset", CUT)
 def test_their_rows_are_gone_and_the_others_as_they_were(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key], dataset: str
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key], dataset: str
 ) -> None:
     old, new, removed = before_and_after
     rows = _rows(old, dataset)
@@ -164,7 +166,7 @@ def test_their_rows_are_gone_and_the_others_as_they_were(
 
 @pytest.mark.parametrize("dataset", EMPTIED)
 def test_of_their_rows_the_names_stay(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key], dataset: str
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key], dataset: str
 ) -> None:
     old, new, removed = before_and_after
     rows = {_key(row): row for row in _rows(new, dataset)}
@@ -186,7 +188,7 @@ def forget_names() -> set[str]:
 
 
 def test_no_file_holds_a_text_or_tokens_of_them(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, new, _ = before_and_after
     left = [row for row in _all_rows(new) if row.get("file_path") and _key(row) in gone]
@@ -198,7 +200,7 @@ def test_no_file_holds_a_text_or_tokens_of_them(
     assert not (texts - others) & {row.get("text") for row in _all_rows(new)}
 
 
-def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, Removed]]) -> None:
+def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, TakedownResult]]) -> None:
     (sail, said), (spark, also_said) = cleaned.values()
     assert said == also_said
     for dataset in (*EMPTIED, *CUT):
@@ -209,7 +211,7 @@ def test_both_engines_leave_the_same(cleaned: dict[str, tuple[Path, Removed]]) -
 
 
 def test_the_record_names_every_request_and_document_and_no_text(
-    before_and_after: tuple[Path, Path, Removed], asked: list[Request], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], asked: list[RemovalRequest], gone: set[Key]
 ) -> None:
     _, new, removed = before_and_after
     rows = [row for path in _listed(new, "forgotten").paths(new / "forgotten")
@@ -229,7 +231,7 @@ def test_the_record_names_every_request_and_document_and_no_text(
 
 
 def test_documents_left_of_their_clusters_are_named(
-    before_and_after: tuple[Path, Path, Removed], gone: set[Key]
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
 ) -> None:
     old, _, removed = before_and_after
     rows = _rows(old, "clusters")
@@ -239,7 +241,9 @@ def test_documents_left_of_their_clusters_are_named(
     assert len(left) > 2
 
 
-def test_the_books_balance(before_and_after: tuple[Path, Path, Removed], gone: set[Key]) -> None:
+def test_the_books_balance(
+    before_and_after: tuple[Path, Path, TakedownResult], gone: set[Key]
+) -> None:
     old, new, removed = before_and_after
     was, now = report.funnel(old), report.funnel(new)  # raises where they do not balance
     assert (now.records, now.documents) == (was.records, was.documents)
@@ -270,7 +274,9 @@ def test_the_books_balance(before_and_after: tuple[Path, Path, Removed], gone: s
     assert counts == {name: counted[name] for name in counts}
 
 
-def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Removed]) -> None:
+def test_the_trainer_opens_what_is_left(
+    before_and_after: tuple[Path, Path, TakedownResult],
+) -> None:
     old, new, _ = before_and_after
     opened = open_shards(new / "shards")
     for split in ("train", "validation"):
@@ -282,7 +288,7 @@ def test_the_trainer_opens_what_is_left(before_and_after: tuple[Path, Path, Remo
 
 
 def test_a_second_run_does_nothing(
-    cleaned: dict[str, tuple[Path, Removed]], asked: list[Request], engine: Engine
+    cleaned: dict[str, tuple[Path, TakedownResult]], asked: list[RemovalRequest], engine: Engine
 ) -> None:
     root, removed = cleaned[engine.name.split()[0]]
     before = _times(root)
@@ -293,7 +299,7 @@ def test_a_second_run_does_nothing(
 
 
 def test_a_run_has_nothing_to_do_afterwards(
-    cleaned: dict[str, tuple[Path, Removed]],
+    cleaned: dict[str, tuple[Path, TakedownResult]],
     sample_recipe: Recipe,
     sample_inputs: tuple[str, ...],
     engine: Engine,
@@ -303,7 +309,7 @@ def test_a_run_has_nothing_to_do_afterwards(
 
 
 def test_extracting_again_does_not_bring_them_back(
-    cleaned: dict[str, tuple[Path, Removed]],
+    cleaned: dict[str, tuple[Path, TakedownResult]],
     sample_recipe: Recipe,
     sample_inputs: tuple[str, ...],
     engines: Callable[[str], Engine],
@@ -347,7 +353,7 @@ def _check_kill(
     where: tuple[Any, str, int],
     old: Path,
     new: Path,
-    asked: list[Request],
+    asked: list[RemovalRequest],
     engine: Engine,
     root: Path,
 ) -> None:
@@ -361,7 +367,9 @@ def _check_kill(
         open_shards(r / "shards").content_hash for r in (old, new)
     }
     if (root / "forgotten" / manifest.MANIFEST_FILE).exists():
-        with pytest.raises(UserError, match="the run did not end; gristmill forget --root"):
+        with pytest.raises(
+            UserError, match="a takedown did not finish there; run gristmill forget --root"
+        ):
             refuse_unfinished(root)
         asked = []  # the record knows
     forget.run(root, engine, asked)
@@ -376,13 +384,16 @@ def _check_kill(
 
 # The record twice, six datasets, and the record's end: as many manifests. `documents` is not
 # swept, the record once.
-KILLS = [(manifest, "write", n) for n in range(1, 10)] + [(datasets, "sweep", n) for n in (1, 5, 6)]
+KILLS = [(manifest, "write", n) for n in range(1, 10)] + [
+    (dataset_io, "sweep", n) for n in (1, 5, 6)
+]
 
 
 @pytest.mark.parametrize("where", [KILLS[0], KILLS[2], KILLS[5], KILLS[10]])
 def test_a_killed_run_is_gone_on_with(
-    where: tuple[Any, str, int], sample_roots: dict[str, Path], asked: list[Request],
-    cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
+    where: tuple[Any, str, int], sample_roots: dict[str, Path], asked: list[RemovalRequest],
+    cleaned: dict[str, tuple[Path, TakedownResult]], engines: Callable[[str], Engine],
+    tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots["sail"], cleaned["sail"]
     _check_kill(where, old, new, asked, engines("sail"), tmp_path / "root")
@@ -392,15 +403,16 @@ def test_a_killed_run_is_gone_on_with(
 @pytest.mark.parametrize("name", ["sail", "spark"])
 @pytest.mark.parametrize("where", KILLS)
 def test_a_run_killed_at_any_step_is_gone_on_with(
-    where: tuple[Any, str, int], name: str, sample_roots: dict[str, Path], asked: list[Request],
-    cleaned: dict[str, tuple[Path, Removed]], engines: Callable[[str], Engine], tmp_path: Path,
+    where: tuple[Any, str, int], name: str, sample_roots: dict[str, Path],
+    asked: list[RemovalRequest], cleaned: dict[str, tuple[Path, TakedownResult]],
+    engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     old, (new, _) = sample_roots[name], cleaned[name]
     _check_kill(where, old, new, asked, engines(name), tmp_path / "root")
 
 
 def test_files_that_no_manifest_lists_lose_them_too(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     """Rows that extract keeps for later, pieces of a killed run, and what is nobody's."""
@@ -409,7 +421,7 @@ def test_files_that_no_manifest_lists_lose_them_too(
     listed = _listed(root, "documents")
     kept = next(f for f in listed.files if any(f.name.startswith(f"{path}-") for path, _ in gone))
     others = [file for file in listed.files if file != kept]
-    counts = datasets.sum_counts(tuple(others))
+    counts = dataset_io.sum_counts(tuple(others))
     manifest.write(
         root / "documents", dataclasses.replace(listed, files=tuple(others), counts=counts)
     )
@@ -431,7 +443,7 @@ def test_files_that_no_manifest_lists_lose_them_too(
 
 
 def test_shards_of_all_tokenizers_lose_them(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
@@ -445,18 +457,18 @@ def test_shards_of_all_tokenizers_lose_them(
 
 
 def test_shards_where_no_takedown_looks_are_refused(
-    sample_roots: dict[str, Path], asked: list[Request],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
     shutil.copytree(sample_roots["sail"], root)
     shutil.copytree(root / "shards", root / "deep" / "shards")
-    with pytest.raises(UserError, match=r"deep/shards: shards stand directly in their root"):
+    with pytest.raises(UserError, match=r"deep/shards: shards must be directly in their root"):
         forget.run(root, engines("sail"), asked)
 
 
 def test_contaminated_documents_are_counted_again(
-    sample_roots: dict[str, Path], asked: list[Request], gone: set[Key],
+    sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     root = tmp_path / "root"
@@ -473,7 +485,7 @@ def test_contaminated_documents_are_counted_again(
         [(name, pa.string()) for name in ("id", "file_path", "url", "set")]
         + [("record_offset", pa.int64()), ("items", pa.list_(pa.int32()))]
     ))  # fmt: skip
-    file = datasets.write_table(root / "contamination", table)
+    file = dataset_io.write_table(root / "contamination", table)
     sets = [{"name": n, "items": 9, "too_short": 0, "documents": 5, "found": 5} for n in "ab"]
     sets.append({"name": "c", "items": 9, "too_short": 0, "documents": 0, "found": 0})
     counts = {"contaminated": 5, "clean": len(canonical) - 5}
@@ -513,7 +525,7 @@ def test_the_command_tells_what_it_did(
     assert _command("--root", str(root), *lists, "--copies", str(tmp_path / "copies")) == 0
     printed = capsys.readouterr().out
     assert "matched nothing: url https://nowhere.example/" in printed
-    for line in ("urls asked for", "ids asked for", "rows emptied in documents", "tokens taken"):
+    for line in ("urls requested", "ids requested", "rows blanked in documents", "tokens removed"):
         assert line in printed
     assert (tmp_path / "copies").exists()
     assert _command("--root", str(root)) == 0  # what was asked for is known

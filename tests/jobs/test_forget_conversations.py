@@ -15,17 +15,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus.conversations import Conversations
-from corpus.forget import Keys, Request, load_keys
-from corpus.shards import Shard
-from jobs import chat_rows, conversations, datasets, forget
-from jobs.roots import refuse_unfinished
-from jobs.session import Engine
+from corpus.chat.encode import Conversations
+from corpus.clean.removals import DocumentKeys, RemovalRequest, load_keys
+from corpus.tokens.shards import Shard
+from jobs.chat import conversations, row_files
+from jobs.engine import dataset_io
+from jobs.engine.roots import refuse_unfinished
+from jobs.engine.session import Engine
+from jobs.takedown import request as forget
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer.data import open_shards
+from trainer.data.shards import open_shards
 
 NUM_ROWS = 80
 
@@ -51,16 +53,16 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Request]:
+def asked() -> list[RemovalRequest]:
     """By id of a conversation, of one that has no id of its own, of a rejected row; URL; domain."""
     return [
-        Request("id", "chat-1"),
-        Request("id", "a.jsonl:9"),
-        Request("id", "chat-13"),
-        Request("id", "pair-7"),
-        Request("url", "http://www.site2.example/2#top"),
-        Request("domain", "site3.example"),
-        Request("id", "nobody"),
+        RemovalRequest("id", "chat-1"),
+        RemovalRequest("id", "a.jsonl:9"),
+        RemovalRequest("id", "chat-13"),
+        RemovalRequest("id", "pair-7"),
+        RemovalRequest("url", "http://www.site2.example/2#top"),
+        RemovalRequest("domain", "site3.example"),
+        RemovalRequest("id", "nobody"),
     ]
 
 
@@ -70,10 +72,10 @@ def is_asked(i: int) -> bool:
     return i in (1, 13, 8) or (has_url and (i % 5 == 3 or i == 2))
 
 
-def request(root: Path, chats: tuple[Path, ...], **changed: Any) -> conversations.Request:
+def request(root: Path, chats: tuple[Path, ...], **changed: Any) -> conversations.ChatJob:
     known = tokenizer.from_tokens("bytes", [bytes([i]) for i in range(256)])
     framing, shard = Conversations(64), Shard(seed=1, validation_fraction=0.3)
-    made = conversations.Request(chats, known, root, "chats", framing, shard)
+    made = conversations.ChatJob(chats, known, root, "chats", framing, shard)
     return dataclasses.replace(made, **changed)
 
 
@@ -108,11 +110,11 @@ def fresh(root: Path, chats: tuple[Path, ...], other: Path, **changed: Any) -> P
 
 
 def test_what_is_left_is_what_a_fresh_run_makes_to_the_byte(
-    root: Path, chats: tuple[Path, ...], asked: list[Request], engine: Engine, tmp_path: Path
+    root: Path, chats: tuple[Path, ...], asked: list[RemovalRequest], engine: Engine, tmp_path: Path
 ) -> None:
     before = listed(root / "chats")
     removed = forget.run(root, engine, asked)
-    assert removed.unmatched == [Request("id", "nobody")]
+    assert removed.unmatched == [RemovalRequest("id", "nobody")]
     other = fresh(root, chats, tmp_path / "other")
     assert contents(root / "chats") == contents(other)
     assert numbers(root / "chats") == numbers(other)
@@ -126,7 +128,7 @@ def test_what_is_left_is_what_a_fresh_run_makes_to_the_byte(
 
 
 def test_nothing_names_them_any_more_but_the_record(
-    root: Path, asked: list[Request], engines: Callable[[str], Engine]
+    root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     forget.run(root, engines("sail"), asked)
     rejected = (root / "chats" / listed(root / "chats").extra["rejected"]["name"]).read_text()
@@ -143,7 +145,7 @@ def test_nothing_names_them_any_more_but_the_record(
 
 
 def test_counts_are_those_of_the_rows_that_are_there(
-    root: Path, asked: list[Request], engines: Callable[[str], Engine]
+    root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     forget.run(root, engines("sail"), asked)
     made = listed(root / "chats")
@@ -160,7 +162,7 @@ def test_counts_are_those_of_the_rows_that_are_there(
 
 
 def test_what_is_forgotten_is_not_done_again_and_does_not_come_back(
-    root: Path, chats: tuple[Path, ...], asked: list[Request],
+    root: Path, chats: tuple[Path, ...], asked: list[RemovalRequest],
     engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     forget.run(root, engines("sail"), asked)
@@ -177,7 +179,7 @@ def test_what_is_forgotten_is_not_done_again_and_does_not_come_back(
 def test_a_file_of_which_all_is_forgotten_is_no_error(
     root: Path, chats: tuple[Path, ...], engines: Callable[[str], Engine], tmp_path: Path
 ) -> None:
-    forget.run(root, engines("sail"), [Request("id", f"pair-{i}") for i in range(20)])
+    forget.run(root, engines("sail"), [RemovalRequest("id", f"pair-{i}") for i in range(20)])
     other = fresh(root, chats, tmp_path / "other")
     assert listed(other).extra["forgotten"] == 20
     assert "b.json" not in {
@@ -187,7 +189,7 @@ def test_a_file_of_which_all_is_forgotten_is_no_error(
 
 
 def test_shards_of_an_earlier_version_lose_them_and_keep_their_counts_by_form(
-    root: Path, asked: list[Request], engines: Callable[[str], Engine]
+    root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     made = listed(root / "chats")
     extra = {name: value for name, value in made.extra.items() if name not in ("rows", "forgotten")}
@@ -205,11 +207,16 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize(
     ("module", "name", "nth"),
-    [(chat_rows, "put", 1), (chat_rows, "put", 2), (manifest, "write", 3), (datasets, "sweep", 1)],
+    [
+        (row_files, "put", 1),
+        (row_files, "put", 2),
+        (manifest, "write", 3),
+        (dataset_io, "sweep", 1),
+    ],
 )
 def test_a_killed_run_is_gone_on_with(
-    module: Any, name: str, nth: int, root: Path, chats: tuple[Path, ...], asked: list[Request],
-    engines: Callable[[str], Engine], tmp_path: Path,
+    module: Any, name: str, nth: int, root: Path, chats: tuple[Path, ...],
+    asked: list[RemovalRequest], engines: Callable[[str], Engine], tmp_path: Path,
 ) -> None:  # fmt: skip
     real, calls = getattr(module, name), []
 
@@ -224,7 +231,7 @@ def test_a_killed_run_is_gone_on_with(
         with pytest.raises(KilledError):
             forget.run(root, engines("sail"), asked)
     open_shards(root / "chats")
-    with pytest.raises(UserError, match="the run did not end"):
+    with pytest.raises(UserError, match="a takedown did not finish"):
         refuse_unfinished(root)
     forget.run(root, engines("sail"), [])
     other = fresh(root, chats, tmp_path / "other")
@@ -233,7 +240,7 @@ def test_a_killed_run_is_gone_on_with(
 
 
 def test_a_missing_file_of_rejected_rows_is_named(
-    root: Path, asked: list[Request], engines: Callable[[str], Engine]
+    root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     name = listed(root / "chats").extra["rejected"]["name"]
     (root / "chats" / name).unlink()
@@ -255,13 +262,13 @@ def test_any_rows_leave_both_files_and_all_counts_as_a_fresh_run_would(
     record(folder / "other" / "forgotten", [names[i] for i in gone], [offsets[i] for i in gone])
     other = request(folder / "other", chats)
     conversations.make(other)
-    keys: Keys = load_keys(folder / "other" / "forgotten")
+    keys: DocumentKeys = load_keys(folder / "other" / "forgotten")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat_rows, "ROWS_PER_BATCH", batch)
-        found, counted = chat_rows.without(
+        patch.setattr(row_files, "ROWS_PER_BATCH", batch)
+        found, counted = row_files.without(
             whole.folder, listed(whole.folder), keys, folder / "work"
         )
-    assert counted.rows == len(gone)
+    assert counted.forgotten == len(gone)
     same: tuple[str, ...] = ("forms", "reasons", "target_tokens", "forgotten", "rejected")
     same += ("rows",) if batch > 3 else ()  # a file's bytes do not depend on how it was read
     wanted = listed(other.folder).extra
@@ -277,7 +284,7 @@ def record(folder: Path, ids: list[str], offsets: list[int]) -> None:
     found = [one | place for one, place in zip(asked, places, strict=True)]
     files = []
     for kind, rows in (("requests", asked), ("matches", found)):
-        file = datasets.write_table(folder, pa.Table.from_pylist(rows, schema=FORGOTTEN))
+        file = dataset_io.write_table(folder, pa.Table.from_pylist(rows, schema=FORGOTTEN))
         files.append(dataclasses.replace(file, counts={kind: len(rows)} if rows else {}))
     extra: dict[str, Any] = {"unfinished": False}
     kept: tuple[DataFile, ...] = tuple(files)

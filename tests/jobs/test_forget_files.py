@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpus import shards
-from corpus.shards import Shard
-from jobs import forget_files
-from jobs.forget_files import Change, Target
+from corpus.tokens import shards
+from corpus.tokens.shards import Shard
+from jobs.takedown import rewrite
+from jobs.takedown.rewrite import RewrittenFile, TargetFile
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.manifest import DataFile, Manifest
@@ -60,10 +60,10 @@ def _commit(folder: Path, file: DataFile, known: Tokenizer) -> None:
     manifest.write(folder, Manifest("shards", "", {}, {}, (file,), {}, extra))
 
 
-def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> Change | None:
-    target = Target("shards", str(folder / file.name), file, {})
-    change = forget_files.rewrite(target, _forget(folder.parent / "forgotten", keys))
-    return Change.from_json(change.to_json()) if change else None
+def _rewrite(file: DataFile, folder: Path, keys: list[tuple[str, int]]) -> RewrittenFile | None:
+    target = TargetFile("shards", str(folder / file.name), file)
+    change = rewrite.rewrite(target, _forget(folder.parent / "forgotten", keys))
+    return RewrittenFile.from_json(change.to_json()) if change else None
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import minhash, recipe
-from corpus.extract import Extract
-from corpus.minhash import MinHash
-from corpus.pii import IP_REPLACEMENT, Pii, find
+from corpus import recipe
+from corpus.clean.pii import IP_REPLACEMENT, Pii, find
+from corpus.dedup import minhash
+from corpus.dedup.minhash import MinHash
 from corpus.recipe import Recipe
-from jobs import dedup, extract, pipeline
+from corpus.text.extract_page import Extract
+from jobs import extract, pipeline
 from jobs import filter as filter_
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs.dedup import dedup
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 
 PROJECT = Path(__file__).parents[2]
 KEPT = ("kept", "7_minhash")  # before deduplication

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.inputs import resolve
+from jobs.extract import resolve
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

@@ -19,9 +19,10 @@ import pyspark
 import pytest
 
 from corpus import recipe
-from jobs import datasets, pipeline, roots
-from jobs.session import Engine, open_engine
-from jobs.stage import Job
+from jobs import pipeline
+from jobs.engine import dataset_io, roots
+from jobs.engine.session import Engine, open_engine
+from jobs.engine.stage import Job
 from schemas import manifest
 
 PROJECT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def _processes(leader: int) -> dict[int, str]:
         pid, parent, words = line.split(None, 2)
         if int(pid) == leader:
             kind = "driver"
-        elif "corpus.child" in words:
+        elif "corpus.worker" in words:
             kind = "fork" if kinds.get(int(parent)) in ("child", "fork") else "child"
         elif "pyspark.daemon" in words or "pyspark.worker" in words:
             kind = "Spark worker"
@@ -244,12 +245,12 @@ def check_partitions(
     crawl: Any, root: Path, engine: Engine, partitions: int, patch: pytest.MonkeyPatch
 ) -> None:
     """Run with every dataset that a stage reads spread over so many partitions."""
-    real = datasets.read_files
+    real = dataset_io.read_files
 
     def spread(*arguments: Any) -> Any:
         return real(*arguments).repartition(partitions)
 
-    patch.setattr(datasets, "read_files", spread)
+    patch.setattr(dataset_io, "read_files", spread)
     with roots.locked(root):
         pipeline.run(Job(recipe.load(crawl.recipe), root, engine, crawl.inputs))
 

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from corpus import passages as units_of
-from corpus.passages import LISTED, Passages
+from corpus.dedup import line_hashes as units_of
+from corpus.dedup.line_hashes import LISTED, Passages
+from corpus.dedup.word_hashes import normalise
 from corpus.recipe import Recipe
-from corpus.word_hashes import normalise
-from jobs import datasets, passages
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs.dedup import repeated_lines
+from jobs.engine import dataset_io
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 
 RANKS = pa.schema([("node", pa.int64()), ("rank", pa.string())])
 
@@ -80,7 +81,7 @@ def _lose(
 
 def _lost(
     engine: Engine, work: Path, texts: list[str], settings: Passages, partitions: int
-) -> passages.Losses:
+) -> repeated_lines.Losses:
     ranks = _ranks(texts)
     batch = units_of.list_units(pa.array(ranks, pa.int64()), texts, settings)
     tables = {"listed": pa.Table.from_batches([batch], LISTED)}
@@ -88,20 +89,20 @@ def _lost(
     frames = {}
     for name, table in tables.items():
         mixed = table.take(np.random.default_rng(partitions).permutation(len(table)))
-        file = datasets.write_table(work / name, mixed)
+        file = dataset_io.write_table(work / name, mixed)
         path = str(work / name / file.name)
-        frame = datasets.read_files(engine.spark, [path], table.schema)
+        frame = dataset_io.read_files(engine.spark, [path], table.schema)
         frames[name] = frame.repartition(partitions)
-    return passages.lost(frames["ranks"], frames["listed"], settings, work)
+    return repeated_lines.lost(frames["ranks"], frames["listed"], settings, work)
 
 
-def _rows(losses: passages.Losses) -> dict[int, tuple[list[int], bool]]:
+def _rows(losses: repeated_lines.Losses) -> dict[int, tuple[list[int], bool]]:
     rows = losses.frame.toArrow().to_pylist()
     assert len({row["node"] for row in rows}) == len(rows)
     return {row["node"]: (row["removed"], row["dropped"]) for row in rows}
 
 
-def _check_counts(texts: list[str], settings: Passages, losses: passages.Losses) -> None:
+def _check_counts(texts: list[str], settings: Passages, losses: repeated_lines.Losses) -> None:
     unit = settings.unit
     by_node = dict(zip(_ranks(texts), texts, strict=True))
     stays = {node: places for node, (places, dropped) in _rows(losses).items() if not dropped}
@@ -190,7 +191,7 @@ def test_children_list_what_the_oracle_lists(
     job = Job(Recipe(passages=settings), tmp_path, engines("sail"))
     columns = [list(ranks), list(ranks.values()), texts]
     schema = RANKS.append(pa.field("text", pa.string()))
-    file = datasets.write_table(tmp_path, pa.table(columns, schema=schema))
-    stored = datasets.read_files(job.spark, [str(tmp_path / file.name)], schema)
-    losses = passages.find(job, stored, len(texts), tmp_path / "work")
+    file = dataset_io.write_table(tmp_path, pa.table(columns, schema=schema))
+    stored = dataset_io.read_files(job.spark, [str(tmp_path / file.name)], schema)
+    losses = repeated_lines.find(job, stored, len(texts), tmp_path / "work")
     assert _rows(losses) == _oracle(texts, ranks, settings)

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus import recipe
-from jobs import extract, pieces, pipeline
-from jobs.inputs import WarcFile
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs import extract, pipeline
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
+from jobs.extract import WarcFile
 
 PROJECT = Path(__file__).parents[2]
 
@@ -26,16 +26,16 @@ def file(name: str, size: int) -> WarcFile:
 
 def test_few_large_files_are_cut_and_many_or_small_ones_are_not() -> None:
     large, small = file("large", 100 << 20), file("small", 1 << 20)
-    cut = pieces.split({"a": large, "b": small}, num_cores=2)
+    cut = extract.split({"a": large, "b": small}, num_cores=2)
     assert [piece.whole for piece in cut] == [False] * 13 + [True]
     many = {f"{i}": large for i in range(8)}
-    assert all(piece.whole for piece in pieces.split(many, num_cores=2))
-    assert len(pieces.split({"a": file("huge", 10 << 30)}, num_cores=2)) == pieces.MAX_PIECES
+    assert all(piece.whole for piece in extract.split(many, num_cores=2))
+    assert len(extract.split({"a": file("huge", 10 << 30)}, num_cores=2)) == extract.MAX_PIECES
 
 
-@pytest.mark.parametrize("size", [pieces.PIECE_BYTES + 1, 3 * pieces.PIECE_BYTES + 7, 50 << 20])
+@pytest.mark.parametrize("size", [extract.PIECE_BYTES + 1, 3 * extract.PIECE_BYTES + 7, 50 << 20])
 def test_the_pieces_of_a_file_are_all_of_it_once(size: int) -> None:
-    cut = sorted(pieces.split({"a": file("a", size)}, 2), key=lambda piece: piece.begin)
+    cut = sorted(extract.split({"a": file("a", size)}, 2), key=lambda piece: piece.begin)
     assert cut[0].begin == 0
     assert [piece.end for piece in cut] == [*[piece.begin for piece in cut[1:]], None]
     assert sum(piece.size for piece in cut) == size
@@ -67,7 +67,7 @@ def extracted(
 
     def run(data: bytes, piece_bytes: int) -> pa.Table:
         (tmp_path / "a.warc.gz").write_bytes(data)
-        monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
+        monkeypatch.setattr(extract, "PIECE_BYTES", piece_bytes)
         settings = recipe.load(PROJECT / "recipes" / "dclm.toml")
         root = tmp_path / f"root-{piece_bytes}"
         job = Job(settings, root, engines("sail"), (str(tmp_path / "a.warc.gz"),))
@@ -109,7 +109,7 @@ def test_an_archive_inside_an_archive_does_not_lead_astray(
     whole = extracted(data, 1 << 30)
     assert whole.num_rows == 4
     joined: list[bool] = []
-    join = pieces.join
-    monkeypatch.setattr(pieces, "join", lambda *a: joined.append(join(*a)) or joined[-1])
+    join = extract.join
+    monkeypatch.setattr(extract, "join", lambda *a: joined.append(join(*a)) or joined[-1])
     assert extracted(data, len(data) // 2 + 1).equals(whole)
     assert joined == [False]

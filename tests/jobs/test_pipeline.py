@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus.recipe import Recipe
-from corpus.shards import companions
-from jobs import pipeline, report
-from jobs.stage import Job
+from corpus.tokens.shards import companions
+from jobs import pipeline
+from jobs.engine.stage import Job
+from jobs.reports import report
 from schemas import manifest, tokenizer
 from schemas.datasets import PII_KINDS
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from corpus.conversations import Conversations
-from corpus.shards import Shard
-from jobs import cli, conversations
+from corpus.chat.encode import Conversations
+from corpus.tokens.shards import Shard
+from jobs import cli
+from jobs.chat import conversations
 from schemas import manifest, tokenizer
 
 
@@ -24,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     shard = Shard(validation_fraction=0.3)
     inputs = (tmp_path / "a.jsonl",)
     conversations.make(
-        conversations.Request(inputs, known, tmp_path / "r", "chats", Conversations(64), shard)
+        conversations.ChatJob(inputs, known, tmp_path / "r", "chats", Conversations(64), shard)
     )
     return tmp_path / "r"
 
@@ -52,8 +53,8 @@ def test_conversations_are_reported_as_json(root: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--shards", "chats", "--html", "x.html"], "--html: draws the funnel of documents"),
-        ([], "no run was committed there; begin with gristmill run"),
+        (["--shards", "chats", "--html", "x.html"], "--html: charts web documents only"),
+        ([], "no run was committed there; start with gristmill run"),
         (["--shards", "other"], "no run was committed there"),
     ],
 )

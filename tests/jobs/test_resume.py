@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import child
+from corpus import worker
 from corpus.recipe import Recipe
+from corpus.worker_tasks import ExtractRequest
 from jobs import extract, pipeline
-from jobs.stage import Job
+from jobs.engine.stage import Job
 from schemas import manifest
 
 PROJECT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def _shards(root: Path) -> dict[str, bytes]:
 
 
 def _start(root: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "jobs.cli", "run", "--recipe", "recipes/sample.toml"]
+    command = [sys.executable, "-m", "jobs.submit", "run", "--recipe", "recipes/sample.toml"]
     command += ["--input", "samples/*.warc.gz", "--root", str(root)]
     return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -114,16 +115,16 @@ def test_a_page_that_kills_its_reader_costs_itself_alone(
     assert whole is not None
     same = next(file for file in whole.files if file.name.startswith("SAMPLE-00000"))
     rows = pq.read_table(sample_roots["sail"] / "documents" / same.name)
-    real, deadly = child.map_batch, min(o for o in rows["record_offset"].to_pylist() if o > 90_000)
+    real, deadly = worker.map_batch, min(o for o in rows["record_offset"].to_pylist() if o > 90_000)
 
     def die_on_one_page(task: str, recipe: dict, batch: pa.RecordBatch):
-        ask = batch.to_pylist()[0]
+        request = ExtractRequest.of(batch)
         for answer in real(task, recipe, batch):
-            if deadly in answer["record_offset"].to_pylist() and ask["crashed_at"] is None:
-                raise child.ChildDiedError("killed by the test")
+            if deadly in answer["record_offset"].to_pylist() and request.crashed_at is None:
+                raise worker.ChildDiedError("killed by the test")
             yield answer
 
-    monkeypatch.setattr(child, "map_batch", die_on_one_page)
+    monkeypatch.setattr(worker, "map_batch", die_on_one_page)
     root = tmp_path / "root"
     job = Job(sample_recipe, root, engines("sail"), sample_inputs[:1])
     pipeline.run(job, (extract.STAGE,))

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.forget import Request
-from jobs import cli, datasets, extract, forget, roots
-from jobs.inputs import WarcFile
-from jobs.session import Engine
+from corpus.clean.removals import RemovalRequest
+from jobs import cli, extract
+from jobs.engine import dataset_io, roots
+from jobs.engine.session import Engine
+from jobs.extract import WarcFile
+from jobs.takedown import request
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import DataFile
@@ -174,8 +176,8 @@ def test_a_sweep_takes_only_files_of_ours(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     nothing = manifest.Manifest("judged", "r", {}, {}, (), {})
     with pytest.raises(UserError, match="is a symbolic link"):
-        datasets.sweep(tmp_path / "link", nothing)
-    datasets.sweep(tmp_path / "real", nothing)
+        dataset_io.sweep(tmp_path / "link", nothing)
+    dataset_io.sweep(tmp_path / "real", nothing)
     left = {path.name for path in (tmp_path / "real").iterdir()}
     assert left == {"thesis.docx", "train-1.parquet", ".hidden.tmp", f"part-{'1' * 32}.parquet"}
 
@@ -185,7 +187,7 @@ def test_every_file_that_a_run_writes_has_a_name_that_a_sweep_knows(
 ) -> None:
     for folder in sample_roots["sail"].iterdir():
         if folder.is_dir() and not folder.name.startswith("."):
-            known = {path.name for path in datasets.own_files(folder)}
+            known = {path.name for path in dataset_io.own_files(folder)}
             there = {path.name for path in folder.iterdir() if path.is_file()}
             assert there - known == {manifest.MANIFEST_FILE}, folder
 
@@ -219,7 +221,7 @@ def test_a_manifest_names_files_of_its_own_folder(
     path.write_text(json.dumps(values))
     before = _snapshot(outside)
     with pytest.raises(UserError, match="must be one plain file name"):
-        forget.run(root, engines("sail"), [Request("url", "http://site.example/")])
+        request.run(root, engines("sail"), [RemovalRequest("url", "http://site.example/")])
     assert _snapshot(outside) == before
 
 
@@ -274,13 +276,13 @@ def test_a_warc_may_have_any_name(engine: Engine, tmp_path: Path) -> None:
     paths = []
     for name in ("_a", ".a", "a[1]{2}?*", "b\n:c\\", "ü" * 120, "a%20b c"):
         file = WarcFile(f"/crawl/{name}.warc.gz", f"{name}.warc.gz", 1, "0")
-        paths.append(tmp_path / extract._committed_name(file, []))
+        paths.append(tmp_path / extract._rows_name(file, []))
         assert len(f".{paths[-1].name}.{0:014d}.piece.{0:032x}.tmp".encode()) < 255
         pq.write_table(pa.table({"n": [1]}), paths[-1])
     assert len(set(paths)) == 6
     schema = pa.schema([("n", pa.int64())])
-    assert datasets.read_files(engine.spark, list(map(str, paths)), schema).count() == 6
-    assert {path.name for path in datasets.own_files(tmp_path)} == {path.name for path in paths}
+    assert dataset_io.read_files(engine.spark, list(map(str, paths)), schema).count() == 6
+    assert {path.name for path in dataset_io.own_files(tmp_path)} == {path.name for path in paths}
 
 
 def test_a_warc_whose_name_is_no_text_is_named(
@@ -291,4 +293,4 @@ def test_a_warc_whose_name_is_no_text_is_named(
     path = os.fsencode(tmp_path) + b"/\xff.warc.gz"
     shutil.copy(SAMPLE, path)
     error = _refused(capsys, *_run(tmp_path / "root")[:-1], os.fsdecode(path))
-    assert "its name is not UTF-8" in error
+    assert "name is not UTF-8" in error

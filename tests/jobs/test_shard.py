@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from corpus.recipe import Recipe
-from corpus.shards import Shard, companions, write_shard
+from corpus.tokens.shards import Shard, companions, write_shard
 from jobs import shard
-from jobs.session import Engine
-from jobs.stage import Job, run_stage
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job, run_stage
 from schemas import manifest
 from schemas.datasets import SHARDS
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from trainer.data import open_shards
+from trainer.data.shards import open_shards
 
 
 def _listed(folder: Path) -> Manifest:
@@ -128,7 +128,7 @@ def test_a_run_that_dies_before_its_commit_leaves_the_old_shards_whole(
 
     job = _job(own_root, sample_recipe, engines, tokenizer={"vocab_size": 300})
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.stage.manifest.write", killed)
+        patch.setattr("jobs.engine.stage.manifest.write", killed)
         with pytest.raises(KeyboardInterrupt):
             run_stage(shard.STAGE, job)
     after = open_shards(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.classifier import probability
+from corpus.filters.classifier import probability
 from jobs.train_classifier import add_parser
 from schemas.errors import UserError
 
@@ -41,5 +41,5 @@ def test_a_bad_flag_is_named() -> None:
     add_parser(parser.add_subparsers())
     flags = ["--positive", "a", "--negative", "b", "--output", "m.bin", "--dim", "0"]
     arguments = parser.parse_args(["train-classifier", *flags])
-    with pytest.raises(UserError, match="train-classifier: dim = 0: must be 1 or more"):
+    with pytest.raises(UserError, match="train-classifier: dim = 0: must be at least 1"):
         arguments.command(arguments)

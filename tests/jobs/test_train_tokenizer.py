@@ -10,8 +10,8 @@ import pytest
 
 from corpus.recipe import Recipe
 from jobs import train_tokenizer
-from jobs.session import Engine
-from jobs.stage import Job
+from jobs.engine.session import Engine
+from jobs.engine.stage import Job
 from schemas import tokenizer
 from schemas.errors import UserError
 
@@ -23,7 +23,7 @@ def canonical(root: Path, texts: list[str]) -> None:
     """A root whose `canonical` holds `texts`."""
     import pyarrow as pa
 
-    from jobs import datasets
+    from jobs.engine import dataset_io
     from schemas import manifest
     from schemas.datasets import CANONICAL
     from schemas.manifest import Manifest
@@ -34,7 +34,7 @@ def canonical(root: Path, texts: list[str]) -> None:
         for i, text in enumerate(texts)
     ]
     table = pa.Table.from_pylist(rows, CANONICAL)
-    file = datasets.write_table(root / "canonical", table, "language")
+    file = dataset_io.write_table(root / "canonical", table, "language")
     made = {"engine": "none", "seconds": 0.0}
     listed = Manifest("canonical", "r", {}, {}, (file,), {"kept": len(rows)}, made=made)
     manifest.write(root / "canonical", listed)
@@ -65,7 +65,7 @@ def test_the_order_of_rows_changes_nothing_and_what_follows_the_sample_is_held_o
     assert trained.sample.size >= size // 2
     assert trained.sample.size + trained.held_out.size == size
     assert trained.sample.documents + trained.held_out.documents == len(KEPT)
-    assert trained.held_out.bytes_a_token(trained.tokenizer) > 1
+    assert trained.held_out.bytes_per_token(trained.tokenizer) > 1
     assert set(trained.sample.kept).isdisjoint(trained.held_out.kept)
     again = train_tokenizer.train(job(engine, tmp_path, sample_bytes=size // 2))
     assert again.tokenizer.spec == trained.tokenizer.spec

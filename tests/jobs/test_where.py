@@ -15,17 +15,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from corpus import pii
-from corpus.extract import Gates, extract_file
-from corpus.filters import judge_batch
+from corpus.clean import pii
+from corpus.filters.registry import judge_batch
 from corpus.recipe import Recipe
-from jobs import explain, where
-from jobs.explain import Story
+from corpus.text.extract_page import Gates, extract_file
+from jobs.reports import explain, where
+from jobs.reports.explain import PageReport
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
-from trainer.loader import IGNORED, Loader
-from trainer.where import Seen, rows_with
-from trainer.where import where as origin_of
+from trainer.data.loader import IGNORED, Loader
+from trainer.data.trace import Occurrence, origin_of, rows_with
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 NUM_POSITIONS, NUM_STEPS = 1000, 250
@@ -80,7 +79,7 @@ def test_a_thousand_positions_are_traced_to_the_bytes_of_their_records_and_back(
         return [tokenizer.boundary, *tokenizer.encode(text)]
 
     @functools.cache
-    def rows_of(id_: str) -> list[Seen]:
+    def rows_of(id_: str) -> list[Occurrence]:
         return list(rows_with(loader, NUM_STEPS, document_id=id_))
 
     draw, checked = np.random.default_rng(0), 0
@@ -129,7 +128,7 @@ def run(root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="module")
-def pages(root: Path) -> dict[str, Story]:
+def pages(root: Path) -> dict[str, PageReport]:
     """A page of every outcome: rejected by a gate, by a filter, a copy, and one that stands."""
     opened, everything = explain.open_root(root), ds.field("record_offset") >= 0
     rows = opened.find("judged", everything, ["id", "rejected_by"])
@@ -143,7 +142,7 @@ def pages(root: Path) -> dict[str, Story]:
 
 
 def test_a_page_is_told_with_its_record_its_verdicts_and_its_row(
-    root: Path, pages: dict[str, Story], capsys: pytest.CaptureFixture[str]
+    root: Path, pages: dict[str, PageReport], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = pages["stands"]
     assert page.url
@@ -169,19 +168,19 @@ def test_the_row_of_every_document_of_many_row_groups_is_found(tmp_path: Path) -
 
 
 def test_a_page_that_stands_in_no_shard_is_told_why(
-    root: Path, pages: dict[str, Story], capsys: pytest.CaptureFixture[str], run: Path
+    root: Path, pages: dict[str, PageReport], capsys: pytest.CaptureFixture[str], run: Path
 ) -> None:
     """No trainer is started for it: `run` has no steps, and it would say so."""
     for outcome, page in pages.items():
         if outcome != "stands":
             printed = ask(capsys, "--root", root, "--id", page.id, "--run", run)
-            assert "in no shard: no run on these shards was trained on it" in printed
+            assert "not in a shard: no run on these shards was trained on it" in printed
             assert outcome in printed
             assert "row group" not in printed
 
 
 def test_a_run_is_asked_for_steps_and_rows(
-    root: Path, cache: Path, pages: dict[str, Story], run: Path,
+    root: Path, cache: Path, pages: dict[str, PageReport], run: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     page = pages["stands"]
@@ -197,7 +196,7 @@ def test_a_run_is_asked_for_steps_and_rows(
 
 
 def test_what_the_trainer_refuses_is_said_as_it_says_it(
-    root: Path, pages: dict[str, Story], run: Path, tmp_path: Path,
+    root: Path, pages: dict[str, PageReport], run: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     page = pages["stands"]

@@ -78,6 +78,24 @@ def decoded(headers: dict[str, str], body: bytes) -> bytes:
     return undo[coding](body) if coding else body
 
 
+def comparable(content: bytes | None) -> object:
+    """A record without what depends on the interpreter's zlib: compressed bodies, their sizes."""
+    if content is None:
+        return None
+    headers, block = split_record(content)
+    if not headers["Content-Type"].startswith("application/http; msgtype=response"):
+        return headers, block
+    http, body = split_http(block)
+    status = block.partition(b"\r\n")[0]
+    if "content-encoding" in http:
+        body = decoded(http, body) if body else b""
+        for name in ("Content-Length", "WARC-Block-Digest", "WARC-Payload-Digest"):
+            del headers[name]
+    if http.pop("x-crawl-content-length", None):
+        del headers["WARC-Block-Digest"], headers["Content-Length"]
+    return headers, status, http, body
+
+
 def shingles(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
@@ -129,7 +147,8 @@ def kept(truth: list[Row]) -> list[Row]:
 def test_the_committed_crawl_is_what_the_generator_writes(generated: Path) -> None:
     assert [p.name for p in warc_paths(generated)] == [p.name for p in warc_paths(SAMPLES)]
     for ours, theirs in zip(warc_paths(SAMPLES), warc_paths(generated), strict=True):
-        assert [content for _, content in members(ours)] == [c for _, c in members(theirs)]
+        written, generates = ([comparable(c) for _, c in members(p)] for p in (ours, theirs))
+        assert written == generates
     rows = [[{**row, "offset": 0} for row in read_truth(f)] for f in (SAMPLES, generated)]
     assert rows[0] == rows[1]
 

@@ -11,9 +11,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus import bpe, chat_forms, conversations
+from corpus.chat import encode, formats
+from corpus.tokens import bpe
 from schemas import hf_export, tokenizer
-from schemas.hf_chat_template import CHAT_TEMPLATE
+from schemas.hf_export import CHAT_TEMPLATE
 from schemas.tokenizer import CHAT_TOKENS, Tokenizer
 
 KNOWN = (Path(__file__).parent / "known_chat_tokens.txt").read_text(encoding="utf-8").split("\n")
@@ -31,8 +32,8 @@ class Both:
         hf_export.export_for_model(known, folder, CHAT_TEMPLATE, CONTEXT)
         self.theirs = transformers.AutoTokenizer.from_pretrained(folder)
 
-    def ours(self, row: dict[str, Any]) -> conversations.Framed:
-        return conversations.frame(chat_forms.read_row(row), self.known, CONTEXT)
+    def ours(self, row: dict[str, Any]) -> encode.Framed:
+        return encode.frame(formats.read_row(row), self.known, CONTEXT)
 
     def render(self, row: dict[str, Any], **flags: Any) -> Any:
         flags = {"tokenize": True, "return_dict": False, **flags}

@@ -14,7 +14,7 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corpus import bpe
+from corpus.tokens import bpe
 from schemas import hf_export, tokenizer
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from corpus import shards
+from corpus.tokens import shards
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.datasets import SHARDS
 from schemas.manifest import DataFile, Manifest
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe
 
 torch.set_num_threads(1)
@@ -132,7 +132,7 @@ def _write_file(
 
 
 def content_hash(files: tuple[DataFile, ...], tokenizer: Tokenizer) -> str:
-    """As docs/format.md says it."""
+    """As docs/reference/format.md says it."""
     shards = [[f.extra["split"], f.extra["index"], f.sha256] for f in files]
     parts = {"format": 2, "shards": sorted(shards), "tokenizer": tokenizer.hash}
     text = json.dumps({**parts, "vocab_size": tokenizer.vocab_size}, sort_keys=True)

@@ -19,8 +19,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer import checkpoint, distributed, step
+from trainer import distributed
 from trainer.cli import main
+from trainer.model import checkpoint
+from trainer.train import step
 
 # What goes wrong -> the loss that is logged is not finite, the value that it or its gradient gets.
 FAULTS = {
@@ -36,11 +38,11 @@ def _damaged(bad: Bad, fault: str) -> Callable[..., torch.Tensor]:
     """`row_losses` with a fault in the rows of `bad`, wherever they are computed."""
     original, (of_loss, value) = step.row_losses, FAULTS[fault]
 
-    def row_losses(training: Any, losses: Any, piece: Any) -> torch.Tensor:
-        found = original(training, losses, piece)
+    def row_losses(training: Any, losses: Any, micro_batch: Any) -> torch.Tensor:
+        found = original(training, losses, micro_batch)
         batches = {number: training.loader.batch(number - 1).inputs for number in bad}
         lost = {tuple(batches[n][row].tolist()) for n, rows in bad.items() for row in rows}
-        hit = torch.tensor([tuple(row) in lost for row in piece.inputs.tolist()])
+        hit = torch.tensor([tuple(row) in lost for row in micro_batch.inputs.tolist()])
         if of_loss:
             return torch.where(hit, value, found)
         if hit.any() and found.requires_grad:
@@ -83,7 +85,7 @@ def train(recipe_file: Path, shards_folder: Path, tmp_path: Path) -> Train:
     """Train in two processes into tmp_path/NAME; exit codes, and what the first one printed."""
     context = multiprocessing.get_context("forkserver")
     late = ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-    context.set_forkserver_preload(["trainer.train", *late, __name__])
+    context.set_forkserver_preload(["trainer.train.run", *late, __name__])
     flags = ["--recipe", str(recipe_file), "--shards", str(shards_folder), "--device", "cpu"]
 
     def run(name: str, bad: Bad, fault: str = "loss nan") -> tuple[list[int], str]:
@@ -138,7 +140,7 @@ def test_a_fault_in_one_process_is_skipped_by_both(
     assert train("both", {3: (0, 1, 2, 3), 6: (0, 1, 2, 3)})[0] == [0, 0]
     codes, said = train("one", {3: (row,), 6: (row,)}, fault)
     assert codes == [0, 0]
-    named = rf"weights untouched; row {row} \(train-\d+\.parquet, document [\w-]+\)$"
+    named = rf"weights unchanged; row {row} \(train-\d+\.parquet, document [\w-]+\)$"
     assert len(re.findall(rf"step [36]: loss .* skipped, {named}", said, re.M)) == 2
     expected, found = outcome(tmp_path / "both"), outcome(tmp_path / "one")
     assert found[:2] == expected[:2]

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from schemas.chat import Turn, encode_turn, parse_reply, reply_prompt
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import chat_command, checkpoint
-from trainer.chat import Chat, ReplyReader, grammar_masks, reply_text, shown
 from trainer.cli import main
-from trainer.generate import Piece, write
-from trainer.model import LanguageModel
-from trainer.search import Passage
+from trainer.commands import chat as chat_command
+from trainer.generate.chat import Chat, ReplyReader, grammar_masks, render, reply_text
+from trainer.generate.generate import StreamEvent, stream_ids
+from trainer.generate.search import Passage
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 from trainer.settings import SampleSettings
 
 GREEDY = SampleSettings(max_tokens=60, temperature=0)
@@ -73,10 +74,10 @@ def chat_with(tokenizer: Tokenizer, *replies: list[int], **flags: Any) -> tuple[
     return Chat(model, tokenizer, flags.pop("settings", GREEDY), **flags), model  # type: ignore
 
 
-def said(pieces: Iterator[Piece]) -> list[tuple[str, str]]:
+def said(events: Iterator[StreamEvent]) -> list[tuple[str, str]]:
     """Kinds and texts, text that follows text joined."""
     found: list[tuple[str, str]] = []
-    for kind, text in pieces:
+    for kind, text in events:
         if found and found[-1][0] == kind == "text":
             found[-1] = (kind, found[-1][1] + text)
         else:
@@ -89,7 +90,7 @@ def said(pieces: Iterator[Piece]) -> list[tuple[str, str]]:
 
 def test_a_reply_is_shown_as_it_is_written_and_becomes_a_turn(tokenizer: Tokenizer) -> None:
     chat, model = chat_with(tokenizer, reply(tokenizer, "hey"), reply(tokenizer, "you"))
-    assert list(chat.say("Hi")) == [Piece("text", letter) for letter in "hey"]
+    assert list(chat.say("Hi")) == [StreamEvent("text", letter) for letter in "hey"]
     assert said(chat.say("Who?")) == [("text", "you")]
     turns = [Turn("user", ("Hi",)), Turn("assistant", ("hey",)), Turn("user", ("Who?",))]
     assert chat.turns == [*turns, Turn("assistant", ("you",))]
@@ -115,7 +116,7 @@ def test_the_system_text_comes_first_and_stays_when_all_else_is_forgotten(
 
 def test_a_character_of_several_tokens_is_shown_once_it_is_whole(tokenizer: Tokenizer) -> None:
     chat, _ = chat_with(tokenizer, reply(tokenizer, "a€𝄞"))
-    assert list(chat.say("Hi")) == [Piece("text", letter) for letter in "a€𝄞"]
+    assert list(chat.say("Hi")) == [StreamEvent("text", letter) for letter in "a€𝄞"]
 
 
 def test_bytes_that_are_no_text_are_marked(tokenizer: Tokenizer) -> None:
@@ -142,15 +143,15 @@ def test_a_reply_that_is_cut_says_so(tokenizer: Tokenizer) -> None:
 
 def test_silence_is_said_and_forgotten(tokenizer: Tokenizer) -> None:
     chat, _ = chat_with(tokenizer, reply(tokenizer, ""))
-    assert said(chat.say("Hi")) == [("note", "the model said nothing")]
+    assert said(chat.say("Hi")) == [("note", "the reply is empty")]
     assert chat.turns == []
 
 
 def test_a_reply_that_is_broken_off_stays_as_far_as_it_came(tokenizer: Tokenizer) -> None:
     chat, _ = chat_with(tokenizer, reply(tokenizer, "hey you"))
-    pieces = chat.say("Hi")
-    assert [next(pieces).text for _ in range(2)] == ["h", "e"]
-    pieces.close()
+    events = chat.say("Hi")
+    assert [next(events).text for _ in range(2)] == ["h", "e"]
+    events.close()
     assert chat.turns == [Turn("user", ("Hi",)), Turn("assistant", ("he",))]
 
 
@@ -179,18 +180,16 @@ def test_whatever_a_model_wants_follows_the_grammar(
     model: Any = Scripted(tokenizer, [0] * 24)
     settings = SampleSettings(max_tokens=24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.generate.pick", pick)
-        pieces = [
-            piece
-            for _, piece in write(model, tokenizer, [[0]], [reader], [torch.Generator()], settings)
-        ]
+        patch.setattr("trainer.generate.generate.pick", pick)
+        rows = stream_ids(model, tokenizer, [[0]], [reader], [torch.Generator()], settings)
+        events = [event for _, event in rows]
     found = parse_reply(reader.ids, tokenizer)
     ended = reader.finish == "end"
     assert ended == found.ended == (reader.ids[-1] == tokenizer.chat_ids["<|end|>"])
     assert ended or len(reader.ids) == 24
-    assert "".join(p.text for p in pieces if p.kind == "text") == found.text == reader.text
-    assert tuple(p.text for p in pieces if p.kind == "call") == found.calls
-    assert [p.text for p in pieces if p.kind == "cut_call"] == (
+    assert "".join(e.text for e in events if e.kind == "text") == found.text == reader.text
+    assert tuple(e.text for e in events if e.kind == "call") == found.calls
+    assert [e.text for e in events if e.kind == "cut_call"] == (
         [] if found.cut_call is None else [found.cut_call]
     )
     assert {token for token in reader.ids if token not in tokenizer.token_bytes} <= control
@@ -225,7 +224,7 @@ def test_the_oldest_exchanges_are_left_out_and_it_is_said(tokenizer: Tokenizer) 
     assert said(chat.say("a" * 11))[0][0] == "text"
     for _ in range(3):
         assert said(chat.say("a" * 11))[:1] == [
-            ("note", "left out, the context is full: the 2 oldest turns")
+            ("note", "the context is full: dropped the 2 oldest turns")
         ]
     turns = [Turn("system", ("S",)), Turn("user", ("a" * 11,))]
     assert model.prompts == [reply_prompt(turns, tokenizer)] * 4
@@ -234,7 +233,7 @@ def test_the_oldest_exchanges_are_left_out_and_it_is_said(tokenizer: Tokenizer) 
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(tokenizer: Tokenizer) -> None:
     chat, _ = chat_with(tokenizer, reply(tokenizer, "b"), context=54, system="S")
     with pytest.raises(
-        UserError, match=r"message: 47 tokens .* at most 41 fit: this model reads 54"
+        UserError, match=r"message: 47 tokens .* at most 41 fit: 13 of the model's context of 54"
     ):
         list(chat.say("a" * 40))
     assert chat.turns == [Turn("system", ("S",))]
@@ -249,7 +248,7 @@ def test_a_call_is_shown_and_nothing_is_invented_for_it(tokenizer: Tokenizer) ->
     chat, _ = chat_with(tokenizer, reply(tokenizer, "I look.", call))
     assert said(chat.say("Hi")) == [("text", "I look."), ("call", call)]
     assert chat.turns[-1] == Turn("assistant", ("I look.",), (call,))
-    assert shown(Piece("call", call)) == f"[tool call] {call}"
+    assert render(StreamEvent("call", call)) == f"[tool call] {call}"
 
 
 def test_a_search_is_answered_and_the_model_goes_on(tokenizer: Tokenizer) -> None:
@@ -363,7 +362,7 @@ def test_a_base_model_is_warned_of_and_used(
     assert screen_with("--prompt", "Hi", replies=replies, kind="pretrain") == 0
     out, err = capsys.readouterr()
     assert out == "Hello\n"
-    assert "a base model; it was never shown a conversation" in err
+    assert "a base model, not fine-tuned on conversations" in err
     assert err.count("\n") == 1
 
 
@@ -378,16 +377,16 @@ def test_from_a_pipe_each_line_is_a_turn(
     assert said_ == "one\n[tool call] {}\ntwo\n"
     assert help_
     assert last == "\nthree\n"
-    assert err == "(begun anew with this system text)\n(temperature 0)\n(begun anew)\n"
+    assert err == "(started over with this system prompt)\n(temperature 0)\n(started over)\n"
 
 
 @pytest.mark.parametrize(
     ("stdin", "error"),
     [
-        ("/temprature 1\n", "/temprature: no command; /help lists them"),
+        ("/temprature 1\n", "/temprature: unknown command; /help lists them"),
         ("/temperature hot\n", "/temperature hot: must be a number of at least 0"),
         ("/temperature -1\n", "/temperature -1: must be a number of at least 0"),
-        ("a" * 500, "message: 504 tokens with the turns that belong to it, at most 300 fit"),
+        ("a" * 500, "message: 504 tokens with system prompt and tool results, at most 300 fit"),
     ],
 )
 def test_a_line_that_cannot_be_used_ends_a_pipe_with_an_error(
@@ -400,7 +399,7 @@ def test_a_line_that_cannot_be_used_ends_a_pipe_with_an_error(
 @pytest.mark.parametrize(
     ("flags", "error"),
     [
-        (["--prompt", " "], "--prompt ' ': must say something"),
+        (["--prompt", " "], "--prompt ' ': must not be blank"),
         (["--max-tool-calls", "-1"], "--max-tool-calls -1: must be at least 0"),
         (["--min-p", "2"], "trainer chat: min_p = 2.0: must be at least 0 and at most 1"),
         (["--search", "nowhere"], "--search nowhere: neither a corpus root"),
@@ -416,12 +415,12 @@ def test_flags_that_make_no_sense_are_named(
 def test_in_a_terminal_errors_and_a_broken_off_reply_end_nothing(
     tokenizer: Tokenizer, capsys: Capture
 ) -> None:
-    from trainer.terminal import Screen
+    from trainer.generate.streaming import Screen
 
     class Interrupted(Chat):
         def say(self, text: str) -> Any:
             if text == "long":
-                yield Piece("text", "many")
+                yield StreamEvent("text", "many")
                 raise KeyboardInterrupt
             yield from super().say(text)
 
@@ -431,8 +430,8 @@ def test_in_a_terminal_errors_and_a_broken_off_reply_end_nothing(
     chat_command.talk(chat, lines, Screen(), interactive=True)
     out, err = capsys.readouterr()
     assert out == "many\nthere\n"
-    assert err.splitlines()[0].startswith("(error: /nothing: no command")
-    assert err.splitlines()[1] == "(broken off)"
+    assert err.splitlines()[0].startswith("(error: /nothing: unknown command")
+    assert err.splitlines()[1] == "(interrupted)"
 
 
 def test_a_search_is_shown_with_its_calls(

@@ -13,9 +13,9 @@ import torch
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint
 from trainer.durable import sha256
-from trainer.model import LanguageModel
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 CPU = torch.device("cpu")
 FILES = ["model.safetensors", "config.json", "tokenizer.gristmill.json", "state.json"]
@@ -90,7 +90,7 @@ def test_a_pointer_cannot_lead_out_of_the_run(run: Path) -> None:
 
 
 def test_the_tokenizer_of_another_model_is_refused(run: Path) -> None:
-    """Even one that comes with a state.json which agrees with its bytes."""
+    """Even with a state.json that lists its size and SHA-256."""
     folder = run / "step-000007"
     other = tokenizers.from_tokens("other", [bytes([b]) for b in range(256)] + [b"zz"])
     other.save(folder / "tokenizer.gristmill.json")
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_a_newer_format_is_refused(run: Path) -> None:
 def test_a_full_disk_is_one_sentence_and_what_was_saved_is_untouched(
     run: Path, model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
-    """A limit on a file's size stands in for the disk; in a child, since it can't be lifted."""
+    """A file size limit simulates the full disk, in a child because it can't be lifted."""
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     child = os.fork()
     if child == 0:

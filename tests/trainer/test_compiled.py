@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from schemas.errors import UserError
-from trainer import compiled
-from trainer.compiled import EAGER, INDUCTOR, RowLosses, compile_model, missing_compiler
-from trainer.evaluate import token_losses
-from trainer.loader import IGNORED
-from trainer.model import LanguageModel, documents_of
+from trainer.data.loader import IGNORED
+from trainer.evaluate.loss import token_losses
+from trainer.model.model import LanguageModel, documents_of
+from trainer.train import step
+from trainer.train.step import EAGER, INDUCTOR, RowLosses, compile_model, missing_compiler
 
 CPU = torch.device("cpu")
 LONG = 10**12  # tokens, enough for any model to pay
@@ -42,7 +42,7 @@ def compiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None], No
             return nn.Sequential(model) if isinstance(model, nn.Module) else call
 
         monkeypatch.setattr(torch, "compile", fake)
-        monkeypatch.setattr(compiled, "missing_compiler", lambda _: None)
+        monkeypatch.setattr(step, "missing_compiler", lambda _: None)
 
     return use
 
@@ -51,7 +51,7 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is(
     model: LanguageModel, compiles: Callable[[Exception | None], None]
 ) -> None:
     compiles(None)
-    enough = -(-compiled.MIN_WORK // model.num_parameters)
+    enough = -(-step.MIN_WORK // model.num_parameters)
     assert compile_model("auto", model, enough - 1, CPU) == (model, EAGER)
     assert not torch.are_deterministic_algorithms_enabled()
     made, mode = compile_model("auto", model, enough, CPU)
@@ -61,8 +61,8 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is(
 
 def test_the_demo_shape_is_compiled_from_about_five_million_tokens() -> None:
     demo = nn.Linear(5_245_696 // 64, 64, bias=False, device="meta")
-    assert not compiled.pays(demo, 4_000_000)
-    assert compiled.pays(demo, 5_000_000)
+    assert not step.pays(demo, 4_000_000)
+    assert step.pays(demo, 5_000_000)
 
 
 def test_off_never_compiles_and_on_always_does(
@@ -77,14 +77,14 @@ def test_without_a_compiler_auto_is_eager_and_on_says_what_is_missing(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert missing_compiler(CPU) == "compiling needs a C++ compiler, no-such-compiler is none"
+    assert missing_compiler(CPU) == "compiling needs a C++ compiler (no-such-compiler not found)"
     assert compile_model("auto", model, LONG, CPU) == (model, EAGER)
     assert capsys.readouterr() == ("", "")
     with pytest.raises(UserError, match=r"run\.compile = 'on': compiling needs a C\+\+ compiler"):
         compile_model("on", model, LONG, CPU)
 
 
-def test_a_compiler_that_fails_is_told_of_once_and_refused_where_it_was_asked_for(
+def test_a_compiler_that_fails_is_reported_once_and_refused_where_it_was_asked_for(
     model: LanguageModel,
     compiles: Callable[[Exception | None], None],
     capsys: pytest.CaptureFixture[str],
@@ -93,7 +93,7 @@ def test_a_compiler_that_fails_is_told_of_once_and_refused_where_it_was_asked_fo
     assert compile_model("auto", model, LONG, CPU) == (model, EAGER)
     assert capsys.readouterr().err == (
         "run.compile = 'auto': compiling failed (RuntimeError: Python.h: no such file); "
-        "going on without\n"
+        "running uncompiled\n"
     )
     with pytest.raises(UserError, match=r"'on': compiling failed \(RuntimeError: Python\.h"):
         compile_model("on", model, LONG, CPU)

@@ -1,4 +1,4 @@
-"""Every way in which a folder of shards can be wrong."""
+"""Damaged or inconsistent folders of shards: the error names the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 
 
 def first_file(folder: Path) -> Path:
@@ -20,7 +20,7 @@ def first_file(folder: Path) -> Path:
 
 
 def refusal(folder: Path, vocab_size: int = 0) -> str:
-    """What is said about the shards, on opening them or reading all."""
+    """The error on opening the shards or reading all of them."""
 
     def read() -> None:
         loader = Loader([folder], seq_len=16, rows=4, vocab_size=vocab_size, check_files=True)

@@ -1,4 +1,4 @@
-"""The dial: what it gives, and that it always gives a model that can be built."""
+"""Sizes by depth: the expected values, and always a model that can be built."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import UserError
-from trainer.depth import MAX_DEPTH, learning_rate, of_depth, suggested_tokens
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model.cost import MAX_DEPTH, learning_rate, of_depth, suggested_tokens
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 

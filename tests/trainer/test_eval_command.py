@@ -15,11 +15,12 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, eval_command
+from trainer.commands import evaluate as eval_command
+from trainer.data.loader import Loader
 from trainer.distributed import Ranks
-from trainer.evaluate import bytes_of_tokens, validate
-from trainer.loader import Loader
-from trainer.model import LanguageModel
+from trainer.evaluate.loss import bytes_of_tokens, validate
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 Capture = pytest.CaptureFixture[str]
 
@@ -65,7 +66,7 @@ def test_shards_are_measured_as_validation_measures_them(
     assert "domains" not in found
     evaluate(run, "--shards", shards_folder)
     shown = capsys.readouterr().out
-    assert f"{expected.loss:.4f} nats a target, {expected.targets:,} targets" in shown
+    assert f"{expected.loss:.4f} nats per token, {expected.targets:,} targets" in shown
     assert f"{expected.bits_per_byte:.4f}, {expected.text_bytes:,} bytes of text" in shown
 
 
@@ -97,7 +98,7 @@ def test_only_the_domains_with_most_text_are_shown(
 ) -> None:
     monkeypatch.setattr(eval_command, "SHOWN_DOMAINS", 0)
     evaluate(run, "--shards", shards_folder, "--by", "domain")
-    assert "domains with less text; --json has all of them" in capsys.readouterr().out
+    assert "domains with less text; --json prints all of them" in capsys.readouterr().out
 
 
 def test_a_task_stands_beside_chance_and_standard_error(
@@ -124,7 +125,7 @@ def test_what_the_model_cannot_read_whole_is_said(
     (tmp_path / "long.jsonl").write_text(f"{json.dumps(row)}\n")
     evaluate(run, "--task", "lambada", "--data", tmp_path / "long.jsonl")
     shown = capsys.readouterr().out
-    assert "longer than the 32 tokens that the model reads, their beginning cut: 1" in shown
+    assert "truncated at the start to the context of 32 tokens: 1 examples" in shown
     assert "perplexity" in shown
 
 
@@ -166,5 +167,5 @@ def test_shards_of_another_tokenizer_are_refused(
     config |= {"vocab_size": other.padded_vocab_size, "bos_token_id": other.boundary}
     small = LanguageModel(checkpoint.config_from_json(config, "test"))
     checkpoint.save(tmp_path / "other", 1, small, other, {})
-    with pytest.raises(UserError, match=r"tokenizer tiny \(.*reads other \("):
+    with pytest.raises(UserError, match=r"tokenized with tiny \(.*uses other \("):
         evaluate(tmp_path / "other", "--shards", shards_folder)

@@ -16,15 +16,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from corpus import shards
+from corpus.tokens import shards
 from schemas import manifest as manifests
 from schemas.manifest import Manifest
 from schemas.tokenizer import Tokenizer
+from trainer.data.loader import Loader, Mixed
 from trainer.distributed import Ranks
-from trainer.domains import DomainResult, validate_by_domain
-from trainer.evaluate import IGNORED, Validation, bytes_of_tokens, single_sources, validate
-from trainer.loader import Loader, Mixed
-from trainer.model import LanguageModel
+from trainer.evaluate.loss import (
+    IGNORED,
+    DomainResult,
+    Validation,
+    bytes_of_tokens,
+    single_sources,
+    validate,
+    validate_by_domain,
+)
+from trainer.model.model import LanguageModel
 
 CPU = torch.device("cpu")
 ALONE = Ranks(CPU)

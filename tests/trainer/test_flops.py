@@ -1,4 +1,4 @@
-"""Arithmetic and memory of a step, against the model itself."""
+"""FLOPs, parameters and memory compared with those of the model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer import flops, memory
-from trainer.evaluate import token_losses
-from trainer.model import LanguageModel, ModelConfig
-from trainer.precision import autocast
+from trainer.evaluate.loss import token_losses
+from trainer.model import cost
+from trainer.model.model import LanguageModel, ModelConfig
+from trainer.model.precision import autocast
 from trainer.settings import ModelSettings
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def some_tokens(config: ModelConfig, rows: int = 2) -> torch.Tensor:
 
 @given(config=configs())
 def test_the_number_of_parameters_is_the_models(config: ModelConfig) -> None:
-    assert flops.num_parameters(config) == LanguageModel(config).num_parameters
+    assert cost.num_parameters(config) == LanguageModel(config).num_parameters
 
 
 @given(config=configs())
@@ -53,7 +53,7 @@ def test_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         model(tokens).sum().backward()
-    per_token = flops.flops_per_token(config, config.max_position_embeddings)
+    per_token = cost.flops_per_token(config, config.max_position_embeddings)
     assert counter.get_total_flops() == pytest.approx(per_token * tokens.numel(), rel=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_activations_are_what_autograd_keeps(config: ModelConfig, dtype: torch.d
         with autocast(CPU, dtype):
             logits = model(tokens)
         loss = token_losses(logits, tokens).sum()
-    estimate = memory.estimate(config, len(tokens), tokens.shape[1], dtype)
+    estimate = cost.estimate(config, len(tokens), tokens.shape[1], dtype)
     gradient = 4 * tokens.numel() * config.vocab_size
     held = sum(storage.nbytes() for storage in kept.values())
     assert estimate.activations - gradient == pytest.approx(held, rel=0.06)
@@ -83,11 +83,11 @@ def test_activations_are_what_autograd_keeps(config: ModelConfig, dtype: torch.d
 
 def test_weights_gradients_and_state_are_fp32() -> None:
     config = ModelConfig(ModelSettings(), 4096, 0, 256)
-    count = flops.num_parameters(config)
-    adamw = memory.estimate(config, 4, 256, torch.bfloat16)
+    count = cost.num_parameters(config)
+    adamw = cost.estimate(config, 4, 256, torch.bfloat16)
     assert (adamw.weights, adamw.gradients, adamw.optimizer) == (4 * count, 4 * count, 8 * count)
-    muon = memory.estimate(config, 4, 256, torch.bfloat16, "muon")
-    assert adamw.total - muon.total == 4 * 4 * flops.layer_matrices(config.settings)
+    muon = cost.estimate(config, 4, 256, torch.bfloat16, "muon")
+    assert adamw.total - muon.total == 4 * 4 * cost.layer_matrices(config.settings)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_weights_gradients_and_state_are_fp32() -> None:
     ],
 )  # fmt: skip
 def test_a_gpus_peak_is_known_by_its_name_or_not_at_all(name: str, peak: float | None) -> None:
-    assert flops.gpu_peak(name) == peak
+    assert cost.gpu_peak(name) == peak
 
 
 def test_utilization_is_of_all_devices_and_unknown_without_a_peak() -> None:
-    assert flops.mfu(1000.0, 3_000_000, 1e10, 2) == pytest.approx(0.15)
-    assert flops.mfu(1000.0, 3_000_000, None) is None
+    assert cost.mfu(1000.0, 3_000_000, 1e10, 2) == pytest.approx(0.15)
+    assert cost.mfu(1000.0, 3_000_000, None) is None
 
 
 def test_a_cpu_is_measured() -> None:
-    peak = flops.peak_flops(CPU, torch.float32)
+    peak = cost.peak_flops(CPU, torch.float32)
     assert peak is not None
     assert 1e7 < peak < 1e15
-    assert flops.peak_flops(torch.device("meta"), torch.float32) is None
+    assert cost.peak_flops(torch.device("meta"), torch.float32) is None

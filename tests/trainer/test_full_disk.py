@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint
 from trainer.cli import main
-from trainer.model import LanguageModel
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 Capture = pytest.CaptureFixture[str]
 Figures = Callable[[str, str], None]
@@ -117,7 +117,7 @@ def test_a_disk_full_at_any_write_of_a_checkpoint_leaves_the_one_before(
         said = str(caught.value)
         assert said.startswith(f"{run}: checkpoint of step 8 could not be written"), number
         assert re.search(rf"{SAID}.*; the disk at /\S* has [\d,]+ bytes free", said), number
-        assert "what was saved before is untouched: make room and go on with --resume" in said
+        assert "earlier checkpoints are intact: free disk space and continue with --resume" in said
         assert checkpoint.load(run, CPU).state["step"] == 7, number
         found = {name: data for name, data in files(run).items() if "step-000008/" not in name}
         assert found == before, number  # and no half-written file
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_a_small_disk_fills_up_and_the_run_goes_on_once_there_is_room(
+def test_a_small_disk_fills_up_and_the_run_resumes_once_there_is_room(
     small_disk: Callable[[int], Path],
     arguments: list[str],
     tmp_path: Path,

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer.generate import TextReader, allowed_ids, generate, generate_batch, stream, write
-from trainer.kv_cache import KeyValueCache
-from trainer.model import LanguageModel
+from trainer.generate.generate import (
+    TextReader,
+    allowed_ids,
+    generate,
+    generate_batch,
+    stream,
+    stream_ids,
+)
+from trainer.model.model import KeyValueCache, LanguageModel
 from trainer.settings import SampleSettings
 
 GREEDY = SampleSettings(max_tokens=20, temperature=0)
@@ -40,7 +46,7 @@ def written(
     """Ids that follow each prompt."""
     readers = [Endless(tokenizer) for _ in prompts]
     randoms = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-    for _ in write(model, tokenizer, prompts, readers, randoms, settings, use_cache):
+    for _ in stream_ids(model, tokenizer, prompts, readers, randoms, settings, use_cache):
         pass
     return [reader.ids for reader in readers]
 
@@ -154,7 +160,7 @@ def test_the_penalty_is_for_text_in_prompt_and_reply_and_not_for_control_tokens(
         seen.append(mask.nonzero().flatten().tolist())
         return [7, A][len(seen) - 1]
 
-    monkeypatch.setattr("trainer.generate.pick", boundary)
+    monkeypatch.setattr("trainer.generate.generate.pick", boundary)
     generate(untied_model, tokenizer, dataclasses.replace(settings, prompt="\x03\x04"))
     assert seen == [[3, 4], [3, 4, 7]]
 
@@ -227,7 +233,7 @@ def test_the_boundary_ends_the_sample(
     model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = iter([104, 105, tokenizer.boundary])
-    monkeypatch.setattr("trainer.generate.pick", lambda *_: next(drawn))
+    monkeypatch.setattr("trainer.generate.generate.pick", lambda *_: next(drawn))
     found = generate(model, tokenizer, GREEDY)
     assert (found.text, found.ids, found.finish) == ("hi", (104, 105), "boundary")
 
@@ -263,7 +269,7 @@ def test_a_prompt_cannot_hold_a_control_token(
         seen.extend(prompts)
         return []
 
-    monkeypatch.setattr("trainer.generate.write", note)
+    monkeypatch.setattr("trainer.generate.generate.stream_ids", note)
     generate(model, tokenizer, SampleSettings(prompt="<|endoftext|><|user|>"))
     assert seen[0][0] == tokenizer.boundary
     assert max(seen[0][1:]) < tokenizer.boundary

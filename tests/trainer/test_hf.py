@@ -14,14 +14,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from corpus import bpe
+from corpus.tokens import bpe
 from schemas import hf_export
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, export_command, hf, hf_check
-from trainer.checkpoint import Checkpoint
-from trainer.model import LanguageModel, ModelConfig
+from trainer.commands import export
+from trainer.export import hf
+from trainer.model import checkpoint
+from trainer.model.checkpoint import Checkpoint
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 CPU = torch.device("cpu")
@@ -171,7 +173,7 @@ def test_every_kind_of_tokenizer_goes_out_and_comes_in(kind: str, tmp_path: Path
     the, cat = known.encode("the"), known.encode("cat")
     assert rendered == [known.boundary, user, *the, end, assistant, *cat, end]
     again = hf.load(tmp_path / "hf", CPU)
-    assert again.config == out.ours.model.config
+    assert again.model.config == out.ours.model.config
     assert again.tokenizer.control_ids == known.control_ids
     with torch.no_grad():
         tokens = torch.tensor([ids])
@@ -184,7 +186,7 @@ def test_bfloat16_weights_are_the_rounded_ones(tokenizer: Tokenizer, tmp_path: P
     assert (tmp_path / "hf" / "model.safetensors").stat().st_size < 2.2 * (
         out.ours.model.num_parameters
     )
-    found = hf_check.compare(out.ours.model, tokenizer, tmp_path / "hf", "bfloat16", chats=False)
+    found = hf.compare(out.ours.model, tokenizer, tmp_path / "hf", "bfloat16", chats=False)
     assert found.fp32 <= 1e-4 < found.bf16 < 0.1 * found.largest
     assert found.num_equal == found.num_greedy == 32
 
@@ -253,8 +255,8 @@ def test_a_model_of_transformers_computes_the_same_here(
     tokens = random_tokens(tokenizer)
     ours = found.model.eval()(tokens)
     torch.testing.assert_close(ours, theirs(tokens).logits, atol=1e-5, rtol=0)
-    assert found.config.settings.rope_theta == 1e6
-    assert found.config.max_position_embeddings == 64
+    assert found.model.config.settings.rope_theta == 1e6
+    assert found.model.config.max_position_embeddings == 64
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -307,7 +309,7 @@ def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "32"}, "hidden_size = '32': must be of type int"),
         ({"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide"),
-        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer beside it has ids up to 276"),
+        ({"vocab_size": 12}, "vocab_size = 12: the tokenizer in this folder has ids up to 276"),
         ({"vocab_size": 0.5}, "vocab_size = 0.5: must be a whole number"),
         ({"vocab_size": 384}, "has 320 rows, config.json says vocab_size = 384"),
         ({"intermediate_size": 47}, "config.json asks for"),
@@ -365,7 +367,7 @@ def _run(arguments: list[str]) -> None:
     import argparse
 
     parser = argparse.ArgumentParser()
-    export_command.add_parser(parser.add_subparsers())
+    export.add_parser(parser.add_subparsers())
     known = parser.parse_args(["export", *arguments])
     known.run(known)
 
@@ -409,5 +411,5 @@ def test_the_comparison_finds_a_weight_that_is_another(
         _swap_norms(folder / "model.safetensors")
 
     monkeypatch.setattr(hf, "export", wrong)
-    with pytest.raises(UserError, match="computes something else"):
+    with pytest.raises(UserError, match="differs in transformers: logits by"):
         _run(["--to", "hf", str(tmp_path / "o"), "--checkpoint", str(run_folder), "--check"])

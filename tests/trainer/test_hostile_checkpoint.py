@@ -1,4 +1,4 @@
-"""Checkpoints, run files and Hugging Face folders as an attacker writes them."""
+"""Hostile checkpoints, run files and Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, hf
 from trainer.cli import main
 from trainer.durable import sha256
-from trainer.model import LanguageModel
+from trainer.export import hf
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
 
 from .loader.test_hostile import VALUES, places, put
 
@@ -29,13 +30,13 @@ Attack = Callable[[Path, dict[str, Any]], object]
 
 
 def changed(values: dict[str, Any]) -> Any:
-    """One to three places of a JSON tree, and what is put there."""
+    """One to three paths of a JSON tree, each with a new value."""
     place = st.sampled_from(list(places(values)))
     return st.lists(st.tuples(place, st.sampled_from([..., *VALUES])), min_size=1, max_size=3)
 
 
 def attack(path: Path, examples: int, attempt: Attack) -> dict[str, int]:
-    """Change a JSON file in many ways; `attempt` raises `UserError` or does what is right."""
+    """Change a JSON file in many ways; `attempt` raises `UserError` or succeeds."""
     original, counts = json.loads(path.read_text()), {"refused": 0, "read": 0}
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck), database=None)
@@ -66,7 +67,7 @@ def run(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
 
 
 def load_forged(path: Path, values: dict[str, Any]) -> None:
-    """Load a step folder, its state.json agreeing with every file's bytes."""
+    """Load a step folder whose state.json lists the forged file."""
     folder, state_path = path.parent, path.parent / checkpoint.STATE_FILE
     if path != state_path:
         state = json.loads(state_path.read_text())
@@ -110,7 +111,7 @@ def test_a_hostile_run_json_is_one_sentence(
     figures: Figures,
     pytestconfig: pytest.Config,
 ) -> None:
-    """As `--resume`, `trainer where` and `trainer show-batch` read it."""
+    """`--resume`, `trainer where` and `trainer show-batch` read it."""
     flags = ["--recipe", str(recipe_file), "--shards", str(shards_folder), "--device", "cpu"]
     out = tmp_path / "run"
     command = ["pretrain", *flags, "--out", str(out)]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from trainer import loss_plot
+from trainer.train import loss_plot
+from trainer.train.run_folder import read_log
 
 LOG = [
     {"step": 0, "validation_loss": 5.0},
@@ -26,10 +27,9 @@ LOG = [
 ]
 
 
-def a_log(folder: Path, records: list[Any], torn: str = "") -> Path:
-    path = folder / "log.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records) + torn)
-    return path
+def a_log(folder: Path, records: list[Any], torn: str = "") -> None:
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "log.jsonl").write_text(lines + torn)
 
 
 def test_of_a_step_that_was_taken_again_the_last_counts() -> None:
@@ -48,13 +48,13 @@ def test_of_a_step_that_was_taken_again_the_last_counts() -> None:
         LOG[:1],
         LOG[:2],
         [{"step": n, "loss": math.nan} for n in range(5)],
-        [3, {"loss": 1}],
+        [{"step": 1, "loss": "3", "learning_rate": None}],
     ],
-    ids=["whole", "empty", "no step", "one step", "no finite loss", "not of a run"],
+    ids=["whole", "empty", "no step", "one step", "no finite loss", "no numbers"],
 )
 def test_any_log_gives_a_picture(tmp_path: Path, records: list[Any]) -> None:
-    log = a_log(tmp_path, records, torn='{"step": 4, "lo')
-    loss_plot.plot(log, tmp_path / "loss.png")
+    a_log(tmp_path, records, torn='{"step": 4, "lo')
+    loss_plot.plot(read_log(tmp_path), tmp_path / "loss.png")
     picture = imread(tmp_path / "loss.png")
     assert picture.shape == (600, 960, 4)
     assert picture[..., :3].min() < 0.5  # something is drawn
@@ -62,9 +62,9 @@ def test_any_log_gives_a_picture(tmp_path: Path, records: list[Any]) -> None:
 
 
 def test_an_equal_log_gives_an_equal_file(tmp_path: Path) -> None:
-    log = a_log(tmp_path, LOG)
-    loss_plot.plot(log, tmp_path / "one.png")
-    loss_plot.plot(log, tmp_path / "two.png")
+    a_log(tmp_path, LOG)
+    loss_plot.plot(read_log(tmp_path), tmp_path / "one.png")
+    loss_plot.plot(read_log(tmp_path), tmp_path / "two.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The model against one written again with loops, and the claims of the document mask."""
+"""The model compared with a reference in plain loops; the document mask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.model import LanguageModel, ModelConfig
+from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import ModelSettings
 
 BOUNDARY = 0
@@ -124,7 +124,7 @@ def test_logits_and_gradients_are_those_of_transformers_qwen3(tied: bool) -> Non
 
 
 def test_given_documents_and_positions_count_and_not_the_boundary_tokens() -> None:
-    """As the loader numbers a row that begins in a document's middle, padding at its end."""
+    """As the loader numbers a row that continues a document and ends with padding."""
     model = make()
     row = torch.tensor([[7, 8, 9, 5, 9, 5, 3, 3]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])

@@ -1,4 +1,4 @@
-"""Which weights each optimizer takes, what a state holds, and that a loaded one goes on exactly."""
+"""Which weights each optimizer takes, what a state holds, and that a loaded one continues alike."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.errors import UserError
-from trainer.model import LanguageModel, ModelConfig
-from trainer.optimizer import (
+from trainer.model.model import LanguageModel, ModelConfig
+from trainer.settings import ModelSettings, OptimizerSettings
+from trainer.train.optimizer import (
     MUON_MIN_TOKENS,
     ModelOptimizer,
     build_optimizer,
     muon_warning,
     parameter_groups,
 )
-from trainer.settings import ModelSettings, OptimizerSettings
 
 Kind = Literal["adamw", "muon"]
 SHAPE = ModelSettings(
@@ -64,7 +64,7 @@ def test_six_steps_equal_three_a_saved_state_and_three_more_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_one_batch_is_learned_by_heart(kind: Kind) -> None:
+def test_one_batch_is_memorized(kind: Kind) -> None:
     """Rows that each begin alike nowhere, so that nothing in them is left to chance."""
     torch.manual_seed(0)
     settings = dataclasses.replace(SHAPE, hidden_size=32, intermediate_size=64)
@@ -161,7 +161,7 @@ def test_muon_warns_where_a_step_has_too_few_tokens() -> None:
     muon = OptimizerSettings("muon")
     warning = muon_warning(muon, 4096)
     assert warning is not None
-    assert "4,096 tokens a step" in warning
+    assert "4,096 tokens per step" in warning
     assert muon_warning(muon, MUON_MIN_TOKENS) is None
     assert muon_warning(OptimizerSettings(), 64) is None
 

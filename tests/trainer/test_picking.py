@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from schemas.errors import UserError
-from trainer.picking import distribution, penalized, pick
+from trainer.generate.sampling import distribution, penalized, pick
 from trainer.settings import SampleSettings
 
 LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
@@ -157,8 +157,8 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(
         ("min_p", 1.1, "min_p = 1.1: must be at least 0 and at most 1"),
         ("min_p", float("nan"), "min_p = nan: must be at least 0 and at most 1"),
         ("repetition_penalty", 0.0, "repetition_penalty = 0.0: must be above 0"),
-        ("repetition_penalty", float("inf"), "repetition_penalty = inf: must be finite"),
-        ("temperature", float("inf"), "temperature = inf: must be finite"),
+        ("repetition_penalty", float("inf"), "repetition_penalty = inf: must be above 0"),
+        ("temperature", float("inf"), "temperature = inf: must be at least 0"),
         ("temperature", float("nan"), "temperature = nan: must be at least 0"),
         ("stop", ("",), "stop = '': must not be empty"),
     ],

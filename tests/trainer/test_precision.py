@@ -1,4 +1,4 @@
-"""Which number format is taken, whatever a CPU is like."""
+"""The choice of dtype, for fast and slow CPUs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainer.distributed import Ranks
-from trainer.precision import autocast, bfloat16_is_faster, choose_dtype
+from trainer.model.precision import autocast, bfloat16_is_faster, choose_dtype
 
 CPU = torch.device("cpu")
 ALONE = Ranks(CPU)
@@ -20,7 +20,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, slowdown: float) -> list[torch.dtyp
         tried.append(operands[0].dtype)
         return 1e-3 * (slowdown if operands[0].dtype == torch.bfloat16 else 1.0)
 
-    monkeypatch.setattr("trainer.precision._seconds", seconds)
+    monkeypatch.setattr("trainer.model.precision._seconds", seconds)
     return tried
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import checkpoint, step
 from trainer.cli import main, parser, wait_without_spinning
-from trainer.loader import Loader
-from trainer.loop import Run
+from trainer.data.loader import Loader
+from trainer.model import checkpoint
+from trainer.train import step
+from trainer.train.run import Run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -101,7 +102,7 @@ def test_a_run_that_was_killed_starts_again_and_ends_alike(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint.flush", die)
+        patch.setattr("trainer.model.checkpoint.flush", die)
         assert main(arguments) == 130
     assert not (tmp_path / "run" / "report.json").exists()
     assert main(arguments) == 0
@@ -145,7 +146,7 @@ def test_an_unfinished_run_is_kept_from_other_settings_once_it_has_a_checkpoint(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "trainer.run_folder.finish", lambda *_: (_ for _ in ()).throw(OSError("full"))
+            "trainer.train.run_folder.finish", lambda *_: (_ for _ in ()).throw(OSError("full"))
         )
         assert main(arguments) == 2
     capsys.readouterr()
@@ -186,8 +187,8 @@ def in_two_processes(arguments: list[str]) -> None:
 def test_two_processes_have_the_losses_of_one(
     arguments: list[str], recipe_file: Path, tmp_path: Path
 ) -> None:
-    pieces = "[run]\ndevice_batch_size = 1\neval_every = 4"
-    recipe_file.write_text(recipe_file.read_text().replace("[run]", pieces))
+    settings = "[run]\ndevice_batch_size = 1\neval_every = 4"
+    recipe_file.write_text(recipe_file.read_text().replace("[run]", settings))
     assert main(arguments) == 0
     in_two_processes([*arguments[:-4], "--out", str(tmp_path / "two"), "--device", "cpu"])
     one, other = log_of(tmp_path / "run"), log_of(tmp_path / "two")
@@ -270,10 +271,10 @@ def test_lost_steps_are_skipped_with_shard_and_row_and_too_many_end_the_run(
     """Row 2 of steps 3 and 4, and of all from 6 on, has a loss of infinity."""
     original = step.row_losses
 
-    def row_losses(training: Any, model: Any, piece: Any) -> torch.Tensor:
-        losses = original(training, model, piece)
+    def row_losses(training: Any, model: Any, micro_batch: Any) -> torch.Tensor:
+        losses = original(training, model, micro_batch)
         lost = {tuple(training.loader.batch(n).inputs[2].tolist()) for n in (2, 3, 5, 6, 7)}
-        rows = [tuple(row) in lost for row in piece.inputs.tolist()]
+        rows = [tuple(row) in lost for row in micro_batch.inputs.tolist()]
         return losses + torch.where(torch.tensor(rows), torch.inf, 0.0)
 
     monkeypatch.setattr(step, "row_losses", row_losses)
@@ -282,7 +283,7 @@ def test_lost_steps_are_skipped_with_shard_and_row_and_too_many_end_the_run(
     said = capsys.readouterr()
     named = r"row 2 \((train-\d+\.parquet), document ([\w-]+)\)"
     assert (
-        len(re.findall(rf"step \d: loss inf, .* weights untouched; {named}$", said.out, re.M)) == 4
+        len(re.findall(rf"step \d: loss inf, .* weights unchanged; {named}$", said.out, re.M)) == 4
     )
     assert re.search(rf"step 8: .*{named}: 3 such steps in a row .*lower optimizer", said.err)
     log = {line["step"]: line for line in log_of(tmp_path / "run") if "loss" in line}
@@ -334,7 +335,10 @@ def test_files_beside_the_shards_are_named_in_one_warning(
         f"warning: {own_shards}: not listed in manifest.json and not read: "
         "train-00000-0123456789abcdef.parquet, " in said
     )
-    assert "train-00004-0123456789abcdef.parquet and 2 more; left by a gristmill shard" in said
+    assert (
+        "train-00004-0123456789abcdef.parquet and 2 more; left by an interrupted gristmill shard"
+        in said
+    )
 
 
 def test_documents_are_no_conversations(
@@ -345,7 +349,7 @@ def test_documents_are_no_conversations(
     recipe_file.write_text(text[text.index("[data]") :])
     flags = ["--recipe", recipe_file, "--shards", shards_folder, "--out", tmp_path / "sft"]
     assert main(["sft", *map(str, flags), "--init-from", str(tmp_path / "run")]) == 2
-    assert "holds documents, no conversations" in capsys.readouterr().err
+    assert "holds documents, not conversations" in capsys.readouterr().err
     assert main(["sft", *map(str, flags)]) == 2
     assert "give --init-from RUN" in capsys.readouterr().err
 
@@ -387,7 +391,8 @@ def test_the_module_starts_from_the_command_line_without_a_traceback() -> None:
     command = [sys.executable, "-m", "trainer", "pretrain", "--recipe", "r", "--shards", "s"]
     done = subprocess.run([*command, "--out", "o"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "trainer: error: r: no such recipe file\n"
+    assert done.stderr.startswith("trainer: error: r: no such recipe file, nor one of gristmill")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -413,13 +418,15 @@ def flags_of_all_commands() -> list[str]:
     return sorted({o for action in actions for o in action.option_strings if o.startswith("--")})
 
 
-PAGES = ("training", "loader", "tracing", "evaluation", "chat", "export")
+def written_pages() -> str:
+    """The documentation that people write: all but what follows from the code."""
+    pages = sorted((PROJECT / "docs").rglob("*.md"))
+    return "".join(p.read_text(encoding="utf-8") for p in pages if p.parent.name != "generated")
 
 
 @pytest.mark.parametrize("flag", flags_of_all_commands())
 def test_every_flag_is_in_the_documentation(flag: str) -> None:
-    pages = [(PROJECT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES]
-    text = "".join(pages)
+    text = written_pages()
     assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text)
 
 
@@ -432,7 +439,7 @@ def test_help_teaches_with_examples(command: str, capsys: Capture) -> None:
 
 
 def test_control_characters_that_a_model_writes_do_not_reach_the_terminal() -> None:
-    from schemas.printable import printable
+    from schemas.printing import printable
 
     assert (
         printable("a\x1b[2Jb\x07\x9b1m\r\tc\n")

@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines, a bar, tables."""
+"""Console output of a run: lines, a bar, tables."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_plan_says_memory_epochs_and_speed() -> None:
     memory = {"weights": 20_000_000, "gradients": 20_000_000, "activations": 2_960_000_000}
     said = _said(show_plan, {**PLAN, "memory": memory, "mfu": 0.25})
     assert "5,000 in 10 steps, packing concat" in said
-    assert "about 3.0 GB a process: weights 20 MB, gradients 20 MB, activations 3.0 GB" in said
+    assert "about 3.0 GB per process: weights 20 MB, gradients 20 MB, activations 3.0 GB" in said
     assert "50 s at 100 tokens/s, MFU 25%" in said
     assert "0.50" in said
     mixed = _said(show_plan, {**PLAN, "epochs": {"a": 0.5, "b": 1.25}})
@@ -114,7 +114,7 @@ def test_a_plan_says_memory_epochs_and_speed() -> None:
 
 def test_a_report_says_what_was_lost_and_harms_no_terminal() -> None:
     said = _said(show_report, {**REPORT, "skipped_steps": 2, "data_wait": 0.004, "mfu": None})
-    assert "5.250 → not finite nats a token" in said
+    assert "5.250 → not finite nats per token" in said
     assert "2 steps whose loss or gradient was not finite" in said
     assert "0.4% of the time" in said
     assert "MFU" not in said

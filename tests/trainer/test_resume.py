@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and goes on is the run that was not: oracle, an unbroken one."""
+"""A run that is killed anywhere and resumes is identical to an uninterrupted one, the oracle."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import checkpoint
 from trainer.cli import main
+from trainer.model import checkpoint
 
 NUM_STEPS = 8
 # Where a run dies: before the n-th call of one of these.
 PLACES = (
-    "trainer.loop.train_step",
-    "trainer.loop.validate_by_domain",
-    "trainer.run_folder.log",
-    "trainer.checkpoint.save_file",
-    "trainer.checkpoint.flush",
-    "trainer.checkpoint._put",
-    "trainer.checkpoint.point",
-    "trainer.checkpoint.keep",
-    "trainer.checkpoint.write_json",
-    "trainer.checkpoint.shutil.rmtree",
-    "trainer.run_folder.write_json",
+    "trainer.train.run.train_step",
+    "trainer.train.run.validate_by_domain",
+    "trainer.train.run_folder.log",
+    "trainer.model.checkpoint.save_file",
+    "trainer.model.checkpoint.flush",
+    "trainer.model.checkpoint._put",
+    "trainer.model.checkpoint.point",
+    "trainer.model.checkpoint.prune",
+    "trainer.model.checkpoint.write_json",
+    "trainer.model.checkpoint.shutil.rmtree",
+    "trainer.train.run_folder.write_json",
 )
 
 
@@ -69,7 +69,7 @@ def start() -> Start:
     """Run `trainer ARGUMENTS` in a process of its own, forked where torch is imported already."""
     context = multiprocessing.get_context("forkserver")
     late = ["torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-    context.set_forkserver_preload(["trainer.train", *late, __name__])
+    context.set_forkserver_preload(["trainer.train.run", *late, __name__])
 
     def run(arguments: list[str], place: str = "", number: int = 0, stop: int = 9) -> int:
         child = context.Process(target=_run, args=(arguments, place, number, stop))
@@ -117,7 +117,7 @@ def outcome(run: Path) -> tuple[list[tuple[int, float]], dict[str, str], list[st
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
-def test_a_run_killed_anywhere_goes_on_bit_for_bit(
+def test_a_run_killed_anywhere_resumes_bit_exactly(
     kind: str,
     command: Callable[[str, str], list[str]],
     tmp_path: Path,
@@ -145,7 +145,9 @@ def test_a_run_killed_anywhere_goes_on_bit_for_bit(
         assert len(folders) <= len(expected[2]) + 1
 
 
-@pytest.mark.parametrize("place", ["trainer.durable.atomic_path", "trainer.run_folder.atomic_path"])
+@pytest.mark.parametrize(
+    "place", ["trainer.durable.atomic_path", "trainer.train.run_folder.atomic_path"]
+)
 def test_a_run_killed_before_its_first_file_is_whole_is_begun_again(
     place: str, command: Callable[[str, str], list[str]], tmp_path: Path, start: Start
 ) -> None:
@@ -165,30 +167,30 @@ def test_a_signal_ends_the_run_with_a_checkpoint_of_its_step(
 ) -> None:
     assert start(command("pretrain", "whole")) == 0
     arguments = command("pretrain", "stopped")
-    assert start(arguments, "trainer.loop.train_step", 5, stop) == code
+    assert start(arguments, "trainer.train.run.train_step", 5, stop) == code
     assert checkpoint.find(tmp_path / "stopped")[1]["step"] == 5
     assert start([*arguments, "--resume"]) == 0
     assert outcome(tmp_path / "stopped")[:2] == outcome(tmp_path / "whole")[:2]
 
 
-def test_an_unfinished_run_is_gone_on_with_only_when_asked(
+def test_an_unfinished_run_resumes_only_with_the_flag(
     command: Callable[[str, str], list[str]],
     start: Start,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.run.train_step", 4) == -signal.SIGKILL
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")}
     assert main(arguments) == 2
     assert (
-        "holds this run, unfinished after step 2; --resume goes on with it"
+        "holds this run, unfinished after step 2; continue it with --resume"
         in capsys.readouterr().err
     )
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("*")} == before
 
 
-def test_another_environment_is_said_and_goes_on(
+def test_another_environment_is_a_warning(
     command: Callable[[str, str], list[str]],
     start: Start,
     capsys: pytest.CaptureFixture[str],
@@ -196,14 +198,14 @@ def test_another_environment_is_said_and_goes_on(
     recipe_file: Path,
 ) -> None:
     arguments = command("pretrain", "killed")
-    assert start(arguments, "trainer.loop.train_step", 4) == -signal.SIGKILL
+    assert start(arguments, "trainer.train.run.train_step", 4) == -signal.SIGKILL
     text = recipe_file.read_text()
     recipe_file.write_text(text.replace("[run]", "[run]\ndevice_batch_size = 2"))
     assert main([*arguments, "--resume"]) == 0
     assert "warning: device_batch_size was 0, is 2: the last bits may" in capsys.readouterr().out
 
 
-def test_the_best_checkpoint_stays_beside_the_newest(
+def test_the_best_checkpoint_is_kept_with_the_newest(
     command: Callable[[str, str], list[str]], tmp_path: Path, recipe_file: Path
 ) -> None:
     text = recipe_file.read_text()
@@ -229,7 +231,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(
     assert kept == sorted({best[0].name, "step-000038", "step-000040"})
 
 
-def test_a_wsd_run_is_extended_as_if_it_had_been_longer_from_the_start(
+def test_an_extended_wsd_run_equals_one_that_was_longer_from_the_start(
     command: Callable[[str, str], list[str]],
     tmp_path: Path,
     recipe_file: Path,

@@ -16,11 +16,13 @@ import torch
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import checkpoint, plan, run_folder
 from trainer.cli import main
-from trainer.data import open_shards
-from trainer.loader import Loader
-from trainer.model import LanguageModel
+from trainer.data import epoch_plan
+from trainer.data.loader import Loader
+from trainer.data.shards import open_shards
+from trainer.model import checkpoint
+from trainer.model.model import LanguageModel
+from trainer.train import run_folder
 
 from .conftest import write_shards
 
@@ -69,7 +71,7 @@ def test_pruning_leaves_what_the_trainer_did_not_write(run: Path, tmp_path: Path
     (run / "step-0000001").mkdir()
     (run / "step-0000001" / "model.safetensors").symlink_to(documents / "thesis.docx")
     kept = contents(run)
-    checkpoint.keep(run, 1)
+    checkpoint.prune(run, 1)
     gone = {name for name in kept if name.startswith("step-000002/")}
     assert len(gone) == len(checkpoint.FILES)
     assert contents(run) == {name: data for name, data in kept.items() if name not in gone}
@@ -85,7 +87,7 @@ def test_what_killed_processes_left_is_removed(run: Path) -> None:
         (run / name / "model.safetensors").write_bytes(b"half")
     for name in ("latest", "best", "run.json", "log.jsonl", "loss.png", "report.json"):
         (run / f".{name}.{'0' * 32}.tmp").write_text("half")
-    checkpoint.keep(run, 0)
+    checkpoint.prune(run, 0)
     assert contents(run) == kept
     assert not list(run.glob(".*"))
 
@@ -112,7 +114,7 @@ def test_a_step_folder_that_is_a_link_is_not_followed(run: Path) -> None:
 def test_a_state_whose_step_is_no_step_is_refused(run: Path, value: object) -> None:
     path = run / "step-000003" / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "step": value}))
-    with pytest.raises(UserError, match=r"state\.json: not a checkpoint's: step = "):
+    with pytest.raises(UserError, match=r"state\.json: not the state of a checkpoint: step = "):
         checkpoint.load(run / "step-000003", CPU)
 
 
@@ -236,7 +238,7 @@ def test_an_out_that_cannot_be_written_to_is_one_sentence(
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(
+def test_a_checkpoint_of_another_run_is_refused(
     arguments: list[str], tmp_path: Path, recipe_file: Path, capsys: Capture
 ) -> None:
     """`run.json` is of this run, what `latest` names of one with another learning rate."""
@@ -302,7 +304,7 @@ def test_a_plan_names_no_files_of_its_own(
     Loader([shards], seq_len=32, rows=8, cache=cache).batch(0)
     (told,) = cache.glob("*/plan.json")
     told.write_text(json.dumps({"bytes": {name: 1}, "sha256": {name: "x"}}))
-    assert plan._load(told.parent) is None
+    assert epoch_plan._load(told.parent) is None
 
 
 # Resuming with other settings.

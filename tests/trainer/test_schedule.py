@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from trainer.schedule import learning_rate_factor
 from trainer.settings import ScheduleSettings
+from trainer.train.optimizer import learning_rate_factor
 
 
 def values(settings: ScheduleSettings, num_steps: int) -> list[float]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas import manifest as manifests
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer.search import K1, B, Passage, Search, open_search, split, words_of
+from trainer.generate.search import K1, B, Passage, Search, open_search, split, words_of
 
 TEXTS = st.lists(st.text(st.sampled_from("ab cd\né"), max_size=20), max_size=8)
 
@@ -33,7 +33,7 @@ def test_the_scores_are_those_of_the_formula(texts: list[str], query: str) -> No
             idf = math.log(1 + (len(documents) - having + 0.5) / (having + 0.5))
             f = document[word]
             long = 1 - B + B * document.total() / (mean or 1)
-            total += idf * f * (K1 + 1) / (f + K1 * long) if f else 0
+            total += idf * f / (f + K1 * long) if f else 0
         return total
 
     expected = [score(document) for document in documents]
@@ -87,7 +87,10 @@ def test_a_root_and_a_jsonl_file_of_the_same_documents_answer_alike(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ('{"text": "a"}\n{"text": 3}\n', "documents.jsonl:2: no object with a field `text`"),
+        (
+            '{"text": "a"}\n{"text": 3}\n',
+            "documents.jsonl:2: must be an object with string `text`",
+        ),
         ('{"text": "a"\n', "documents.jsonl:1: not JSON"),
         ("\n", "no document with text"),
     ],
@@ -100,5 +103,5 @@ def test_documents_that_cannot_be_read_are_named(tmp_path: Path, content: str, e
     with pytest.raises(UserError, match="neither a corpus root"):
         open_search(tmp_path / "nowhere")
     (tmp_path / "canonical").mkdir()
-    with pytest.raises(UserError, match="canonical: no manifest here"):
+    with pytest.raises(UserError, match="canonical: no manifest: the dataset"):
         open_search(tmp_path)

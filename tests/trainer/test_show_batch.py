@@ -12,10 +12,10 @@ from rich.console import Console
 
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer import show_batch
-from trainer.loader import IGNORED, Batch, Loader
-from trainer.packing import PADS
-from trainer.show_batch import Row, row_of
+from trainer.commands import show_batch
+from trainer.commands.show_batch import BatchRow, row_of
+from trainer.data.loader import IGNORED, Batch, Loader
+from trainer.data.packing import PADS
 
 T = 64
 
@@ -40,7 +40,7 @@ def test_what_is_learned_stands_in_marks_and_documents_have_lines(tokenizer: Tok
     batch = a_batch([[chat, other, padding]], [*b"yo", 27], len([*chat, *other, *padding]) - 1)
     row = row_of(batch, 0, tokenizer.boundary)
     assert (row.num_documents, row.num_padding) == (2, 3)  # the last token is no input
-    text = show_batch.drawn(row, tokenizer, marks=True).plain
+    text = show_batch.row_text(row, tokenizer, marks=True).plain
     assert text.split("\n") == [
         "<|endoftext|><|user|>hi<|end|><|assistant|>⟦yo⟧<|end|>",
         "<|endoftext|>a[⟦\N{REPLACEMENT CHARACTER}⟧[2J]",
@@ -54,15 +54,15 @@ def test_the_last_target_is_shown_and_a_boundary_there_begins_a_document(
     begin = tokenizer.boundary
     batch = a_batch([[[begin, *b"abc"], [begin]], [[begin, *b"abcd"]]], [begin, *b"abcd"], 4)
     shown = [row_of(batch, row, begin) for row in (0, 1)]
-    assert shown[0] == Row([begin, *b"abc", begin], [False, *[True] * 4], [0, 0, 0, 0, 1], 4)
-    assert show_batch.drawn(shown[1], tokenizer, marks=True).plain == "<|endoftext|>⟦abcd⟧"
+    assert shown[0] == BatchRow([begin, *b"abc", begin], [False, *[True] * 4], [0, 0, 0, 0, 1], 4)
+    assert show_batch.row_text(shown[1], tokenizer, marks=True).plain == "<|endoftext|>⟦abcd⟧"
 
 
 def test_characters_of_several_tokens_stay_whole(tokenizer: Tokenizer) -> None:
     begin, text = tokenizer.boundary, list("é東".encode())
     batch = a_batch([[[begin, *text]]], [], len(text))
     row = row_of(batch, 0, begin)
-    assert show_batch.drawn(row, tokenizer, marks=True).plain.startswith("<|endoftext|>é")
+    assert show_batch.row_text(row, tokenizer, marks=True).plain.startswith("<|endoftext|>é")
 
 
 @pytest.mark.parametrize("packing", ["concat", "best_fit"])

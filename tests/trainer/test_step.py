@@ -1,4 +1,4 @@
-"""The training step: it learns, and pieces of a batch change nothing."""
+"""The training step: it learns, and micro-batches change nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from trainer.data.loader import IGNORED
 from trainer.distributed import Ranks
-from trainer.loader import IGNORED
-from trainer.request import Request, open_data
 from trainer.settings import PretrainRecipe
-from trainer.start import prepare_training
-from trainer.step import Step, Training, gradients, rows_not_finite, train_step
-from trainer.weights import first_weights
+from trainer.train.request import RunRequest, open_data
+from trainer.train.run import prepare_training
+from trainer.train.step import Step, Training, gradients, rows_not_finite, train_step
+from trainer.train.weights import initial_weights
 
 ALONE = Ranks(torch.device("cpu"))
 
@@ -28,9 +28,9 @@ def start(recipe: PretrainRecipe, shards_folder: Path, **changes: object) -> Tra
         section, key = name.split("__")
         part = dataclasses.replace(getattr(recipe, section), **{key: value})
         recipe = dataclasses.replace(recipe, **{section: part})
-    request = Request("pretrain", recipe, Path("nowhere"), (shards_folder,))
+    request = RunRequest("pretrain", recipe, Path("nowhere"), (shards_folder,))
     loader, _ = open_data(request)
-    return prepare_training(request, loader, ALONE, first_weights(request, loader, ALONE))
+    return prepare_training(request, loader, ALONE, initial_weights(request, loader, ALONE))
 
 
 def step_of(training: Training, number: int) -> Step:
@@ -45,7 +45,7 @@ def test_the_loss_goes_down(recipe: PretrainRecipe, shards_folder: Path) -> None
     assert losses[-1] < losses[0] - 2
 
 
-def test_one_batch_can_be_learned_by_heart(recipe: PretrainRecipe, shards_folder: Path) -> None:
+def test_one_batch_can_be_memorized(recipe: PretrainRecipe, shards_folder: Path) -> None:
     training = start(
         recipe,
         shards_folder,
@@ -70,12 +70,12 @@ def test_the_first_loss_is_the_mean_over_all_targets(
     assert targets == (batch.targets != IGNORED).sum()
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_pieces_of_a_batch_have_the_gradients_of_the_whole(
-    recipe: PretrainRecipe, shards_folder: Path, pieces: int
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_micro_batches_have_the_gradients_of_the_whole(
+    recipe: PretrainRecipe, shards_folder: Path, rows: int
 ) -> None:
     whole = start(recipe, shards_folder)
-    parts = start(recipe, shards_folder, run__device_batch_size=pieces)
+    parts = start(recipe, shards_folder, run__device_batch_size=rows)
     batch = whole.loader.batch(1)
     assert gradients(parts, batch)[0] == pytest.approx(gradients(whole, batch)[0], abs=1e-6)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):

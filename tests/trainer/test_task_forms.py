@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import UserError
-from trainer.task_forms import TASKS, Example, Request, read_examples
+from trainer.evaluate.tasks import TASKS, Candidate, Example, read_examples
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -77,7 +77,7 @@ def test_a_row_becomes_what_the_harness_asks(
     task: str, row: dict[str, Any], context: str, answers: str, gold: int, tmp_path: Path
 ) -> None:
     (found,) = read_examples(TASKS[task], write(tmp_path / "rows.jsonl", row))
-    expected = tuple(Request(context, f" {answer}") for answer in answers.split(" ", 3))
+    expected = tuple(Candidate(context, f" {answer}") for answer in answers.split(" ", 3))
     assert found == Example(expected, gold)
 
 
@@ -100,7 +100,7 @@ def test_a_row_becomes_what_the_harness_asks(
 def test_winogrande_asks_what_follows_each_option(row: dict[str, Any], tmp_path: Path) -> None:
     (found,) = read_examples(TASKS["winogrande"], write(tmp_path / "rows.jsonl", row))
     contexts = ("Ann told Eve that Ann", "Ann told Eve that Eve")
-    assert found == Example(tuple(Request(context, " won.") for context in contexts), 1)
+    assert found == Example(tuple(Candidate(context, " won.") for context in contexts), 1)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_winogrande_asks_what_follows_each_option(row: dict[str, Any], tmp_path:
 )
 def test_lambada_asks_for_the_last_word(row: dict[str, Any], tmp_path: Path) -> None:
     (found,) = read_examples(TASKS["lambada"], write(tmp_path / "rows.jsonl", row))
-    assert found == Example((Request("He sat on the", " mat"),), 0)
+    assert found == Example((Candidate("He sat on the", " mat"),), 0)
 
 
 GOOD = {"query": "Question: Why?", "choices": ["so", "no"], "gold": 1}
@@ -168,6 +168,6 @@ def test_every_row_of_the_published_sets_is_an_example(
 ) -> None:
     found = read_examples(TASKS[task], shared / "corpora" / f"{name}.jsonl")
     assert len(found) == rows
-    assert {len(example.requests) for example in found} == {answers}
+    assert {len(example.candidates) for example in found} == {answers}
     assert {example.gold for example in found} == set(range(answers))
-    assert all(r.continuation[0] == " " and r.size for e in found for r in e.requests)
+    assert all(r.continuation[0] == " " and r.size for e in found for r in e.candidates)

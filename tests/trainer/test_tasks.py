@@ -14,29 +14,36 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from schemas.tokenizer import Tokenizer
-from trainer import tasks
 from trainer.distributed import Ranks
-from trainer.model import LanguageModel
-from trainer.task_forms import TASKS, Example, Request
-from trainer.tasks import Metric, Window, encode_pair, evaluate_task, score, windows
+from trainer.evaluate import likelihood
+from trainer.evaluate.likelihood import (
+    Metric,
+    ScoredSpan,
+    encode_pair,
+    evaluate_task,
+    score,
+    scored_spans,
+)
+from trainer.evaluate.tasks import TASKS, Candidate, Example
+from trainer.model.model import LanguageModel
 
 ALONE = Ranks(torch.device("cpu"))
 WORDS = ["the cat", "a mat", "an old red hat", "sat on", "dog", "ran to the mat and sat"]
 
 
-def slow_score(model: LanguageModel, window: Window) -> tuple[float, bool]:
-    """Log-likelihood of a window's last tokens, and whether each is the likeliest, one by one."""
+def slow_score(model: LanguageModel, span: ScoredSpan) -> tuple[float, bool]:
+    """Log-likelihood of a span's last tokens, and whether each is the likeliest, one by one."""
     nats, greedy = 0.0, True
-    for at in range(len(window.ids) - window.scored, len(window.ids)):
+    for at in range(len(span.ids) - span.scored, len(span.ids)):
         with torch.no_grad():
-            logs = model(torch.tensor([window.ids[:at]]))[0, -1].double().log_softmax(-1)
-        nats += float(logs[window.ids[at]])
-        greedy &= int(logs.argmax()) == window.ids[at]
+            logs = model(torch.tensor([span.ids[:at]]))[0, -1].double().log_softmax(-1)
+        nats += float(logs[span.ids[at]])
+        greedy &= int(logs.argmax()) == span.ids[at]
     return nats, greedy
 
 
-def random_groups(seed: int, boundary: int, context: int = 32) -> list[list[Window]]:
-    """Windows that share nothing, something, all but the last token, or all."""
+def random_groups(seed: int, boundary: int, context: int = 32) -> list[list[ScoredSpan]]:
+    """Spans that share nothing, something, all but the last token, or all."""
     draw, groups, number = random.Random(seed), [], 0
     for _ in range(draw.randrange(1, 9)):
         shared = [boundary, *(draw.randrange(256) for _ in range(draw.randrange(context - 1)))]
@@ -44,7 +51,7 @@ def random_groups(seed: int, boundary: int, context: int = 32) -> list[list[Wind
         for _ in range(draw.choice([1, 1, 2, 4])):
             own = [draw.randrange(3) for _ in range(draw.randrange(1, context + 2 - len(shared)))]
             ids = shared + own
-            group.append(Window(number, ids, draw.randrange(1, len(ids))))
+            group.append(ScoredSpan(number, ids, draw.randrange(1, len(ids))))
             number += 1
         groups.append(group)
     return groups
@@ -55,17 +62,17 @@ def test_scores_are_those_of_reading_one_token_at_a_time(
     seed: int, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 2:
-        monkeypatch.setattr(tasks, "LOGITS", 1000)  # three places at once
+        monkeypatch.setattr(likelihood, "LOGITS", 1000)  # three places at once
     groups = random_groups(seed, tokenizer.boundary)
-    made = [window for group in groups for window in group]
+    made = [span for group in groups for span in group]
     sizes = [40, 200, 8192]
     found = score(
         model, groups, len(made), ALONE, torch.float32, batch_tokens=sizes[seed % len(sizes)]
     )
-    for window in made:
-        nats, greedy = slow_score(model, window)
-        assert found.nats[window.request] == pytest.approx(nats, rel=1e-5, abs=1e-5)
-        assert found.greedy[window.request] == greedy
+    for span in made:
+        nats, greedy = slow_score(model, span)
+        assert found.nats[span.candidate] == pytest.approx(nats, rel=1e-5, abs=1e-5)
+        assert found.greedy[span.candidate] == greedy
 
 
 def test_likeliest_tokens_are_what_greedy_decoding_gives(
@@ -74,7 +81,7 @@ def test_likeliest_tokens_are_what_greedy_decoding_gives(
     ids = [tokenizer.boundary, 5, 6]
     for _ in range(6):
         ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-    groups = [[Window(0, ids, 6)], [Window(1, [*ids[:-1], ids[-1] ^ 1], 6)]]
+    groups = [[ScoredSpan(0, ids, 6)], [ScoredSpan(1, [*ids[:-1], ids[-1] ^ 1], 6)]]
     assert score(model, groups, 2, ALONE, torch.float32).greedy.tolist() == [True, False]
 
 
@@ -83,36 +90,36 @@ def test_likeliest_tokens_are_what_greedy_decoding_gives(
     answer=st.integers(1, 60),
     context=st.integers(2, 24),
 )
-def test_windows_ask_each_token_of_the_answer_once_and_fit_the_model(
+def test_spans_score_each_token_of_the_answer_once_and_fit_the_model(
     prompt: int, answer: int, context: int
 ) -> None:
     ids = list(range(prompt + answer))
-    made = windows(7, ids[:prompt], ids[prompt:], context)
+    made = scored_spans(7, ids[:prompt], ids[prompt:], context)
     assert [i for w in made for i in w.ids[-w.scored :]] == ids[prompt:]
-    for window in made:
-        end = window.ids[-1] + 1
-        assert len(window.ids) <= context + 1
-        assert len(window.ids) > window.scored
-        assert window.ids[0] == 0
-        assert window.ids[1:] == ids[end - len(window.ids) + 1 : end]
-        assert len(window.ids) == min(end, context + 1)
+    for span in made:
+        end = span.ids[-1] + 1
+        assert len(span.ids) <= context + 1
+        assert len(span.ids) > span.scored
+        assert span.ids[0] == 0
+        assert span.ids[1:] == ids[end - len(span.ids) + 1 : end]
+        assert len(span.ids) == min(end, context + 1)
     if prompt + answer <= context + 1:
-        assert made == [Window(7, ids, answer)]
+        assert made == [ScoredSpan(7, ids, answer)]
 
 
 @given(context=st.text(max_size=30), answer=st.text(min_size=1, max_size=30))
 def test_a_pair_is_the_text_of_both_and_the_answer_is_never_empty(
     context: str, answer: str, tokenizer: Tokenizer
 ) -> None:
-    prompt, ids = encode_pair(tokenizer, Request(context, answer))
+    prompt, ids = encode_pair(tokenizer, Candidate(context, answer))
     assert prompt[0] == tokenizer.boundary
     assert [*prompt[1:], *ids] == tokenizer.encode(context + answer)
     assert ids
 
 
 def test_blanks_between_context_and_answer_are_the_answers(tokenizer: Tokenizer) -> None:
-    expected = encode_pair(tokenizer, Request("Answer:", " cat"))
-    assert encode_pair(tokenizer, Request("Answer: ", "cat")) == expected
+    expected = encode_pair(tokenizer, Candidate("Answer:", " cat"))
+    assert encode_pair(tokenizer, Candidate("Answer: ", "cat")) == expected
     assert tokenizer.decode(expected[1]) == " cat"
 
 
@@ -147,8 +154,10 @@ def make_examples(count: int, answers: int, seed: int = 0) -> list[Example]:
     made = []
     for i in range(count):
         texts = draw.sample(WORDS, answers)
-        requests = tuple(Request(f"Question: {seed}{i:03}?\nAnswer:", f" {text}") for text in texts)
-        made.append(Example(requests, draw.randrange(answers)))
+        candidates = tuple(
+            Candidate(f"Question: {seed}{i:03}?\nAnswer:", f" {text}") for text in texts
+        )
+        made.append(Example(candidates, draw.randrange(answers)))
     return made
 
 
@@ -158,8 +167,8 @@ def knowing(
     """A model that knows the right answers, or one wrong answer of each."""
     known = {}
     for example in examples:
-        which = example.gold if right else (example.gold + 1) % len(example.requests)
-        prompt, answer = encode_pair(tokenizer, example.requests[which])
+        which = example.gold if right else (example.gold + 1) % len(example.candidates)
+        prompt, answer = encode_pair(tokenizer, example.candidates[which])
         ids = [*prompt, *answer]
         known |= {tuple(ids[:at]): ids[at] for at in range(len(prompt), len(ids))}
     return Knowing(model, known)
@@ -187,11 +196,11 @@ def test_a_model_that_knows_the_answers_gets_them_all(
     assert wrong["acc"].score == wrong["acc_norm"].score == 0
 
 
-def test_winogrande_is_told_by_what_follows_the_option(
+def test_winogrande_is_scored_by_what_follows_the_option(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
     examples = [
-        Example(tuple(Request(f"The {i} so {name}", " ran") for name in ("dog", "cat")), i % 2)
+        Example(tuple(Candidate(f"The {i} so {name}", " ran") for name in ("dog", "cat")), i % 2)
         for i in range(20)
     ]
     found = scores("winogrande", examples, knowing(model, tokenizer, examples), tokenizer)
@@ -202,8 +211,8 @@ def test_winogrande_is_told_by_what_follows_the_option(
 def test_lambada_is_right_where_greedy_decoding_gives_the_word(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
-    examples = [Example((Request(f"{i} cats sat on the", " mat"),)) for i in range(20)]
-    answer = encode_pair(tokenizer, examples[0].requests[0])[1]
+    examples = [Example((Candidate(f"{i} cats sat on the", " mat"),)) for i in range(20)]
+    answer = encode_pair(tokenizer, examples[0].candidates[0])[1]
     found = scores("lambada", examples, knowing(model, tokenizer, examples[:5]), tokenizer)
     assert found["acc"][1:] == (0.25, math.sqrt(0.25 * 0.75 / 20), 0.0, None)
     size = tokenizer.padded_vocab_size
@@ -237,10 +246,10 @@ def test_an_answer_is_compared_by_bytes_where_length_is_taken_out(
 ) -> None:
     with torch.no_grad():
         model.lm_head.weight.zero_()  # each token costs the same: the fewest tokens win
-    requests = tuple(Request("Q:", f" {text}") for text in ("x", "the the the the"))
-    found = scores("arc_easy", [Example(requests, 0)], model, tokenizer)
+    candidates = tuple(Candidate("Q:", f" {text}") for text in ("x", "the the the the"))
+    found = scores("arc_easy", [Example(candidates, 0)], model, tokenizer)
     assert (found["acc"].score, found["acc_norm"].score) == (1, 0)
-    short, long = (encode_pair(tokenizer, request)[1] for request in requests)
+    short, long = (encode_pair(tokenizer, candidate)[1] for candidate in candidates)
     assert len(short) < len(long)
     assert len(short) / len(b"x") > len(long) / len(b"the the the the")
 
@@ -248,8 +257,8 @@ def test_an_answer_is_compared_by_bytes_where_length_is_taken_out(
 def test_contexts_that_the_model_cannot_read_whole_are_cut_and_counted(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
-    long = Example((Request("x" * 100, " mat"),))
-    fits = Example((Request("xyz", " mat"),))
+    long = Example((Candidate("x" * 100, " mat"),))
+    fits = Example((Candidate("xyz", " mat"),))
     heard: list[int] = []
     found = evaluate_task(
         TASKS["lambada"],
@@ -267,7 +276,7 @@ def test_ranks_share_the_examples_and_find_what_one_finds(
     model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
     groups = random_groups(3, tokenizer.boundary) * 3
-    made = [window for group in groups for window in group]
+    made = [span for group in groups for span in group]
     sums: list[Tensor] = []
 
     class Recorded(Ranks):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.text_stream import TextStream
+from trainer.generate.streaming import TextStream
 
 
 def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:

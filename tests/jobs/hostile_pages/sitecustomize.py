@@ -50,10 +50,10 @@ def _hurry(module: object) -> None:
 
 
 _PATCHES = {
-    "corpus.extract": lambda module: _wrap(module, "_page_text", 1),
-    "corpus.filters": lambda module: _wrap(module, "judge_batch", 0),
-    "corpus.limits": _hurry,
-    "corpus.tasks": lambda module: setattr(module, "_MIN_READING_SECONDS", 0.5),
+    "corpus.text.extract_page": lambda module: _wrap(module, "rights_of", 1),
+    "corpus.filters.registry": lambda module: _wrap(module, "judge_batch", 0),
+    "corpus.text.limits": _hurry,
+    "corpus.worker_tasks": lambda module: setattr(module, "_MIN_READING_SECONDS", 0.5),
 }
 
 

@@ -1,4 +1,4 @@
-"""Manifests, lengths and plans as an attacker writes them: a UserError, or the right batches."""
+"""Hostile manifests, lengths and plans: a UserError, or correct batches."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from schemas import manifest as manifests
 from schemas.errors import UserError
-from schemas.shard_hash import shards_content_hash
-from trainer.loader import Batch, Loader
+from schemas.manifest import shards_content_hash
+from trainer.data.loader import Batch, Loader
 
 Figures = Callable[[str, str], None]
 MAX_CPU_SECONDS = 5.0
@@ -37,7 +37,7 @@ VALUES = [*NUMBERS, *NAMES, *OTHERS, "0" * 64, "f" * 64, "F" * 64, "documents", 
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory, write_corpus: Callable[..., Path]) -> Path:
-    """Shards, and beside them what a name must not reach: the same shards, outside and by links."""
+    """Shards, and copies that a name must not reach: outside the folder and behind links."""
     root = tmp_path_factory.mktemp("hostile")
     folder = write_corpus(root / "shards", 40, 0, "conversations")
     shutil.copytree(folder, root / "outside")
@@ -49,7 +49,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, write_corpus: Callable[..., P
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where every value of a JSON tree stands."""
+    """The paths of all values of a JSON tree."""
     inside = value.items() if isinstance(value, dict) else enumerate(value)
     for key, child in inside:
         yield (*path, key)
@@ -58,7 +58,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(values: Any, path: tuple[Any, ...], new: Any) -> None:
-    """Set, or with `...` remove, what stands at `path`, where an earlier change left that there."""
+    """Set the value at `path`, or remove it (`...`); nothing if the path is gone."""
     with contextlib.suppress(KeyError, IndexError, TypeError):
         for key in path[:-1]:
             values = values[key]
@@ -69,7 +69,7 @@ def put(values: Any, path: tuple[Any, ...], new: Any) -> None:
 
 
 def forge(folder: Path, values: dict[str, Any]) -> None:
-    """Write a manifest with the fingerprint, and where possible the content hash, of its values."""
+    """Write a manifest with a matching fingerprint and, if possible, content hash."""
     try:
         files = [manifests.DataFile(**file) for file in values["files"]]
         known = values["extra"]["tokenizer"]
@@ -154,7 +154,7 @@ def test_3000_hostile_manifests_are_refused_or_harmless(kept: Path, figures: Fig
 def test_a_name_leads_nowhere_but_to_a_file_of_the_folder(
     kept: Path, tmp_path: Path, of: str, name: str
 ) -> None:
-    """Outside and behind the link lie right shards: a name that was followed would be read."""
+    """There are valid shards outside and behind the link, so a followed name would be read."""
     folder = tmp_path / "shards"
     shutil.copytree(kept, folder, symlinks=True)
     values = json.loads((folder / "manifest.json").read_text())
@@ -213,7 +213,7 @@ def test_lengths_of_other_values_or_types_are_refused(
 
 
 def refused_lengths(kept: Path, tmp_path: Path, data: bytes) -> None:
-    """Lengths that the manifest lists with their hash are refused by name all the same."""
+    """Lengths whose hash is in the manifest are refused all the same, naming the file."""
     folder = tmp_path / "shards"
     shutil.copytree(kept, folder, symlinks=True)
     path = min(folder.glob("train-*.npy"))

@@ -1,4 +1,4 @@
-"""Shards that are not what their manifest says: refused, with file, expected and found."""
+"""Shards that differ from their manifest: the error names file, expected and found value."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from schemas.tokenizer import Tokenizer
-from trainer.data import open_shards
-from trainer.loader import Batch, Loader
+from trainer.data.loader import Batch, Loader
+from trainer.data.shards import open_shards
 
 from ..conftest import random_documents, write
 
@@ -35,7 +35,7 @@ def corpus(tmp_path: Path, write_corpus: Write, request: pytest.FixtureRequest) 
 
 
 def batches(folder: Path, **settings: bool) -> list[Batch]:
-    """Two epochs, planned from what is there."""
+    """Two epochs of batches, with a new plan."""
     cache = folder.parent / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     loader = Loader([folder], seq_len=32, rows=8, packing="best_fit", cache=cache, **settings)
@@ -61,7 +61,7 @@ def flip(path: Path, bit: int) -> None:
 
 
 def damage(folder: Path, count: int, change: Callable[[Path, random.Random], object]) -> None:
-    """Change a file in each of `count` ways, one after the other: all are refused by its name."""
+    """Change one file at a time, `count` times; every change is refused, naming the file."""
     draw, files = random.Random(1), shard_files(folder)
     for _ in range(count):
         path = draw.choice(files)
@@ -101,7 +101,7 @@ def test_200_truncations_are_refused(corpus: Path) -> None:
 
 
 def flip_footer(path: Path, draw: random.Random) -> None:
-    """A bit of what Parquet says of the file's columns and row groups; lengths have no such."""
+    """Flip a bit of Parquet's metadata at the end of the file; any bit of a lengths file."""
     data = path.read_bytes()
     size = int.from_bytes(data[-8:-4], "little") + 8 if path.suffix == ".parquet" else len(data)
     flip(path, 8 * (len(data) - size) + draw.randrange(8 * size))
@@ -110,7 +110,7 @@ def flip_footer(path: Path, draw: random.Random) -> None:
 def flips_change_no_batch(
     folder: Path, count: int, change: Callable[[Path, random.Random], object] = flip_any
 ) -> int:
-    """Flip bits, files not hashed as a whole; how many were refused, the others changed nothing."""
+    """Flip bits, whole files not hashed; returns how many were refused, others change nothing."""
     draw, refused = random.Random(2), 0
     right = batches(folder)
     for _ in range(count):
@@ -225,7 +225,7 @@ def same(found: list[Batch], right: list[Batch]) -> bool:
 def test_files_that_the_manifest_does_not_list_are_not_read(
     corpus: Path, tmp_path: Path, write_corpus: Write
 ) -> None:
-    """What a killed `gristmill shard` leaves beside whole shards, and a shard copied by mistake."""
+    """Shards left by a killed `gristmill shard`, and a shard copied by mistake."""
     right = batches(corpus)
     other = write_corpus(tmp_path / "other", 90, 5)
     for path in other.iterdir():
@@ -262,7 +262,7 @@ def test_a_manifest_that_lists_another_shard_is_refused(corpus: Path, tmp_path: 
     manifests.write(corpus, manifest)
     message = refusal(corpus)
     assert "manifest.json: content hash " in message
-    assert "its shards make" in message
+    assert "that of its shards is" in message
 
 
 @pytest.mark.parametrize("corpus", ["documents"], indirect=True)
@@ -289,7 +289,7 @@ def test_a_row_group_is_checked_once(corpus: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(checked) == list(range(len(groups.tokens)))
 
 
-# Files exchanged, between runs and while one reads.
+# Files that are replaced between runs or during one.
 
 Change = Callable[[Path, Path], object]  # of a file, and another of the same kind
 
@@ -306,7 +306,7 @@ def rename_over(path: Path, other: Path) -> None:
 
 
 def flip_in_place(path: Path, other: Path) -> None:
-    """Flip the lowest bit of every 97th byte of the data, the first 4 and the footer left."""
+    """Flip the lowest bit of every 97th byte between the first 4 bytes and the footer."""
     with open(path, "r+b") as file:
         for at in range(40, path.stat().st_size * 2 // 3, 97):
             file.seek(at)
@@ -343,7 +343,7 @@ def test_a_file_that_became_another_is_refused_by_name(
 
 
 def other_of_equal_size(folder: Path, path: Path, tokenizer: Tokenizer) -> Path:
-    """A whole shard of other documents with the size of `path`, in a root of its own."""
+    """A valid shard of other documents with the size of `path`, in a root of its own."""
     documents = random_documents(60, 0, tokenizer)
     for seed in range(1000):
         draw = random.Random(seed)
@@ -372,7 +372,7 @@ def test_another_roots_shard_of_equal_size_is_refused(
 def altered_while_reading(
     folder: Path, kept: Path, change: Change, seed: int, **settings: Any
 ) -> bool:
-    """Change a file at a step of three epochs; the batches are right, or it is refused by name."""
+    """Change a file during three epochs: batches are correct, or an error names it (True)."""
     draw = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(kept, folder)
@@ -411,7 +411,7 @@ def test_a_file_that_changes_while_training_reads_gives_right_batches_or_a_refus
 @pytest.mark.parametrize("corpus", ["documents"], indirect=True)
 @pytest.mark.parametrize("change", ["overwritten", "flipped in place", "replaced by another"])
 def test_a_shard_that_changes_after_its_first_epoch_is_refused(corpus: Path, change: str) -> None:
-    """Every row group was checked by then; what is read of it in the next epoch is not the same."""
+    """All row groups were checked by then, but the next epoch reads other bytes."""
     cache = corpus.parent / "cache"
     loader = Loader([corpus], seq_len=32, rows=8, packing="best_fit", cache=cache)
     for step in range(loader.sources[0].plan(0).num_rows // 8):

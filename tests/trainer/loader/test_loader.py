@@ -1,4 +1,4 @@
-"""Batches against a slow reader, on any ranks and workers, from any step; places in them."""
+"""Batches compared with a slow reference reader, for any ranks, workers and first step."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch.utils.data import DataLoader
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from schemas.shard_hash import shards_content_hash
-from trainer.data_spec import DataSpec
-from trainer.loader import IGNORED, Batch, Loader, Mixed, _again, rank_rows
-from trainer.packing import permutation
-from trainer.plan import _seed
-from trainer.where import rows_with, where
-from trainer.windows import HELD_WINDOWS
+from schemas.manifest import shards_content_hash
+from trainer.data.epoch_plan import _seed
+from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _rebuild, rank_rows
+from trainer.data.packing import permutation
+from trainer.data.rows import HELD_WINDOWS
+from trainer.data.spec import DataSpec
+from trainer.data.trace import origin_of, rows_with
 
-# A slow reader: the contract in plain Python, everything read from the start.
+# The reference reader: plain Python that reads everything from the start.
 
 Token = tuple[int, int, Any, int]  # id, whether it can be a target, its document, its place there
 Row = list[Token]
@@ -52,7 +52,7 @@ def epoch_rows(folder: Path, spec: DataSpec, epoch: int) -> list[Row]:
 
 
 def inputs_and_targets(row: Row) -> tuple[list[int], list[int]]:
-    """What the model sees and what it should say, for a row."""
+    """A row's inputs and targets."""
     targets = []
     for i, (token, learned, document, place) in enumerate(row):
         middle = place > 0 and (i == 0 or row[i - 1][2] != document)
@@ -61,7 +61,7 @@ def inputs_and_targets(row: Row) -> tuple[list[int], list[int]]:
 
 
 def _groups(folder: Path, split: str) -> list[list[Row]]:
-    """Row groups of documents of tokens."""
+    """Row groups, as lists of documents, as lists of tokens."""
     manifest, groups = manifests.read(folder), []
     assert manifest is not None
     for file in manifest.files:
@@ -101,7 +101,7 @@ def _best_fit(documents: list[Row], seq_len: int) -> list[Row]:
 
 
 def tokens_of(rows: list[Row]) -> set[tuple[Any, int]]:
-    """Every token of a document that stands in a row: its document and place."""
+    """All tokens in the rows, without padding: document and position in it."""
     return {(document, place) for row in rows for _, _, document, place in row if document}
 
 
@@ -140,7 +140,7 @@ def test_batches_equal_a_slow_readers(
 
 
 def _check_documents(row: Row, ids: np.ndarray, positions: np.ndarray) -> None:
-    """Equal ids are one document's; positions count from where the row has it."""
+    """Ids are equal within a document; positions count from its first token in the row."""
     names = [document for _, _, document, _ in row[:-1]]
     changes = [i for i in range(1, len(names)) if names[i] != names[i - 1]]
     assert np.flatnonzero(np.diff(ids)).tolist() == [i - 1 for i in changes]
@@ -202,8 +202,8 @@ def test_epochs_are_shuffled_anew_and_seeds_differ(folders: dict[str, Path]) -> 
 
 
 def global_batches(loader: Loader, world_size: int, steps: range) -> Iterator[list[np.ndarray]]:
-    """Each step's global batch, put together from ranks that opened the data for themselves."""
-    ranks = [_again(loader.__reduce__()[1][0]) for _ in range(world_size)]
+    """Each step's global batch, joined from ranks that open the data separately."""
+    ranks = [_rebuild(loader.__reduce__()[1][0]) for _ in range(world_size)]
     for step in steps:
         shares = [rank_rows(loader.spec.rows, rank, world_size) for rank in range(world_size)]
         parts = [ranks[rank].batch(step, shares[rank]) for rank in range(world_size)]
@@ -292,7 +292,7 @@ def test_a_start_imports_no_pandas_which_takes_longer_than_the_rest(
     folders: dict[str, Path],
 ) -> None:
     code = (
-        "import sys; from trainer.loader import Loader; "
+        "import sys; from trainer.data.loader import Loader; "
         "Loader([sys.argv[1]], seq_len=32, rows=6, cache=sys.argv[2]).batch(3); "
         "assert 'pandas' not in sys.modules"
     )
@@ -368,7 +368,7 @@ def test_more_epochs_than_allowed_are_refused_before_the_run(folders: dict[str, 
     loader = Loader(mixed, seq_len=32, rows=8, packing="best_fit", cache=folders["cache"])
     enough = loader.sources[0].first_row(2) * 2 // 8
     assert loader.epochs(enough - 1)[0] <= 2.1
-    with pytest.raises(UserError, match=r"pages: max_epochs = 2: the run takes .* give it less"):
+    with pytest.raises(UserError, match=r"pages: max_epochs = 2: the run takes .* lower its"):
         loader.epochs(enough + 2)
 
 
@@ -434,7 +434,7 @@ def test_where_names_the_document_of_any_token_and_comes_back(
     steps = len(expected) // 6
     for step, row, position in draw.integers(0, [steps, 6, 25], (60, 3)).tolist():
         token, _, document, place = expected[step * 6 + row][position]
-        origin = where(loader, step, row, position)
+        origin = origin_of(loader, step, row, position)
         if document is None:
             assert origin is None
             continue
@@ -452,6 +452,6 @@ def test_where_names_the_document_of_any_token_and_comes_back(
 
 def test_a_place_outside_the_batch_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="--row 6: must be from 0 to 5"):
-        where(open_loader(folders, "pages"), 0, 6)
+        origin_of(open_loader(folders, "pages"), 0, 6)
     with pytest.raises(UserError, match="--pos 33: must be from 0 to 32"):
-        where(open_loader(folders, "pages"), 0, 0, 33)
+        origin_of(open_loader(folders, "pages"), 0, 0, 33)

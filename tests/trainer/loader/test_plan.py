@@ -1,4 +1,4 @@
-"""Packing and plans: every token once, full rows, and nothing that depends on the machine."""
+"""Packing and plans: every token once, full rows, the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import UserError
-from trainer.data_spec import DataSpec, Source, difference, from_json, require_same
-from trainer.mixture import CYCLE, Mixture
-from trainer.packing import BEGINS, CONTINUES, PADS, Rows, best_fit, concat, permutation, ranges
-from trainer.plan import _windows
+from trainer.data.epoch_plan import _windows
+from trainer.data.loader import CYCLE, Mixture
+from trainer.data.packing import (
+    BEGINS,
+    CONTINUES,
+    PADS,
+    Rows,
+    best_fit,
+    concat,
+    permutation,
+    ranges,
+)
+from trainer.data.spec import DataSpec, Source, difference, from_json, require_same
 
 LENGTHS = st.lists(st.integers(0, 90), max_size=60).map(lambda n: np.array(n, np.int32))
 
 
 def tokens_and_rows(rows: Rows) -> list[list[int]]:
-    """Each row's tokens by their place in the window; padding is -1."""
+    """Each row's tokens as positions in the window; padding is -1."""
     split, first = [], 0
     for end in rows.row_ends.tolist():
         row: list[int] = []
@@ -134,7 +143,7 @@ def test_a_specification_survives_json_and_names_what_differs() -> None:
     other = DataSpec((Source("ab"), Source("cd", 1.0, 3)), 128, 8, "best_fit", 7)
     said = "seq_len = 64, now 128; sources[1].weight = 2.0, now 1.0"
     assert difference(SPEC, other) == said
-    with pytest.raises(UserError, match=r"state\.json: made with another data specification: seq_"):
+    with pytest.raises(UserError, match=r"state\.json: has a different data specification: seq_"):
         require_same(SPEC, other, "state.json")
     fewer = DataSpec((Source("ab"),), 64, 8, "best_fit", 7)
     assert "sources[1].content_hash = cd, now none" in difference(SPEC, fewer)
@@ -148,10 +157,10 @@ def test_a_specification_survives_json_and_names_what_differs() -> None:
         ({"packing": "worst"}, "packing = 'worst': must be one of"),
         ({"sources": []}, "must name at least one folder"),
         ({"sources": [{"content_hash": "a"}] * 2}, "two folders hold the same shards"),
-        ({"sources": [{"content_hash": "a", "weight": 0}]}, "weight = 0.0: must be above 0"),
+        ({"sources": [{"content_hash": "a", "weight": 0}]}, "weight = 0: must be above 0"),
         ({"sources": [{"content_hash": "a", "max_epochs": -1}]}, "max_epochs = -1: must be"),
-        ({"seed": -1}, "seed = -1: must be from 0"),
-        ({"format": 99}, "format = 99: this version makes batches of 1"),
+        ({"seed": -1}, "seed = -1: must be at least 0"),
+        ({"format": 99}, "format = 99: must be 1 in this version"),
         ({"colour": 1}, "unknown key 'colour'"),
     ],
 )

@@ -16,9 +16,10 @@ import pytest
 from schemas import manifest
 from schemas.errors import UserError
 from schemas.manifest import DataFile, Manifest
-from trainer import verdict, where
-from trainer.data_spec import DataSpec, Source
-from trainer.loader import Loader, Mixed
+from trainer.commands import where
+from trainer.data.loader import Loader, Mixed
+from trainer.data.spec import DataSpec, Source
+from trainer.data.trace import AROUND, TokenOrigin, origin_of
 
 BATCHES: dict[str, Any] = {"seq_len": 24, "rows": 6, "packing": "best_fit", "seed": 3}
 FLAGS = ["--seq-len", "24", "--batch-size", "6", "--packing", "best_fit", "--seed", "3"]
@@ -75,7 +76,7 @@ def test_a_folder_its_manifest_and_both_names_of_the_flag_are_the_same(
     (told,) = objects(answers.pop())
     assert (told["step"], told["row"], told["pos"]) == (5, 2, 1)
     loader = Loader([folder], cache=folders["cache"], **BATCHES)
-    origin = where.where(loader, 5, 2, 1)
+    origin = origin_of(loader, 5, 2, 1)
     assert origin is not None
     assert {name: told[name] for name in dataclasses.asdict(origin)} == dataclasses.asdict(origin)
 
@@ -125,7 +126,7 @@ def test_shards_that_are_gone_are_named(
     mixed: Loader, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", mixed.spec, [folders["pages"], tmp_path / "gone"])
-    with pytest.raises(UserError, match=r"not where they were \(.*gone\); say with --manifest"):
+    with pytest.raises(UserError, match=r"not where they were \(.*gone\); give .* with --shards"):
         ask(capsys, "--run", run, "--step", 0)
     told = ask(capsys, "--run", run, "--manifest", folders["books"], "--step", 0, "--json")
     assert objects(told)
@@ -143,8 +144,11 @@ def test_shards_that_changed_since_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--step", "0"], "give --run RUN, or --manifest M"),
-        (["--manifest", "{pages}", "{books}", "--step", "0"], "2 folders are mixed as a run says"),
+        (["--step", "0"], "give --run RUN, or --shards DIR"),
+        (
+            ["--manifest", "{pages}", "{books}", "--step", "0"],
+            "2 folders: only a run says how to mix",
+        ),
         (["--manifest", "{pages}"], "give --step N"),
         (["--manifest", "{pages}", "--step", "-1"], "give --step N"),
         (["--manifest", "{pages}", "--url", "x"], "--steps None: must be at least 1"),
@@ -174,7 +178,7 @@ def test_a_run_without_a_data_specification_is_refused(
 def test_the_steps_that_a_run_has_trained_are_looked_at(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import checkpoint
+    from trainer.model import checkpoint
 
     with pytest.raises(UserError, match="has no checkpoint yet; give --steps N"):
         ask(capsys, "--run", run, "--url", "https://example.org/4")
@@ -206,14 +210,14 @@ def test_rows_are_told_to_people_and_counted(
 def test_what_surrounds_a_token_is_the_document(folders: dict[str, Path]) -> None:
     loader = Loader([folders["pages"]], cache=folders["cache"], **BATCHES)
     for row in range(6):
-        origin = where.where(loader, 1, row, 7)
+        origin = origin_of(loader, 1, row, 7)
         if origin is not None:
             table = pq.read_table(folders["pages"] / origin.shard)
             tokens = table["tokens"][table["id"].to_pylist().index(origin.id)].as_py()
             at, decode = origin.token, loader.shards.tokenizer.decode
-            parts = (tokens[max(0, at - where.AROUND) : at], [tokens[at]])
+            parts = (tokens[max(0, at - AROUND) : at], [tokens[at]])
             assert (origin.before, origin.text) == tuple(map(decode, parts))
-            assert origin.after == decode(tokens[at + 1 : at + 1 + where.AROUND])
+            assert origin.after == decode(tokens[at + 1 : at + 1 + AROUND])
 
 
 # What the filters said
@@ -250,21 +254,21 @@ def judged_row(offset: int, **columns: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def origin(folders: dict[str, Path]) -> where.Origin:
+def origin(folders: dict[str, Path]) -> TokenOrigin:
     loader = Loader([folders["pages"]], cache=folders["cache"], **BATCHES)
-    found = where.where(loader, 0, 0, 0)
+    found = origin_of(loader, 0, 0, 0)
     assert found is not None
     return found
 
 
 def test_every_signal_is_told_beside_the_limits_named_after_it(
-    origin: where.Origin, folders: dict[str, Path], tmp_path: Path,
+    origin: TokenOrigin, folders: dict[str, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     rows = [judged_row(i) for i in range(200)]
     rows[origin.record_offset]["language_score"] = 0.25
     folder = commit_root(tmp_path / "root", folders["pages"], rows)
-    found = verdict.find(dataclasses.replace(origin, folder=str(folder)))
+    found = where.filter_verdict(dataclasses.replace(origin, folder=str(folder)))
     assert (found.absent, found.rejected_by) == (None, None)
     told = {name: [(s.name, s.value, s.limits) for s in of] for name, of in found.filters.items()}
     assert told == {
@@ -279,7 +283,7 @@ def test_every_signal_is_told_beside_the_limits_named_after_it(
         "added_later": [],
     }
     printed = ask(capsys, "--manifest", folder, *FLAGS, "--step", 0)
-    assert "kept: no rule was broken of language, gopher_quality, added_later" in printed
+    assert "kept, passed: language, gopher_quality, added_later" in printed
     assert "num_words" in printed
     assert "1,234   min_words = 50, max_words = 1,000" in printed
     assert "secret" not in printed
@@ -288,46 +292,43 @@ def test_every_signal_is_told_beside_the_limits_named_after_it(
 
 
 def test_a_page_that_was_emptied_since_is_told_as_such(
-    origin: where.Origin, folders: dict[str, Path], tmp_path: Path
+    origin: TokenOrigin, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     row = judged_row(origin.record_offset, rejected_by="forgotten", language=None)
     row["gopher_quality"] = None
     folder = commit_root(tmp_path / "root", folders["pages"], [row, judged_row(10_000)])
-    found = verdict.find(dataclasses.replace(origin, folder=str(folder)))
+    found = where.filter_verdict(dataclasses.replace(origin, folder=str(folder)))
     assert found.rejected_by == "forgotten"
     assert found.filters["gopher_quality"] == []
 
 
 def test_what_is_not_known_of_a_page_is_said_in_a_line(
-    origin: where.Origin, folders: dict[str, Path], tmp_path: Path,
+    origin: TokenOrigin, folders: dict[str, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     printed = ask(capsys, "--manifest", folders["pages"], *FLAGS, "--step", 0)
     assert printed.splitlines()[-1] == (
-        f"what the filters said is not known: {folders['pages'].parent}: "
-        "no dataset `judged` is there"
+        f"filters: unknown: {folders['pages'].parent}: no dataset `judged`"
     )
     chats = commit_root(tmp_path / "chats", folders["chats"], [judged_row(10_000)])
-    said = verdict.find(dataclasses.replace(origin, folder=str(chats))).absent
-    assert said == "filters do not judge conversations"
+    said = where.filter_verdict(dataclasses.replace(origin, folder=str(chats))).absent
+    assert said == "conversations are not filtered"
     folder = commit_root(tmp_path / "root", folders["pages"], [judged_row(10_000)])
     moved = dataclasses.replace(origin, folder=str(folder))
-    assert verdict.find(moved).absent == "the dataset `judged` there has no row of it"
+    assert where.filter_verdict(moved).absent == "no row for this page in `judged`"
     other = Manifest("bands", "r", {}, {"judged": "of another run"}, (), {})
     manifest.write(folder.parent / "bands", other)
-    assert "not made from the dataset `judged` there now" in str(verdict.find(moved).absent)
+    assert "not built from its dataset `judged`" in str(where.filter_verdict(moved).absent)
 
 
 def test_what_is_printed_of_the_web_is_text(
-    origin: where.Origin, capsys: pytest.CaptureFixture[str]
+    origin: TokenOrigin, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trainer import where_page
-
     evil = dataclasses.replace(
         origin, url="https://e.example/[red]x\x1b[2J\n", before="[/x]\n", id="\x07", text="\t"
     )
     arguments = argparse.Namespace(step=0, row=0, pos=0, json=False)
-    where_page.show_origin(arguments, evil, verdict.Verdict("[b]root", "nothing"))
+    where.show_origin(arguments, evil, where.FilterVerdict("[b]root", "nothing"))
     printed = capsys.readouterr().out
     assert "https://e.example/[red]x" in printed
     assert "[/x]↵⟦ ⟧" in printed
@@ -342,9 +343,9 @@ def test_padding_is_of_no_page(
         (step, row)
         for step in range(50)
         for row in range(6)
-        if not where.where(loader, step, row, 24)
+        if not origin_of(loader, step, row, 24)
     )
     asked = [*FLAGS, "--step", step, "--row", row, "--pos", 24]
-    assert "padding, of no document" in ask(capsys, "--manifest", folders["pages"], *asked)
+    assert "padding, part of no document" in ask(capsys, "--manifest", folders["pages"], *asked)
     (told,) = objects(ask(capsys, "--manifest", folders["pages"], *asked, "--json"))
     assert told == {"step": step, "row": row, "pos": 24, "padding": True}
