@@ -215,6 +215,7 @@ _DOMAIN = regex.compile(
 )
 _TOP_LEVEL = re.compile("[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _MAX_TOP_LEVEL = 63  # characters of a label (RFC 1035)
+_MAX_DOMAIN = 253  # characters of a name (RFC 1035)
 _UNSPACED_START = regex.compile(rf"{_UNSPACED}")
 # Not domains: a package's version, a file's name (icon@2x.png).
 _PACKAGE = re.compile(r"v?[0-9]+\.[0-9]+\.[0-9]", re.IGNORECASE)
@@ -266,9 +267,17 @@ def _domain_length(text: str, start: int) -> int:
     letters must end with an assigned one.
     """
     match = _DOMAIN.match(text, start)
-    if not match or _PACKAGE.match(match[0]):
+    if not match:
         return 0
-    labels = match[0].replace("\uff0e", ".").split(".")
+    name = match[0]
+    return _known_length(name) if len(name) <= _MAX_DOMAIN else _length(name)
+
+
+def _length(domain: str) -> int:
+    """How much of `domain` is a domain name."""
+    if _PACKAGE.match(domain):
+        return 0
+    labels = domain.replace("\uff0e", ".").split(".")
     first = next((n for n, label in enumerate(labels) if not label.isascii()), len(labels))
     while len(labels) > 1:
         last = labels.pop()
@@ -276,6 +285,9 @@ def _domain_length(text: str, start: int) -> int:
         if length:
             return len(".".join(labels)) + 1 + length
     return 0
+
+
+_known_length = functools.lru_cache(maxsize=4096)(_length)  # pages repeat their domains
 
 
 def _top_level_length(label: str, international: bool) -> int:
