@@ -1,1 +1,4 @@
-"""TODO."""
+"""In: the datasets of a root. Out: what became of records and pages, for people.
+
+`report` (all records), `explain` (one page), `where` (one page's places), `whatif` (other settings).
+"""

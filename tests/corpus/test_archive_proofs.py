@@ -446,7 +446,9 @@ def tell_mutated(outcomes: Counter[str], figures: Figures) -> None:
 
 
 def test_a_mutated_archive_is_read_or_refused(tmp_path: Path, figures: Figures) -> None:
-    tell_mutated(read_mutated(tmp_path, seed=1, number=600), figures)
+    outcomes = read_mutated(tmp_path, seed=1, number=600)
+    assert outcomes["read"] + outcomes["refused"] == 600
+    tell_mutated(outcomes, figures)
 
 
 @pytest.mark.soak
@@ -456,4 +458,5 @@ def test_fifty_thousand_mutated_archives_are_read_or_refused(
     outcomes: Counter[str] = Counter()
     for seed in range(2, 102):
         outcomes += read_mutated(tmp_path, seed, number=500)
+    assert outcomes["read"] + outcomes["refused"] == 50_000
     tell_mutated(outcomes, figures)
