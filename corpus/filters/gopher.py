@@ -201,12 +201,15 @@ class NGrams:
         """
         seen: set[int] = set()
         chars = free = 0
-        for place, gram in zip(self.places.tolist(), self.ids.tolist(), strict=True):
+        lengths = self.starts[self.places + self.n] - self.starts[self.places] - self.n
+        found = (self.places, self.ids, lengths)
+        for place, gram, length in zip(*(part.tolist() for part in found), strict=True):
             if place < free:
                 continue
             if gram in seen:
-                chars, free = chars + self.chars(place) - (self.n - 1), place + self.n
-            seen.add(gram)
+                chars, free = chars + length, place + self.n
+            else:
+                seen.add(gram)
         return chars
 
 

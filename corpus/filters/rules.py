@@ -143,11 +143,11 @@ class Filter:
 # digits (UAX #29, WB5 to WB13) without punctuation.
 Splitter = Literal["spacy", "treebank", "spaces", "unicode"]
 _UNICODE_WORD = re.compile(r"\w+(?:(?:(?<=[^\W\d_])['’.:·](?=[^\W\d_])|(?<=\d)['’.,;](?=\d))\w+)*")
-_SPLIT: dict[Splitter, Callable[[str], list[str]]] = {
-    "spacy": split_words,
-    "treebank": treebank.split_words,
-    "spaces": str.split,
-    "unicode": _UNICODE_WORD.findall,
+_SPLIT: dict[Splitter, Callable[[list[str]], list[list[str]]]] = {
+    "spacy": lambda lines: list(map(split_words, lines)),
+    "treebank": treebank.split_lines,
+    "spaces": lambda lines: list(map(str.split, lines)),
+    "unicode": lambda lines: list(map(_UNICODE_WORD.findall, lines)),
 }
 _BLANK_LINES = re.compile(r"\n{2,}")
 
@@ -187,14 +187,18 @@ class Document:
         return self.text.splitlines()
 
     def words(self, splitter: Splitter = "spacy") -> Words:
-        """The words as `splitter` finds them; lines that a rewrite kept are not split again."""
+        """The words as `splitter` finds them.
+
+        A line that occurs several times, or that a rewrite kept, is split once.
+        """
         if splitter not in self._words:
-            split, known = _SPLIT[splitter], {}
+            words: dict[str, list[str]] = {}
             if self.before and splitter in self.before._words:
                 old = self.before._words[splitter].by_line
-                known = dict(zip(self.before.lines, old, strict=True))
-            by_line = [known[line] if line in known else split(line) for line in self.lines]
-            self._words[splitter] = Words(by_line)
+                words = dict(zip(self.before.lines, old, strict=True))
+            new = [line for line in dict.fromkeys(self.lines) if line not in words]
+            words.update(zip(new, _SPLIT[splitter](new), strict=True))
+            self._words[splitter] = Words([words[line] for line in self.lines])
         return self._words[splitter]
 
     def rewritten(self, text: str) -> Document:

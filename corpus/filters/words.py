@@ -9,7 +9,7 @@ rest at infixes. Each step reads a bounded stretch or consumes what it reads: O(
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from unicodedata import category
 
 import regex
@@ -109,6 +109,7 @@ _MOST_PARTS = 5  # most tokens that the affix rules make of a known form
 _QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
 _PUNCT = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪"
 _MARKS = regex.escape(_PUNCT + _QUOTES, special_only=False)
+_ONE_MARK = frozenset(_PUNCT + _QUOTES)  # each a prefix and a suffix by itself
 _LOWER, _UPPER = r"\p{Ll}\p{Lo}", r"\p{Lu}\p{Lt}\p{Lo}"
 _UNITS = (
     "km|km²|km³|m|m²|m³|dm|dm²|dm³|cm|cm²|cm³|mm|mm²|mm³|ha|µm|nm|yd|in|ft|kg|g|mg|µg|t|lb|oz|m/s|"
@@ -197,23 +198,36 @@ def _split_piece(piece: str) -> tuple[str, ...]:
 def _split_affixes(piece: str) -> tuple[str, ...]:
     """The tokens of any piece, without the shortcuts of `_split_piece`."""
     start, end, head, tail = 0, len(piece), [], []
+    without_prefix = without_suffix = -1  # a start and an end where none was found
     while start < end and not _known(piece, start, end):
-        prefix = _PREFIX.match(piece, start, end)
-        inner = prefix.end() if prefix else start
-        if prefix and _known(piece, inner, end):
-            head.append(prefix[0])
+        # Most affixes are one mark, found without the patterns.
+        inner, outer = start + 1, end - 1
+        if start == without_prefix:
+            inner = start
+        elif piece[start] not in _ONE_MARK:
+            prefix = _PREFIX.match(piece, start, end)
+            inner = prefix.end() if prefix else start
+            if not prefix and piece[start] != "+":  # a prefix once no digit follows
+                without_prefix = start
+        if inner > start and _known(piece, inner, end):
+            head.append(piece[start:inner])
             start = inner
             break
-        suffix = _SUFFIX.match(piece, inner, end)
-        outer = suffix.start() if suffix else end
-        if suffix:
-            tail.append(suffix[0])
-        if suffix and _known(piece, start, outer):
-            end = outer
-            break
-        if prefix:
-            head.append(prefix[0])
-        if not prefix and not suffix:
+        if end == without_suffix or inner == end:
+            outer = end
+        elif piece[outer] not in _ONE_MARK:
+            suffix = _SUFFIX.match(piece, inner, end)
+            outer = suffix.start() if suffix else end
+            if not suffix:
+                without_suffix = end
+        if outer < end:
+            tail.append(piece[outer:end])
+            if _known(piece, start, outer):
+                end = outer
+                break
+        if inner > start:
+            head.append(piece[start:inner])
+        if inner == start and outer == end:
             break
         start, end = inner, outer
     return _rejoin((*head, *_split_core(piece, start, end), *reversed(tail)))
@@ -256,7 +270,7 @@ def _is_address(core: str) -> bool:
 
 def _rejoin(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Restore known forms that the affix rules split: "(a :)" ends in ":)"."""
-    if len(tokens) < 2:
+    if not any(first + second in _KNOWN_STARTS for first, second in pairwise(tokens)):
         return tokens
     joined: list[str] = []
     i = 0

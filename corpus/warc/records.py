@@ -21,7 +21,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from corpus.warc.codecs import Plain, Source, codec_of, possible_members
@@ -89,7 +89,7 @@ class Record:
     `offset` is unique in the file: where the record, or the member that it opens, begins. Record n
     of a member that holds several (a file that is one gzip member), counted from 0, has the
     member's offset + n, and `length` None. `oversize`: the block is larger than the limit and was
-    not kept.
+    not kept. `num_joined`: how many more damaged stretches are in it.
     """
 
     offset: int
@@ -100,6 +100,7 @@ class Record:
     oversize: bool = False
     damage: str | None = None
     detail: str | None = None
+    num_joined: int = 0
 
 
 def read_records(path: str, start: int = 0, max_record_bytes: int = 64 << 20) -> Iterator[Record]:
@@ -137,14 +138,14 @@ def _joined(records: Iterator[Record]) -> Iterator[Record]:
         if (
             first
             and first.damage == record.damage == "damaged_record"
-            and not any(record.headers.get(name) for name in _NAMES)
+            and not any(name in _NAMES and value for name, value in record.headers.lines)
         ):
-            last, num_more = record, num_more + 1
+            last, num_more = record, num_more + 1 + record.num_joined
             continue
         if first and last:
             yield _stretch_up_to(first, last, num_more)
         first = last = record if record.damage else None
-        num_more = 0
+        num_more = record.num_joined
         if first is None:
             yield record
     if first and last:
@@ -160,7 +161,8 @@ def _stretch_up_to(first: Record, last: Record, num_more: int) -> Record:
     size = f", {num_bytes} bytes in all" if known else ""
     detail = f"{first.detail}; {num_more} more damaged stretches follow{size}"
     length = num_bytes if known else None
-    return replace(first, next_offset=last.next_offset, length=length, detail=detail)
+    following = last.next_offset
+    return replace(first, next_offset=following, length=length, detail=detail, num_joined=num_more)
 
 
 def first_record_at(path: str, offset: int) -> int:
@@ -220,7 +222,7 @@ def _next_record(stream: Stream, max_record_bytes: int) -> Record:
         stream.find_start()
         return _stretch(stream, offset, Headers([]), _NO_RECORD)
     headers, size, fault = _read_header(stream)
-    stream.take(size)
+    stream.skip(size)
     if fault:
         found = fault == _NESTED or stream.find_start(1)
         return _stretch(stream, offset, headers, fault, cut=fault == _CUT and not found)
@@ -235,10 +237,14 @@ def _record_of(
     # The block may include the next record, so the cursor passes it only once its end is checked.
     reach = stream.framing.reach
     if oversize:
-        back = stream.bookmark()
-        complete = not stream.source.budget.exhausted(stream.source.size) and stream.skip(length)
-        tail = stream.peek(reach) if complete else b""
-        back()
+        complete = stream.may_hold(length)
+        complete = complete and not stream.source.budget.exhausted(stream.source.size)
+        tail = b""
+        if complete:
+            back = stream.bookmark()
+            complete = stream.skip(length)
+            tail = stream.peek(reach) if complete else b""
+            back()
     else:
         complete = stream.need(length, inside=True)
         tail = stream.peek(reach, at=length) if complete else b""
@@ -267,10 +273,11 @@ def _has_swallowed(stream: Stream, length: int, tail: bytes) -> bool:
     (a crawled archive), but those end inside it.
     """
     framing, budget = stream.framing, stream.source.budget
-    if framing.ends_well(tail) or budget.exhausted(stream.source.size):
+    size = length - len(framing.separator)
+    if size <= 0 or framing.ends_well(tail) or budget.exhausted(stream.source.size):
         return False
     back = stream.bookmark()
-    inner = stream.last_start(length - len(framing.separator))
+    inner = stream.last_start(size)
     swallowed = inner is not None and _ends_well(stream, *inner)
     back()
     return swallowed
@@ -338,7 +345,10 @@ def _stretch(
     at_end = following >= stream.source.size
     torn = at_end and (cut if stream.codec is Plain else stream.torn)
     reason = "torn_record" if torn else "damaged_record"
-    return Record(offset, following, length, headers, damage=reason, detail=detail)
+    return Record(
+        offset, following, length, headers, damage=reason, detail=detail,
+        num_joined=stream.num_passed,
+    )  # fmt: skip
 
 
 def _following(stream: Stream, offset: int) -> tuple[int, int | None]:
@@ -361,6 +371,9 @@ class Warc:
     # After "WARC", a version and a field's name: a version line alone is no readable record. The
     # pattern begins with its rarest literal, for which `re` searches fastest.
     _version_and_field = re.compile(rb"/[01]\.\d{1,2}[ \t]{0,8}\r{0,2}\n[^\s:]{1,64}+[ \t]{0,8}:")
+    _length_or_name = re.compile(
+        b"content-length|" + b"|".join(name.encode() for name in _NAMES), re.IGNORECASE
+    )
 
     def is_start(self, head: bytes) -> bool:
         """A record, or as much of its version as there is."""
@@ -377,6 +390,24 @@ class Warc:
             start = match.start() - 4
             if block[start : start + 4].upper() == b"WARC":
                 yield start
+
+    def next_start(self, block: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
+        """The last start before the first field by which a record can be read, or its loss named.
+
+        A header without any is one more damaged stretch with no name, which `_joined` would add to
+        the one before: thousands of them are passed over at once.
+        """
+        num_passed = 0
+        starts = self.starts(block, at, end)
+        last = next(starts, None)
+        if last is None:
+            return None
+        named = self._length_or_name.search(block, last, end)
+        for start in starts:
+            if named and start > named.start():
+                break
+            last, num_passed = start, num_passed + 1
+        return last, num_passed
 
     def header_end(self, block: bytes) -> int | None:
         """After the first blank line."""
@@ -474,6 +505,11 @@ class Arc:
             if match.start(match.lastindex or 0) >= at:
                 yield match.start(match.lastindex or 0)
 
+    def next_start(self, block: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
+        """The first of `starts`: whatever looks like a line of fields has a name and a length."""
+        start = next(self.starts(block, at, end), None)
+        return None if start is None else (start, 0)
+
     def _end_and_dates(
         self, block: bytes | bytearray, begin: int, end: int
     ) -> tuple[int, list[int]]:
@@ -536,8 +572,10 @@ def _as_warc(url: str, address: str, date: str, content_type: str, length: str) 
 
 def _iso_date(digits: str) -> str:
     """YYYYMMDDhhmm[ss...] in ISO 8601, without fractions; "" if it is not a date."""
+    year, rest = digits[:4], digits[4:14].ljust(10, "0")
     try:
-        moment = datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        month, day, hour, minute, second = (int(rest[at : at + 2]) for at in range(0, 10, 2))
+        moment = datetime(int(year), month, day, hour, minute, second)
     except ValueError:
         return ""
-    return moment.isoformat().removesuffix("+00:00") + "Z"
+    return f"{moment.isoformat()}Z"

@@ -51,6 +51,9 @@ class Framing(Protocol):
     def starts(self, block: bytes | bytearray, at: int, end: int) -> Iterator[int]:
         """Where in `block[at:end]` a record seems to start, whatever precedes it."""
 
+    def next_start(self, block: bytes | bytearray, at: int, end: int) -> tuple[int, int] | None:
+        """One of `starts`, and how many before it can only be of damaged records without a name."""
+
     def header_end(self, block: bytes) -> int | None:
         """The size of the header that `block` starts with, or None if its end is not in `block`."""
 
@@ -95,10 +98,11 @@ class Archive:
 class Stream:
     """The decompressed bytes of one member and of those that continue it, read forward.
 
-    `consumed`: bytes before the cursor; `index`: records before it; `fault`: why no more can be
-    read. A member is given up where one record decompresses to more than `slack` bytes and more
-    than 200 times its size in the file. Once the file's budget is exhausted, the limits are 4 KiB
-    and 50 times, and one record per 40 bytes.
+    `consumed`: bytes before the cursor; `index`: records before it; `num_passed`: damaged ones that
+    `find_start` passed over since `begin_record`; `fault`: why no more can be read. A member is
+    given up where one record decompresses to more than `slack` bytes and more than 200 times its
+    size in the file. Once the file's budget is exhausted, the limits are 4 KiB and 50 times, and
+    one record per 40 bytes.
     """
 
     def __init__(self, archive: Archive, offset: int, slack: int = 0) -> None:
@@ -106,6 +110,7 @@ class Stream:
         self.source, self.codec = archive.source, archive.codec
         self.index = 0
         self.consumed = 0
+        self.num_passed = 0
         self.fault: DamageError | None = None
         self.gave_up = False
         self._budget = self.source.budget
@@ -148,6 +153,7 @@ class Stream:
 
     def begin_record(self) -> None:
         """Start the count of what this record decompresses to; a fault if there are too many."""
+        self.num_passed = 0
         self._record_bytes = 0
         self._record_from = max(self._member_offset, self._member.position - STEP)
         if self.codec is Plain or self.index == 0:
@@ -166,17 +172,17 @@ class Stream:
         Reading continues into a next member that does not open with a record only `inside` a
         record: unreadable bytes between records must not cost the record before them.
         """
-        while len(self._buffer) < size and self.fault is None:
-            if self._member_ended and not (inside and self._continue()):
-                break
+        while len(self._buffer) < size:
+            if self.fault is not None or (self._member_ended and not (inside and self._continue())):
+                return False
             self._draw()
-        return len(self._buffer) >= size
+        return True
 
     def peek(self, size: int, inside: bool = False, at: int = 0) -> bytes:
         """Up to `size` bytes, `at` bytes ahead of the cursor."""
-        self.need(at + size, inside)
-        with memoryview(self._buffer) as view:
-            return bytes(view[at : at + size])
+        if len(self._buffer) < at + size:
+            self.need(at + size, inside)
+        return bytes(memoryview(self._buffer)[at : at + size])
 
     def take(self, size: int) -> bytes:
         """Up to `size` bytes, and move past them."""
@@ -184,15 +190,22 @@ class Stream:
         self._drop(len(data))
         return data
 
+    def may_hold(self, size: int) -> bool:
+        """False if it is known without reading that the stream ends within `size` bytes."""
+        end = self.offset + self.consumed + size
+        return self.codec is not Plain or end <= self.source.size
+
     def skip(self, size: int) -> bool:
         """Move past `size` bytes without keeping them; False where the stream ends before."""
-        if self.codec is Plain and size > len(self._buffer):
-            past = self.offset + self.consumed + size
-            if past > self.source.size:
-                return False
+        if size <= len(self._buffer):
+            self._drop(size)
+            return True
+        if not self.may_hold(size):
+            return False
+        if self.codec is Plain:
             self._buffer.clear()
             self.consumed += size
-            self._member = Plain(self.source, past)
+            self._member = Plain(self.source, self.offset + self.consumed)
             return True
         while size > 0 and self.need(1, inside=True):
             step = min(size, len(self._buffer))
@@ -230,7 +243,8 @@ class Stream:
         reach = self.framing.reach
         while True:
             more = self.need(at + reach + (1 << 16), inside=True)
-            start = next(self.framing.starts(self._buffer, at, len(self._buffer)), None)
+            found = self.framing.next_start(self._buffer, at, len(self._buffer))
+            start, self.num_passed = found or (None, 0)
             searched = len(self._buffer) - (reach if more else 0) if start is None else start
             self._budget.num_bytes += BYTES_PER_BYTE_SEARCHED * max(0, searched - at)
             self._drop(max(0, searched))

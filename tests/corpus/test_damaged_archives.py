@@ -17,6 +17,7 @@ from corpus.warc.codecs import Frame, Gzip
 from corpus.warc.records import Record, read_records
 from corpus.warc.stream import Stream
 from schemas.errors import UserError
+from tests.cpu_speed import at_reference_speed
 
 ONE_MEMBER: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
@@ -257,7 +258,8 @@ def cpu_share(path: Path) -> float:
     with contextlib.suppress(UserError):
         for _ in read_records(str(path)):  # together they are gigabytes
             pass
-    return (time.process_time() - before) / cpu_limit(path.stat().st_size)
+    seconds = at_reference_speed(time.process_time() - before)
+    return seconds / cpu_limit(path.stat().st_size)
 
 
 def attack(folder: Path, size: int, figures: Callable[[str, str], None]) -> float:

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.filters import treebank
 from corpus.filters.treebank import (
     _LETTERS,
     _MARK,
     _NO_ENDS,
     _STEPS,
     count_sentences,
+    split_lines,
     split_sentences,
     split_words,
+    words_of_sentences,
 )
 
 NLTK_WORDS = [
@@ -47,7 +48,7 @@ PUNKT_SENTENCES = [
 
 @pytest.mark.parametrize(("text", "expected"), NLTK_WORDS)
 def test_words_of_a_sentence_are_nltks(text: str, expected: str) -> None:
-    assert treebank._split_sentence(text) == expected.split()
+    assert list(words_of_sentences([text])) == [expected.split()]
 
 
 @pytest.mark.parametrize(("text", "expected"), PUNKT_SENTENCES)
@@ -108,6 +109,7 @@ def slow_words(line: str) -> list[str]:
     """All steps on every sentence."""
     words = []
     for sentence in slow_sentences(line):
+        sentence = sentence.replace("\n", " ")
         for pattern, replacement in _STEPS:
             sentence = pattern.sub(replacement, sentence)
         words += sentence.split()
@@ -128,11 +130,16 @@ def test_sentences_and_words_are_those_of_the_slow_way(line: str) -> None:
     assert split_words(line) == slow_words(line)
 
 
+@given(st.lists(st.one_of(st.text(), st.lists(_PIECES).map("".join))))
+def test_lines_that_are_split_together_do_not_touch_each_other(lines: list[str]) -> None:
+    assert split_lines(lines) == [split_words(line) for line in lines]
+
+
 def test_sentences_and_words_of_real_texts_are_those_of_the_slow_way(shared: Path) -> None:
     lines = (shared / "corpora" / "wikitext2-valid.txt").read_text().splitlines()
     lines += (shared / "corpora" / "lambada_openai.jsonl").read_text().splitlines()[:500]
     assert [split_sentences(line) for line in lines] == [slow_sentences(line) for line in lines]
-    assert [split_words(line) for line in lines] == [slow_words(line) for line in lines]
+    assert split_lines(lines) == [slow_words(line) for line in lines]
 
 
 @pytest.mark.parametrize("piece", ["a. ", "Dr. ", "... ", ". ", "x.) ", "B? "])

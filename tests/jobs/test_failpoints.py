@@ -152,17 +152,22 @@ class Small:
 
 
 def committed(root: Path) -> dict[Path, int]:
-    """Files that count, and when they were written; every one of a manifest is there, whole."""
+    """Files that count, and when they were written; every one of a manifest is there, whole.
+
+    Dedup writes two datasets and is done with the last: `clusters` alone does not count.
+    """
     found = dict[Path, int]()
     for listed in root.glob("*/manifest.json"):
         read = manifest.read(listed.parent)
         assert read is not None
-        found[listed] = listed.stat().st_mtime_ns
+        is_done = read.dataset != "clusters" or (root / "canonical" / "manifest.json").exists()
+        times = found if is_done else dict[Path, int]()
+        times[listed] = listed.stat().st_mtime_ns
         for file in read.files:
             path = listed.parent / file.name
             assert path.stat().st_size == file.bytes
             assert pq.read_metadata(path).num_rows == file.rows
-            found[path] = path.stat().st_mtime_ns
+            times[path] = path.stat().st_mtime_ns
     for path in root.glob("documents/*.parquet"):  # each WARC file is committed by itself
         assert pq.read_metadata(path).num_rows > 0
         found[path] = path.stat().st_mtime_ns
@@ -234,6 +239,10 @@ def test_a_run_that_fails_at_some_change_of_a_file_is_repeated_alike(
 
 
 @pytest.mark.soak
+# Sail drops a cancelled query's stream in the thread that the stream would wait for.
+@pytest.mark.filterwarnings(
+    "ignore:(?s).*failed to join thread:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("fault", ["death", "full"])
 def test_a_run_that_fails_at_any_change_of_a_file_is_repeated_alike(
     small: Small, tmp_path: Path, fault: str, figures: Callable[[str, str], None]
