@@ -26,8 +26,8 @@ def at_reference_speed(seconds: float) -> float:
     """CPU seconds, just measured here, as they would be on the reference machine; never more.
 
     Takes 0.1 s of its own. The quickest of three runs counts, which makes a bound stricter. Less
-    than 0.1 s is returned as it is.
+    than 0.02 s is returned as it is.
     """
-    if seconds < 0.1:
+    if seconds < 0.02:
         return seconds
     return seconds / max(1.0, min(_fixed_work() for _ in range(3)) / _REFERENCE_SECONDS)
