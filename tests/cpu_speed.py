@@ -5,6 +5,7 @@ The same core takes twice as long beside a busy neighbour, and machines differ a
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 
@@ -25,9 +26,14 @@ def _fixed_work() -> float:
 def at_reference_speed(seconds: float) -> float:
     """CPU seconds, just measured here, as they would be on the reference machine; never more.
 
-    Takes 0.1 s of its own. The quickest of three runs counts, which makes a bound stricter. Less
-    than 0.02 s is returned as it is.
+    Less than 0.02 s is returned as it is.
     """
-    if seconds < 0.02:
-        return seconds
-    return seconds / max(1.0, min(_fixed_work() for _ in range(3)) / _REFERENCE_SECONDS)
+    return seconds if seconds < 0.02 else seconds / _slowness(int(time.monotonic()))
+
+
+@functools.lru_cache(maxsize=1)
+def _slowness(_second: int) -> float:
+    """At least 1; measured once a second, in 0.1 s. The quickest of three runs: an underestimate
+    makes a bound stricter.
+    """
+    return max(1.0, min(_fixed_work() for _ in range(3)) / _REFERENCE_SECONDS)
