@@ -30,7 +30,7 @@ from corpus.recipe import Recipe
 from jobs.engine import dataset_io
 from jobs.engine.progress import Tally, console, track
 from jobs.engine.roots import locked, refuse_unfinished
-from jobs.engine.session import open_engine
+from jobs.engine.session import add_engine_flags, open_engine
 from jobs.engine.stage import Job, Stage, Written, balance, run_stage
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
@@ -224,20 +224,16 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     parser = commands.add_parser("decontaminate", help=text, description=text, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--recipe", required=True, metavar="FILE", help="TOML file of all settings")
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
     text = "evaluation sets, *.jsonl or *.txt, also .gz and .zst (default: decontaminate.against)"
     parser.add_argument("--against", nargs="+", metavar="FILE", help=text)
     text = "length in words of the runs to find (default: decontaminate.ngram)"
     parser.add_argument("--ngram", type=int, metavar="N", help=text)
     text = "list contaminated documents, but keep them in shards (decontaminate.action)"
     parser.add_argument("--flag", action="store_true", help=text)
-    parser.add_argument(
-        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
-    )
-    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
+    add_engine_flags(parser)
     text = "replace what other settings wrote"
     parser.add_argument("--overwrite", action="store_true", help=text)
-    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
     parser.set_defaults(command=_run)
 
 

@@ -397,7 +397,7 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
     add("--input", required=True, nargs="+", metavar="FILE", help=text)
     text = "name of a tiktoken encoding, or a saved tokenizer (*.json)"
     add("--tokenizer", required=True, metavar="NAME", help=text)
-    add("--root", metavar="DIR", help="where the datasets are")
+    add("--root", metavar="DIR", help="corpus directory")
     text = "folder in the root for these shards (default: conversations)"
     add("--shards", default="conversations", metavar="NAME", help=text)
     context = Conversations().context

@@ -31,7 +31,7 @@ from corpus.clean.removals import KINDS, RemovalRequest, RemovalRequests, read_l
 from jobs.engine import dataset_io
 from jobs.engine.progress import track
 from jobs.engine.roots import check_path, locked
-from jobs.engine.session import Engine, open_engine
+from jobs.engine.session import Engine, add_engine_flags, open_engine
 from jobs.takedown import rewrite
 from jobs.takedown.rewrite import BLANKED, MATCH, DatasetFolder
 from schemas import manifest
@@ -222,7 +222,7 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
         "forget", help=text, description=__doc__, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--root", required=True, metavar="DIR", help="where the datasets are")
+    parser.add_argument("--root", required=True, metavar="DIR", help="corpus directory")
     meaning = {"url": "all captures", "domain": "its host and those below", "id": "of documents"}
     for kind in KINDS:
         parser.add_argument(
@@ -233,11 +233,7 @@ def add_parser(commands) -> None:  # type: ignore[no-untyped-def]
         "--copies", type=Path, metavar="FILE",
         help="write the ids of remaining duplicates of removed documents",
     )  # fmt: skip
-    parser.add_argument(
-        "--master", metavar="URL", help="run on Apache Spark, e.g. local[2] or yarn (needs Java 17)"
-    )
-    parser.add_argument("--remote", metavar="URL", help="run on a Spark Connect service, sc://HOST")
-    parser.add_argument("--verbose", action="store_true", help="show the engine's own log")
+    add_engine_flags(parser)
     parser.set_defaults(command=_forget)
 
 
