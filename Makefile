@@ -86,7 +86,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/cascade.py
 
 # datatrove in an environment of its own: its dependencies are not ours.
-$(PEER)/.installed: benchmarks/datatrove-requirements.txt
+$(PEER)/.installed: benchmarks/peers/datatrove-requirements.txt
 	$(PYTHON) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
@@ -108,7 +108,7 @@ bench-loader: $(VENV)/.installed
 	$(BIN)/python benchmarks/loader.py all
 
 bench-trainer: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/trainer.py all
+	$(BIN)/python benchmarks/training.py all
 	$(BIN)/python benchmarks/generation.py
 
 clean:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from common.gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 from corpus import recipe
 from corpus.filters.registry import judge
 from corpus.filters.rules import Document
@@ -34,7 +35,6 @@ from corpus.recipe import Recipe
 from corpus.text import clean_unicode, language_id
 from corpus.text.main_text import Bounds, RejectedError, ResiliparsePage, limited, main_text
 from corpus.text.prescreen import Look, LookSignals, look
-from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, read_gold, read_pages
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fineweb.toml"
 MIN_SCORES = (0.1, 0.3, 0.5, 0.7)

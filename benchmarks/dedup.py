@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dedup_real import signatures, versus
-from dedup_scale import growth, recall, scale, skew
-from gold import CRAWL
-from parts import Part, run
+from common.bench import Part, run
+from common.gold import CRAWL
+from dedup_parts.real import signatures, versus
+from dedup_parts.scale import growth, recall, scale, skew
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--crawl": {"default": CRAWL, "metavar": "GLOB", "help": "WARC files of the real pages"},

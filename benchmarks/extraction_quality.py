@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from common.gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, num_found, read_gold
+from common.gold import read_pages as all_pages
 from corpus.text.main_text import Bounds, Engine, RejectedError, limited, main_text
-from gold import CRAWL, GOLD, Agreement, Gold, Page, agreement, mean, num_found, read_gold
-from gold import read_pages as all_pages
 
 PLAIN = "trafilatura-plain"
 ENGINES = ("trafilatura", PLAIN, "trafilatura-fast", "resiliparse")
@@ -138,7 +138,7 @@ def _ours(engine: Any) -> Extractor:
 @contextlib.contextmanager
 def _plain() -> Iterator[Extractor]:
     """trafilatura in a fresh process, which answers page by page."""
-    script = Path(__file__).with_name("plain_trafilatura.py")
+    script = Path(__file__).parent / "peers" / "plain_trafilatura.py"
     command = [sys.executable, str(script)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"

@@ -1,7 +1,7 @@
 """Our filters against datatrove's on the same extracted texts: speed, and whether they agree.
 
     make bench-datatrove        # once: datatrove's environment, .venv-datatrove
-    python -m benchmarks.filters --documents root/documents --peer-python .venv-datatrove/bin/python
+    python benchmarks/filters.py --documents root/documents --peer-python .venv-datatrove/bin/python
 
 Each judges every text in one process, filter by filter in FineWeb's order, with its own tokenizer.
 datatrove stops at the first filter that rejects a text; ours measures all signals of all texts. So
@@ -84,7 +84,7 @@ def run_ours(texts: list[str]) -> Result:
 
 def run_datatrove(texts: list[str], python: str) -> Result:
     """Judge all texts in a process of datatrove's environment."""
-    script = Path(__file__).with_name("datatrove_filters.py")
+    script = Path(__file__).parent / "peers" / "datatrove_filters.py"
     with tempfile.TemporaryDirectory() as folder:
         texts_file, output = Path(folder) / "texts.parquet", Path(folder) / "result.json"
         pq.write_table(pa.table({"text": texts}), texts_file)

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dedup_bench import Figure, at_least, figures_table
+from common.bench import Figure, at_least, figures_table
 from schemas import tokenizer as tokenizers
 from schemas.config import load_toml
 from schemas.tokenizer import Tokenizer

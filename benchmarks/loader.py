@@ -30,10 +30,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from dedup_bench import Figure, at_least, at_most, figures_table
-from gold import CRAWL
-from loader_corpus import corpus, crawl_shard, lengths
-from measured import work_folder
+from common.bench import Figure, at_least, at_most, figures_table
+from common.gold import CRAWL
+from common.measured import work_folder
+from loader_parts.crawl_shards import corpus, crawl_shard, lengths
 from schemas.manifest import DataFile
 from trainer.data.loader import Loader
 from trainer.data.packing import best_fit, concat
@@ -256,7 +256,7 @@ def _peers(bench: Bench, raw: Path) -> Iterator[Figure]:
     """Peers on the same tokens, each in its environment."""
     if bench.arguments.peer_python is None:
         return
-    script = Path(__file__).with_name("loader_peers.py")
+    script = Path(__file__).parent / "peers" / "loaders.py"
     command = [bench.arguments.peer_python, str(script), str(raw), str(bench.work / "peers")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -272,8 +272,8 @@ def _run_start(bench: Bench, folder: Path, rows: int, name: str) -> dict[str, An
 
 
 def _child(part: str, bench: Bench, folder: Path, rows: int, name: str, step: int) -> Any:
-    """Run `loader_child.py`, so that nothing is warm; its JSON."""
-    script = Path(__file__).with_name("loader_child.py")
+    """Run `loader_parts/child.py`, so that nothing is warm; its JSON."""
+    script = Path(__file__).parent / "loader_parts" / "child.py"
     arguments = [part, folder, bench.work / "plans", SEQ_LEN, rows, name, step]
     command = [sys.executable, str(script), *map(str, arguments)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from gold import CRAWL
-from parts import Part, run
-from token_layouts import layouts
-from token_stage import stage
+from common.bench import Part, run
+from common.gold import CRAWL
+from tokens_parts.layouts import layouts
+from tokens_parts.stage import stage
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--crawl": {"default": CRAWL, "metavar": "GLOB", "help": "WARC files of the real pages"},

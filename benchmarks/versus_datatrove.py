@@ -30,10 +30,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from common.measured import Run, measured, work_folder
 from corpus.text import language_id
-from measured import Run, measured, work_folder
 
 PROJECT = Path(__file__).parents[1]
+PEER = Path(__file__).parent / "peers" / "datatrove_fineweb.py"
 RECIPES = PROJECT / "recipes"
 DEFAULT_INPUT = str(PROJECT.parent / "shared" / "crawl" / "REALWEB-public-*.warc.gz")
 # Our reasons by datatrove's step; what has none there: pages that it loses without a word.
@@ -124,7 +125,7 @@ class Bench:
             for file in files:
                 (folder / "in" / file.name).symlink_to(file.resolve())
             return [
-                self.arguments.peer_python, str(PROJECT / "benchmarks" / "datatrove_fineweb.py"),
+                self.arguments.peer_python, str(PEER),
                 "--input", f"{folder}/in", "--output", f"{folder}/out", "--logs", f"{folder}/logs",
                 "--language-model", str(language_id.model_path()),
                 "--tasks", str(len(files)), "--workers", str(self.arguments.workers),

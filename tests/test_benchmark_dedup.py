@@ -21,14 +21,14 @@ PROJECT = Path(__file__).parents[1]
 
 
 def load(name: str) -> ModuleType:
-    """A module of the benchmarks, which import each other as scripts of one folder do."""
+    """A module of the benchmarks, which import each other from their own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PROJECT / "benchmarks")
         return importlib.import_module(name)
 
 
-NAMES = ("synthetic", "dedup_bench", "dedup_real", "whole_dump", "curve")
-synthetic, bench, real, paper, curve = map(load, NAMES)
+NAMES = ("dedup_parts.synthetic", "dedup_parts.runs", "dedup_parts.real", "whole_dump", "curve")
+synthetic, runs, real, paper, curve = map(load, NAMES)
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(-3, 3)), min_size=1, max_size=30)
 
 
@@ -117,7 +117,7 @@ def test_agreement_equals_counting_document_by_document(labels: list[tuple[int, 
     sizes = Counter(planted.tolist())
     together = Counter(labels)
     several = [p for p, size in sizes.items() if size > 1]
-    assert bench.agreement(planted, found) == bench.Agreement(
+    assert runs.agreement(planted, found) == runs.Agreement(
         sum(sizes[p] for p in several),
         sum(max(n for (q, _), n in together.items() if q == p) for p in several),
         sum(len({q for q, f in labels if f == cluster}) > 1 for cluster in set(found.tolist())),
@@ -148,8 +148,9 @@ def test_a_run_on_planted_clusters_finds_them(tmp_path: Path) -> None:
     command += ["--documents", "200", "--work", str(tmp_path / "work")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    root, planted = load("judged_root").Root(tmp_path / "work" / "planted"), bench_planted(200)
-    found = bench.agreement(planted, root.clusters())
+    root = load("dedup_parts.judged_root").Root(tmp_path / "work" / "planted")
+    planted = bench_planted(200)
+    found = runs.agreement(planted, root.clusters())
     assert found.num_mixed == 0
     assert found.num_together >= 0.9 * found.num_planted > 0
     assert f"{found.num_together:,} of {found.num_planted:,}" in run.stdout

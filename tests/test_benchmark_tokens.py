@@ -18,13 +18,13 @@ PROJECT = Path(__file__).parents[1]
 
 
 def load(name: str) -> ModuleType:
-    """A module of the benchmarks, which import each other as scripts of one folder do."""
+    """A module of the benchmarks, which import each other from their own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PROJECT / "benchmarks")
         return importlib.import_module(name)
 
 
-stage, layouts = load("token_stage"), load("token_layouts")
+stage, layouts = load("tokens_parts.stage"), load("tokens_parts.layouts")
 TOKENS = pa.array([[1, 2, 3], [], [100_276]], list_of(pa.int32()))
 
 

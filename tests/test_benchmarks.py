@@ -19,13 +19,13 @@ PROJECT = Path(__file__).parents[1]
 
 
 def load(name: str) -> ModuleType:
-    """A module of the benchmarks, which import each other as scripts of one folder do."""
+    """A module of the benchmarks, which import each other from their own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(PROJECT / "benchmarks")
         return importlib.import_module(name)
 
 
-gold, quality, cascade = map(load, ("gold", "extraction_quality", "cascade"))
+gold, quality, cascade = map(load, ("common.gold", "extraction_quality", "cascade"))
 TEXTS = st.text(alphabet="ab \n中", max_size=20)
 
 

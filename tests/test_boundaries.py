@@ -92,10 +92,11 @@ def test_folders_stay_small_enough_to_be_surveyed() -> None:
     assert {str(folder): size for folder, size in sizes.items() if size > 15} == {}
 
 
-def test_no_module_of_jobs_hides_one_of_the_standard_library() -> None:
-    """spark-submit puts the script's folder first on `sys.path`."""
-    names = {path.stem for path in (PROJECT / "jobs").iterdir()}
-    assert names & sys.stdlib_module_names == set()
+@pytest.mark.parametrize("folder", ["jobs", "benchmarks", "benchmarks/peers", "samples"])
+def test_no_script_hides_a_module_of_the_standard_library_or_a_package_of_ours(folder: str) -> None:
+    """`python FOLDER/script.py` and spark-submit put the script's folder first on `sys.path`."""
+    names = {path.stem for path in (PROJECT / folder).iterdir()}
+    assert names & (sys.stdlib_module_names | set(SCANNED)) == set()
 
 
 def test_no_module_reaches_for_the_network_when_it_is_imported() -> None:
@@ -149,8 +150,7 @@ NAMED_BY_DATA = {"importlib.import_module", "importlib.reload"}  # only of a nam
 # File -> what it may do, each for the reason that stands beside it there.
 ALLOWED = {
     "jobs/engine/session.py": {"socket"},  # whether a Spark Connect server answers
-    "benchmarks/trainer.py": {"exec_module"},  # the package of the same name
-    "benchmarks/measured.py": {"ctypes"},  # prctl, for the processes that it measures
+    "benchmarks/common/measured.py": {"ctypes"},  # prctl, for the processes that it measures
 }
 SCANNED = ("corpus", "jobs", "schemas", "trainer", "samples", "benchmarks")
 

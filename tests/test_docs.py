@@ -49,6 +49,8 @@ def test_every_setting_of_a_recipe_is_documented() -> None:
         body = part[1].split("\n## ")[0]
         for setting in dataclasses.fields(default):
             assert f"`{setting.name}`" in body, f"{section.name}.{setting.name}"
+            repeated = f"`{setting.name}` ("  # a default, which the generated page has
+            assert repeated not in body, f"{section.name}.{setting.name}"
 
 
 def test_every_link_to_a_file_of_the_project_leads_somewhere() -> None:

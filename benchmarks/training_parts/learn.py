@@ -1,4 +1,4 @@
-"""The parts `learn` and `overfit` of trainer.py."""
+"""The parts `learn` and `overfit` of training.py."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 
+from common.bench import Bench, Figure, at_most, figures_table
+from common.page_texts import page_texts
 from corpus.tokens import bpe
-from dedup_bench import Bench, Figure, at_most, figures_table
-from page_texts import page_texts
 from trainer.data.loader import Loader
 from trainer.distributed import Ranks
 from trainer.evaluate.loss import bytes_of_tokens, validate
@@ -31,10 +31,10 @@ from trainer.settings import (
     ScheduleSettings,
 )
 from trainer.train.step import Training, prepare, train_step
-from trainer_corpus import byte_tokenizer, held_out, write
+from training_parts.text_shards import byte_tokenizer, held_out, write
 
 CPU = Ranks(torch.device("cpu"))
-SHAKESPEARE = str(Path(__file__).parents[2] / "shared" / "corpora" / "tinyshakespeare.txt")
+SHAKESPEARE = str(Path(__file__).parents[3] / "shared" / "corpora" / "tinyshakespeare.txt")
 NANOGPT_LOSS = 1.88  # README of nanoGPT, "I only have a macbook": 4 layers, 2,000 steps
 
 

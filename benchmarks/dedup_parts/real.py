@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from common.bench import Bench, Figure, at_least, at_most, figures_table
+from common.measured import Run, measured
+from common.page_texts import page_texts
 from corpus.dedup.minhash import MinHash, fingerprints, jaccard, shingle_hashes
-from dedup_bench import Bench, Figure, Int64s, at_least, at_most, figures_table
+from dedup_parts.judged_root import Root
+from dedup_parts.runs import Int64s
 from jobs.engine.dataset_io import ROWS_PER_REQUEST
-from judged_root import Root
-from measured import Run, measured
-from page_texts import page_texts
 
 FILES = 2  # of each system's input: a task a core
-PEER = Path(__file__).with_name("datatrove_dedup.py")
+PEER = Path(__file__).parents[1] / "peers" / "datatrove_dedup.py"
 
 
 def signatures(bench: Bench, arguments: Namespace) -> Table:
@@ -49,7 +50,7 @@ def signatures(bench: Bench, arguments: Namespace) -> Table:
 def versus(bench: Bench, arguments: Namespace) -> Table:
     """Whole deduplication, ours and datatrove's four phases, on the same texts."""
     texts = topped_up(page_texts(arguments.crawl, bench.console), arguments.texts)
-    root = bench.root("versus")
+    root = Root(bench.fresh("versus"))
     root.write(_chunks(texts))
     peer = Peer(root.folder / "datatrove", arguments.peer_python) if arguments.peer_python else None
     if peer:
@@ -65,7 +66,7 @@ def versus(bench: Bench, arguments: Namespace) -> Table:
     rows += list(_partition_figures(root, peer, texts))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     table = figures_table(f"versus datatrove: {len(texts):,} texts, {megabytes:.0f} MB", rows)
-    bench.clear(root)
+    bench.clear(root.folder)
     return table
 
 

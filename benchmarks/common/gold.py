@@ -26,7 +26,7 @@ from corpus.text.charset import decode
 from corpus.warc.http import decode_body, parse_response
 from corpus.warc.records import read_records
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 GOLD = SHARED / "gold" / "gold.jsonl.gz"
 CRAWL = str(SHARED / "crawl" / "REALWEB-public-*.warc.gz")
 _MAX_HTML_BYTES = 8 << 20  # as Extract.max_html_bytes

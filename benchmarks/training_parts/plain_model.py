@@ -1,4 +1,4 @@
-"""The same model in plain PyTorch, as one would write it down: what trainer.py's speed is held to.
+"""The same model in plain PyTorch, as one would write it down: what training.py's speed is held to.
 
 fp32, eager, AdamW and cross entropy as they come. Written apart from `trainer.model.model`;
 parameters have transformers' Qwen3 names, so that both can be given the same weights and be

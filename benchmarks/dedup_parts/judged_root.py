@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from common.measured import Run, measured
 from corpus import recipe
 from corpus.filters.registry import signals_schema
 from jobs import extract
 from jobs import filter as filter_
 from jobs.engine import dataset_io
-from measured import Run, measured
 from schemas import manifest
 from schemas.datasets import judged_schema
 from schemas.manifest import DataFile, Manifest

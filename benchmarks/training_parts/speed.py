@@ -1,4 +1,4 @@
-"""The part `speed` of trainer.py: steps of the trainer's loop against plain PyTorch, in turns."""
+"""The part `speed` of training.py: steps of the trainer's loop against plain PyTorch, in turns."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from common.bench import Bench, Figure, at_least, at_most, figures_table
+from common.page_texts import page_texts
 from corpus.tokens import bpe
-from dedup_bench import Bench, Figure, at_least, at_most, figures_table
-from page_texts import page_texts
 from trainer.data.loader import Batch, Loader
 from trainer.distributed import Ranks
 from trainer.model.model import LanguageModel, ModelConfig
@@ -34,8 +34,8 @@ from trainer.settings import (
 from trainer.train import run_folder
 from trainer.train.run import Run
 from trainer.train.step import prepare
-from trainer_corpus import held_out, write
-from trainer_reference import PlainModel, plain_step
+from training_parts.plain_model import PlainModel, plain_step
+from training_parts.text_shards import held_out, write
 
 CPU = Ranks(torch.device("cpu"))
 VOCABULARY, SEQ_LEN, ROWS = 4096, 256, 16

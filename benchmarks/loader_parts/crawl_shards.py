@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
+from common.page_texts import page_texts
 from corpus.tokens import shards
 from corpus.tokens.shards import token_lists
-from page_texts import page_texts
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.manifest import DataFile, Manifest

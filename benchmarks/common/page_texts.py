@@ -7,8 +7,8 @@ import functools
 from rich.console import Console
 from rich.progress import track
 
+from common.gold import read_pages
 from corpus.text.main_text import Bounds, RejectedError, limited, main_text
-from gold import read_pages
 
 BOUNDS = Bounds(max_nodes=50_000, max_depth=250)
 MIN_CHARS = 200

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from rich.table import Table
 
+from common.bench import Bench, Figure, at_least, engine, figures_table
+from common.measured import measured
+from common.page_texts import page_texts
 from corpus import recipe, worker
 from corpus.tokens.shards import CANONICAL_COLUMNS
-from dedup_bench import Bench, Figure, at_least, engine, figures_table
 from jobs.engine import dataset_io
-from measured import measured
-from page_texts import page_texts
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CANONICAL
 from schemas.manifest import DataFile, Manifest
@@ -159,14 +159,13 @@ def _job_figures(
     costs: dict[int, Cost] = {}
     sizes = {0: texts[:START_TEXTS], arguments.copies: texts * arguments.copies}
     for copies, wanted in sizes.items():
-        folder = bench.root(f"shard-{copies}").folder
+        folder = bench.fresh(f"shard-{copies}")
         _write_root(folder, wanted, arguments.tokenizer)
         for _ in range(bench.repeat):
             with bench.console.status(f"sharding {len(wanted):,} texts on {engine(master)}"):
                 found = _run(folder, master)
             costs[copies] = min(costs.get(copies, found), found, key=lambda cost: cost.cpu)
-        if not bench.keep:
-            shutil.rmtree(folder)
+        bench.clear(folder)
     less, more = costs[0], costs[arguments.copies]
     share = sum(map(len, texts[:START_TEXTS])) / sum(map(len, texts))
     cost = Cost(more.wall - less.wall, more.cpu - less.cpu)

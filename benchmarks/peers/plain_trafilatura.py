@@ -1,6 +1,6 @@
 """trafilatura called plainly, in a process where nothing of ours was imported.
 
-    python benchmarks/plain_trafilatura.py < pages > texts
+    python benchmarks/peers/plain_trafilatura.py < pages > texts
 
 Reads a page a line, as a JSON string, and answers each by a line `[text, CPU seconds]`.
 """

@@ -1,6 +1,6 @@
 """Peers of loader.py on the same tokens, in an environment that has them: one JSON line each.
 
-    PEER_PYTHON loader_peers.py TOKENS.bin WORK
+    PEER_PYTHON benchmarks/peers/loaders.py TOKENS.bin WORK
 
 Each peer stores blocks of 1,025 tokens in its own format, and reads them in order, without workers,
 into (32, 1024) int64 batches. The best of three rounds by CPU time of the process.

@@ -1,4 +1,4 @@
-"""Shards for trainer.py: texts in two splits, by the code that writes real shards."""
+"""Shards for training.py: texts in two splits, by the code that writes real shards."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table
 
+from common.bench import Bench
+from common.page_texts import page_texts
 from corpus.tokens.shards import Shard, token_lists
-from dedup_bench import Bench
-from page_texts import page_texts
 from schemas import tokenizer
 from schemas.datasets import list_of
 

@@ -10,10 +10,11 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from common.bench import Bench, Figure, at_most, engine, figures_table
 from corpus.dedup.minhash import MinHash, fingerprints
-from dedup_bench import Bench, Figure, Outcome, at_most, engine, figures_table
+from dedup_parts.runs import Outcome, deduplicate
+from dedup_parts.synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 from jobs.engine.dataset_io import ROWS_PER_REQUEST
-from synthetic import SIMILARITIES, Distinct, NearIdentical, Pairs, Planted, texts
 
 TEXTS_AT_ONCE = 2_000
 AIMED_AT = (0.7, 0.8, 0.9)  # similarities; the others are told for information
@@ -25,7 +26,7 @@ def scale(bench: Bench, arguments: Namespace) -> Table:
     masters = _masters(arguments)
     rows = [
         figure
-        for master, outcome in zip(masters, bench.dedup(corpus, masters), strict=True)
+        for master, outcome in zip(masters, deduplicate(bench, corpus, masters), strict=True)
         for figure in _scale_figures(engine(master), outcome)
     ]
     caption = "MB: peak resident memory; on Sail the engine is part of the main process"
@@ -39,7 +40,8 @@ def growth(bench: Bench, arguments: Namespace) -> Table:
     """CPU of ten times as many documents."""
     masters = _masters(arguments)
     few, many = (
-        bench.dedup(_planted(n), masters) for n in (arguments.documents // 10, arguments.documents)
+        deduplicate(bench, _planted(n), masters)
+        for n in (arguments.documents // 10, arguments.documents)
     )
     rows = [Figure("signatures, CPU ms a document", "", f"{_signature_ms():.2f}")]
     more = arguments.documents - arguments.documents // 10
@@ -56,7 +58,9 @@ def growth(bench: Bench, arguments: Namespace) -> Table:
 def skew(bench: Bench, arguments: Namespace) -> Table:
     """Near-identical documents against as many distinct ones."""
     n, rows, masters = arguments.skew_documents, list[Figure](), _masters(arguments)
-    same, distinct = (bench.dedup(corpus, masters) for corpus in (NearIdentical(n), Distinct(n)))
+    same, distinct = (
+        deduplicate(bench, corpus, masters) for corpus in (NearIdentical(n), Distinct(n))
+    )
     for master, alike, apart in zip(masters, same, distinct, strict=True):
         for name, outcome in (("near-identical", alike), ("distinct", apart)):
             walls = f"{outcome.cost.wall_seconds:.1f} s, {outcome.cost.cpu_seconds:.1f} CPU-s"
@@ -81,7 +85,7 @@ def recall(bench: Bench, arguments: Namespace) -> Table:
         share = _share_found(bench, corpus, settings)
         rows.append(_recall_figure("bands", similarity, share, settings))
         if arguments.job:
-            found = bench.dedup(corpus)[0].agreement.num_together / corpus.documents
+            found = deduplicate(bench, corpus)[0].agreement.num_together / corpus.documents
             # A pair that is apart has one of its two documents in its larger part.
             rows.append(_recall_figure("whole job", similarity, 2 * found - 1, settings))
     return figures_table(f"recall: {arguments.pairs:,} pairs at each Jaccard similarity", rows)
