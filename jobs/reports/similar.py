@@ -88,7 +88,7 @@ class Answer:
     """
 
     root: str
-    settings: MinHash
+    minhash: MinHash
     num_shingles: int
     min_similarity: float
     num_candidates: int
@@ -129,7 +129,7 @@ def similar(
     )
     return Answer(
         root=str(folder),
-        settings=settings,
+        minhash=settings,
         num_shingles=int(own.num_shingles[0]),
         min_similarity=min_similarity,
         num_candidates=num_candidates,
@@ -316,7 +316,7 @@ def _ending(answer: Answer) -> Iterator[Text]:
         yield Text(f"only the {answer.num_compared:,} that share most bands were compared")
     if answer.absent:
         yield Text(one_line(f"clusters: {answer.absent}"), "dim")
-    missed = 1 - answer.settings.match_probability(answer.min_similarity)
+    missed = 1 - answer.minhash.match_probability(answer.min_similarity)
     yield Text(f"a document of similarity {least} is missed with probability {missed:.2g}", "dim")
 
 

@@ -355,7 +355,7 @@ def test_standard_input_is_read(
     monkeypatch.setattr("sys.stdin", given)
     answer = json.loads(ask(capsys, root, "-", "--json"))
     assert [match["id"] for match in answer["matches"]] == ["id-0000"]
-    assert answer["settings"] == dataclasses.asdict(MinHash())
+    assert answer["minhash"] == dataclasses.asdict(MinHash())
 
 
 def test_what_is_printed_of_the_web_is_text(
