@@ -19,7 +19,7 @@ from jobs.engine.progress import console
 from jobs.engine.roots import locked
 from jobs.engine.session import add_engine_flags, open_engine
 from jobs.engine.stage import Job, Stage, UnbalancedError
-from jobs.reports import explain, report, whatif, where
+from jobs.reports import explain, report, similar, whatif, where
 from jobs.takedown import request
 from schemas import config
 from schemas.errors import UserError
@@ -39,6 +39,7 @@ examples:
   gristmill explain --root out --url http://example.com/page
   gristmill where --root out --url http://example.com/page --run model
   gristmill whatif --root out --set gopher_quality.min_words=30
+  gristmill similar --root out --text page.txt
   spark-submit --master yarn jobs/submit.py run --recipe recipes/fineweb.toml ...
 
 A root holds one folder per dataset (documents, judged, bands, clusters, canonical, shards), each
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         _add_stages(commands, stage.name, pipeline.WITH.get(stage.name, (stage,)), text)
     _add_report(commands)
     _add_recipe(commands)
-    modules = (decontaminate, request, explain, where, whatif, conversations)
+    modules = (decontaminate, request, explain, where, whatif, similar, conversations)
     for module in (*modules, train_tokenizer, train_classifier):
         module.add_parser(commands)
     return parser

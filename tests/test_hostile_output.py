@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from corpus import recipe, worker_tasks
+from corpus.dedup import minhash
 from jobs import cli
 from jobs.engine import dataset_io
 from jobs.reports import explain, report
@@ -123,6 +124,15 @@ def _member(offset: int) -> dict[str, Any]:
     return row | {"duplicate_kind": EVIL if of else None}
 
 
+def _bands(settings: recipe.Recipe, judged: pa.Table) -> pa.Table:
+    """Of the first document, as `_member` numbers it."""
+    kept = judged.slice(0, 1).append_column("signal", pa.nulls(1, pa.float64()))
+    (batch,) = kept.combine_chunks().to_batches()
+    (found,) = worker_tasks.bands(settings, batch)
+    rows = [row | {"node": 0} for row in found.to_pylist()]
+    return pa.Table.from_pylist(rows, BANDS)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus in which every text is `EVIL`."""
@@ -134,8 +144,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judged = pa.Table.from_batches(
         [b for d in documents.to_batches() for b in worker_tasks.judge(settings, d)]
     )
+    place = judged.schema.get_field_index("text")  # a filter took the texts
+    judged = judged.set_column(place, judged.schema.field(place), documents["text"])
+    (folder / "text").write_text(EVIL, encoding="utf-8", newline="")
     second = _commit(folder, "judged", judged, settings.settings("filters"), {"documents": first})
-    bands = _commit(folder, "bands", BANDS.empty_table(), {}, {"judged": second})
+    inputs = {"judged": second, "minhash.scheme": minhash.SCHEME}
+    bands = _commit(folder, "bands", _bands(settings, judged), settings.settings("minhash"), inputs)
     clusters = pa.Table.from_pylist([_member(offset) for offset in (0, 100, 200)], CLUSTERS)
     _commit(folder, "clusters", clusters, {}, {"bands": bands})
     kept = judged.filter(ds.field("record_offset") == 0)
@@ -162,6 +176,8 @@ COMMANDS: dict[str, list[str]] = {
     "where as JSON": ["where", "--root", "{root}", "--url", URL, "--json"],
     "whatif": ["whatif", "--root", "{root}", "--set", "language.min_score=0.05"],
     "whatif as JSON": ["whatif", "--root", "{root}", "--set", "language.min_score=0.05", "--json"],
+    "similar": ["similar", "--root", "{root}", "--text", "{text}"],
+    "similar as JSON": ["similar", "--root", "{root}", "--text", "{text}", "--json"],
     "whatif of a hostile setting": ["whatif", "--root", "{root}", "--set", "'\\u001b[2J'=1"],
     "report": ["report", "--root", "{root}", "--html", "{html}"],
     "report as JSON": ["report", "--root", "{root}", "--json"],
@@ -182,6 +198,7 @@ def test_no_command_lets_a_control_character_through(
     written = tmp_path / "a.toml"
     written.write_text('["\\u001b]0;PWNED\\u0007\\u202e[red]"]\na = 1\n')
     named = {"{root}": str(root), "{recipe}": str(written), "{html}": str(tmp_path / "a.html")}
+    named["{text}"] = str(root / "text")
     code = cli.main([named.get(word, word) for word in COMMANDS[name]])
     said = capsys.readouterr()
     assert code in (0, 2), said.err[-1500:]
