@@ -120,7 +120,7 @@ def filter_verdict(origin: TokenOrigin) -> FilterVerdict:
     folder = Path(origin.folder).absolute()
     root = folder.parent
     shards, judged = manifest.read(folder), manifest.read(root / "judged")
-    if shards and shards.extra.get("kind") == "conversations":
+    if shards and shards.has_conversations:
         return FilterVerdict(str(root), "conversations are not filtered")
     if judged is None:
         return FilterVerdict(str(root), "no dataset `judged`")

@@ -119,12 +119,12 @@ def _by_content(folders: Iterable[Path]) -> dict[str, Path]:
     """Folders of shards by the content hash of their manifests."""
     found = {}
     for folder in folders:
-        shards = manifest.read(folder)
-        if shards is None or "content_hash" not in shards.extra:
+        listed = manifest.read(folder)
+        if listed is None or listed.dataset != "shards":
             raise UserError(
                 f"{folder}: holds no shards; give a folder with a {MANIFEST_FILE} of shards"
             )
-        found[str(shards.extra["content_hash"])] = folder
+        found[listed.shards.content_hash] = folder
     return found
 
 
