@@ -52,7 +52,7 @@ class Bench:
         self.file: DataFile = crawl_shard(
             self.source, arguments.crawl, arguments.copies, self.console
         )
-        self.tokens: int = self.file.extra["tokens"]
+        self.tokens: int = self.file.shard.tokens
 
     def corpus(self, name: str, count: int) -> Path:
         """A folder of so many links to the shard."""

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rich.text import Text
 
 from corpus import recipe, worker
 from corpus.clean import contamination
-from corpus.clean.contamination import Index
+from corpus.clean.contamination import EvaluationSet, Index
 from corpus.dedup.word_hashes import SCHEME
 from corpus.recipe import Recipe
 from jobs.engine import dataset_io
@@ -35,7 +35,7 @@ from jobs.engine.stage import Job, Stage, Written, balance, run_stage
 from schemas import config, manifest, tokenizer
 from schemas.datasets import CONTAMINATION, KEY
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import ContaminationExtra, DataFile, Manifest, SetCounts, extra_of
 from schemas.printing import printable
 
 _EXAMPLES = """\
@@ -74,7 +74,7 @@ def check(job: Job, written: dict[str, Written]) -> None:
     found = written["contamination"]
     canonical = job.manifest("canonical").rows
     balance("decontaminate", "canonical documents", canonical, sum(found.counts.values()))
-    by_set = sum(one["documents"] for one in found.extra["sets"])
+    by_set = sum(one.documents for one in extra_of(found, ContaminationExtra).sets)
     balance("decontaminate", "matches", sum(file.rows for file in found.files), by_set)
 
 
@@ -132,11 +132,13 @@ def _describe(job: Job, files: tuple[DataFile, ...], index: Index) -> Written:
     num_read = dataset_io.sum_counts(files).get("documents", 0)
     contaminated = rows.select(*KEY).distinct().count()
     counts = {"contaminated": contaminated, "clean": num_read - contaminated}
-    sets = count_by_set(rows, [vars(one) for one in index.sets])
-    return Written(files, counts, {"action": job.recipe.decontaminate.action, "sets": sets})
+    sets = count_by_set(rows, index.sets)
+    return Written(files, counts, ContaminationExtra(job.recipe.decontaminate.action, sets))
 
 
-def count_by_set(rows: DataFrame, sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def count_by_set(
+    rows: DataFrame, sets: Iterable[EvaluationSet | SetCounts]
+) -> tuple[SetCounts, ...]:
     """Each of `sets` with its contaminated `documents` and its items `found` in `rows`."""
     items = rows.select("set", F.explode("items").alias("item")).distinct()
     documents, found = (
@@ -146,10 +148,12 @@ def count_by_set(rows: DataFrame, sets: list[dict[str, Any]]) -> list[dict[str, 
         }
         for counted in (rows.select("set"), items)
     )
-    return [
-        {**one, "documents": documents.get(one["name"], 0), "found": found.get(one["name"], 0)}
+    return tuple(
+        SetCounts(
+            one.name, one.items, one.too_short, documents.get(one.name, 0), found.get(one.name, 0)
+        )
         for one in sets
-    ]
+    )
 
 
 def dropped(job: Job) -> Manifest | None:
@@ -159,7 +163,7 @@ def dropped(job: Job) -> Manifest | None:
     """
     folder = job.folder("contamination")
     found = manifest.read(folder)
-    if found is None or found.extra["action"] != "drop":
+    if found is None or not found.drops:
         return None
     if found.inputs["canonical"] != job.manifest("canonical").fingerprint:
         raise UserError(
@@ -197,19 +201,18 @@ def shard_inputs(job: Job) -> dict[str, str]:
 def table(listed: Manifest) -> Table:
     """What was found of each set, as a table."""
     total, hit = sum(listed.counts.values()), listed.counts["contaminated"]
-    verb = {"drop": "left out of shards", "flag": "flagged"}[listed.extra["action"]]
+    extra = extra_of(listed, ContaminationExtra)
+    verb = {"drop": "left out of shards", "flag": "flagged"}[extra.action]
     spent = f"{listed.made['seconds']:.1f} s on {listed.made['engine']}"
     title = f"decontaminate: {spent}\n{hit:,} of {total:,} documents {verb} ({_share(hit, total)})"
     table = Table("set", title=title, title_justify="left", show_edge=False)
     for name in ("items", "too short", "items found", "share", "documents", "share"):
         table.add_column(name, justify="right")
-    for one in listed.extra["sets"]:
-        items, found, documents = one["items"], one["found"], one["documents"]
-        shares = _share(found, items), _share(documents, total)
-        label = Text(printable(one["name"]))
+    for one in extra.sets:
         table.add_row(
-            label, f"{items:,}", f"{one['too_short']:,}", f"{found:,}", shares[0],
-            f"{documents:,}", shares[1],
+            Text(printable(one.name)), f"{one.items:,}", f"{one.too_short:,}",
+            f"{one.found:,}", _share(one.found, one.items),
+            f"{one.documents:,}", _share(one.documents, total),
         )  # fmt: skip
     return table
 

@@ -44,7 +44,7 @@ from jobs.engine.stage import Job, Stage, Written, balance
 from schemas import config, json_text, manifest
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
-from schemas.manifest import DataFile
+from schemas.manifest import DataFile, DocumentsFile, extra_of
 
 # Bytes at either end of a file that, with its size, identify it: hashing whole files would double
 # the input of a run, and archives are written once.
@@ -185,7 +185,11 @@ def run(job: Job) -> dict[str, Written]:
 def check(job: Job, written: dict[str, Written]) -> None:
     """Rows and records without a row add up to the records read, and few pages failed."""
     for file in written["documents"].files:
-        rows = sum(n for name, n in file.counts.items() if name not in file.extra["rowless"])
+        rows = sum(
+            n
+            for name, n in file.counts.items()
+            if name not in extra_of(file, DocumentsFile).rowless
+        )
         balance(f"extract {file.name}", "rows", file.rows, rows)
     counts = written["documents"].counts
     failed = sum(counts.get(name, 0) for name in FAILURES)
@@ -230,7 +234,9 @@ def _extract_all(
         rows = [(json.dumps(dataclasses.asdict(piece)),) for piece in missing]
         listed = job.spark.createDataFrame(rows, "piece string")
         # The default would put all these small rows into one partition.
-        dataset_io.receipts(listed.repartition(len(rows)).mapInArrow(task, dataset_io.RECEIPT))
+        dataset_io.receipts(
+            listed.repartition(len(rows)).mapInArrow(task, dataset_io.RECEIPT), "documents"
+        )
 
 
 def _extract_pieces(
@@ -401,7 +407,7 @@ def describe(path: Path) -> DataFile:
         pq.read_metadata(path).num_rows,
         path.stat().st_size,
         counts=stated["counts"],
-        extra={"rowless": stated["rowless"]},
+        extra=DocumentsFile(tuple(stated["rowless"])),
     )
 
 

@@ -125,7 +125,7 @@ def _write_shards(job: Job, tokens: tuple[DataFile, ...], work: Path) -> tuple[D
 
     with track(job.root, "shard: write", 1, "step"):
         written = placed.groupBy("split", "shard").applyInArrow(write, dataset_io.RECEIPT)
-        return shards.in_order(dataset_io.receipts(written))
+        return shards.in_order(dataset_io.receipts(written, "shards"))
 
 
 def _num_shards(frame: DataFrame, settings: shards.Shard) -> dict[str, int]:
@@ -148,14 +148,14 @@ def _write_group(folder: str, settings: shards.Shard, group: pa.Table) -> pa.Tab
 
 
 def _describe(job: Job, files: tuple[DataFile, ...], known: Tokenizer) -> Written:
-    extra = {
-        **shards.describe(files, known, "documents"),
-        "seed": job.recipe.shard.seed,
-        "recipe_hash": config.json_hash(job.recipe_values()),
-    }
+    extra = dataclasses.replace(
+        shards.describe(files, known, "documents"),
+        seed=job.recipe.shard.seed,
+        recipe_hash=config.json_hash(job.recipe_values()),
+    )
     counts = {
         "documents": sum(file.rows for file in files),
-        "tokens": sum(extra["tokens"].values()),
+        "tokens": sum(extra.tokens.values()),
     }
     return Written(files, counts, extra, keep=shards.companions(files, extra))
 

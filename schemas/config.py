@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import tomllib
+import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,10 +190,12 @@ def _sentence(all_errors: ValidationError, cls: type) -> str:
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         return f"unknown key '{shown(key)[1:-1]}'; the keys here are {', '.join(known)}{hint}"
-    if kind == "value_error":  # raised by a `__post_init__`, with the field and the value
-        return f"{key}{'.' if key else ''}{context['error']}"
+    if kind == "value_error":  # raised with the value, and by a `__post_init__` with its field
+        joint = " = " if isinstance(value, str) else "." if key else ""
+        return f"{key}{joint}{context['error']}"
     if kind == "dataclass_type":
-        return f"'{key}' must be a table [{key}], not {shown(value)}"
+        named = f"'{key}' must be a table [{key}]" if key else "must be a table"
+        return f"{named}, not {shown(value)}"
     if kind == "literal_error":
         right = f"one of {context['expected'].replace(' or ', ', ')}"
     elif kind.startswith(("greater_than", "less_than")):
@@ -212,6 +215,8 @@ def _annotation_at(cls: Any, location: tuple[int | str, ...]) -> Any:
         else:  # tuple[X, ...] or dict[str, X]
             arguments = typing.get_args(cls)
             cls = arguments[1] if typing.get_origin(cls) is dict else arguments[0]
+        if isinstance(cls, types.UnionType):  # X | None
+            cls = typing.get_args(cls)[0]
     return cls
 
 

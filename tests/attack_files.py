@@ -57,7 +57,7 @@ from schemas import (
 )
 from schemas.datasets import DOCUMENTS
 from schemas.errors import UserError
-from schemas.manifest import shards_content_hash
+from tests.listed_shards import listed_as_shard
 from trainer import cli as trainer_cli
 from trainer.data import loader
 from trainer.evaluate import tasks
@@ -373,9 +373,11 @@ def write_root(root: Path, name: str) -> None:
         folder.mkdir(parents=True)
         pq.write_table(rows, folder / "a.parquet")
         size = (folder / "a.parquet").stat().st_size
-        file = manifest.DataFile("a.parquet", 1, size, extra={"rowless": []})
-        told = manifest.Manifest(dataset, JINJA, {}, dict(made), (file,), {"kept": 1},
-                                 made={"seconds": 1.0, "engine": JINJA})  # fmt: skip
+        file, extra = manifest.DataFile("a.parquet", 1, size), manifest.Extra()
+        if dataset == "shards":
+            file, extra = listed_as_shard(file, JINJA)
+        told = manifest.Manifest(dataset, JINJA, {}, dict(made), (file,), {"kept": 1}, extra,
+                                 {"seconds": 1.0, "engine": JINJA})  # fmt: skip
         made[dataset] = told.fingerprint
         manifest.write(folder, told)
         path = folder / manifest.MANIFEST_FILE
@@ -434,9 +436,7 @@ def copied(source: Path, folder: Path, suffix: str, data: bytes) -> Path:
         file |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         lengths = file["extra"]["lengths"]
         lengths["sha256"] = hashlib.sha256((folder / lengths["name"]).read_bytes()).hexdigest()
-    files = tuple(manifest.DataFile(**file) for file in told["files"])
-    known = told["extra"]["tokenizer"]
-    told["extra"]["content_hash"] = shards_content_hash(files, known["hash"], known["vocab_size"])
+    told["extra"]["content_hash"] = conftest.content_hash(told)
     path.write_text(json.dumps(told))
     return folder
 

@@ -30,8 +30,9 @@ from jobs.reports import explain, report
 from schemas import manifest
 from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import ContaminationExtra, DocumentsFile, Extra, Manifest, SetCounts
 from schemas.printing import PlainConsole, printable
+from tests.listed_shards import listed_as_shard
 from trainer import cli as trainer_cli
 from trainer.generate.streaming import Screen, TextStream
 from trainer.model import checkpoint
@@ -102,14 +103,13 @@ COUNTS = {  # as a report adds them up
 
 def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[str, str]) -> str:
     file = dataset_io.write_table(root / name, rows)
-    beside = {"split": EVIL, "rowless": [EVIL], "lengths": {"name": "a.npy"}}
-    file = dataclasses.replace(file, extra=beside)
-    extra = {
-        "tokens": {EVIL: 3},
-        "tokenizer": {"name": EVIL, "file": "a.json"},
-        "action": "flag",
-        "sets": [],
-    }
+    extra: Any = Extra()
+    if name == "shards":
+        file, extra = listed_as_shard(file, EVIL.replace("\0", ""))
+    elif name == "documents":
+        file = dataclasses.replace(file, extra=DocumentsFile((EVIL,)))
+    elif name == "contamination":
+        extra = ContaminationExtra("flag", (SetCounts(EVIL, 1, 0, documents=1, found=1),))
     engine = {"seconds": 1.0, "engine": EVIL}
     made = Manifest(name, EVIL, settings, inputs, (file,), COUNTS.get(name, {}), extra, engine)
     manifest.write(root / name, made)

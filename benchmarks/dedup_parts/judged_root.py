@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ class Root:
         for dataset in WRITTEN:
             listed = manifest.read(self.datasets / dataset)
             if listed:
-                _collect(listed.counts | listed.extra, names, found)
+                _collect(listed.counts | asdict(listed.extra), names, found)
         return found
 
     def _read(self, dataset: str, columns: list[str]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from corpus.tokens import shards
 from corpus.tokens.shards import token_lists
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import Companion, DataFile, Manifest
 
 SETTINGS = shards.Shard()
 
@@ -55,13 +56,13 @@ def corpus(folder: Path, file: DataFile, source: Path, count: int) -> Path:
 
 def lengths(source: Path, file: DataFile) -> np.ndarray:
     """Tokens of each document, int32."""
-    return np.load(source / file.extra["lengths"]["name"], allow_pickle=False)
+    return np.load(source / file.shard.lengths.name, allow_pickle=False)
 
 
 def _link(folder: Path, file: DataFile, source: Path, split: str, index: int) -> DataFile:
     stem = f"{split}-{index:05d}"
     os.link(source / file.name, folder / f"{stem}.parquet")
-    os.link(source / file.extra["lengths"]["name"], folder / f"{stem}.lengths.npy")
-    listed = {"name": f"{stem}.lengths.npy", "sha256": file.extra["lengths"]["sha256"]}
-    extra = {**file.extra, "split": split, "index": index, "lengths": listed}
-    return DataFile(f"{stem}.parquet", file.rows, file.bytes, file.sha256, extra=extra)
+    os.link(source / file.shard.lengths.name, folder / f"{stem}.lengths.npy")
+    listed = Companion(f"{stem}.lengths.npy", file.shard.lengths.sha256)
+    extra = replace(file.shard, split=split, index=index, lengths=listed)
+    return replace(file, name=f"{stem}.parquet", extra=extra)

@@ -9,8 +9,8 @@ Cost: that of encoding the texts that are kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +28,10 @@ from schemas import json_text
 from schemas.chat import Framed
 from schemas.config import settings
 from schemas.datasets import LOSS_MASK
+from schemas.manifest import FormCounts, ShardsExtra
 from schemas.tokenizer import Tokenizer
 
-COUNTS = ("rows", "conversations", "turns", "tokens", "target_tokens", "cut", "turns_cut",
-          "rejected")  # fmt: skip
+COUNTS = tuple(field.name for field in fields(FormCounts) if field.name != "form")
 NO_FORM = "unknown"  # the form of rows in which none was recognised
 GRAMMAR = 1  # changes with what a row becomes: the forms, the framing, the mask, the cut
 
@@ -242,21 +242,24 @@ class ChatCounts:
         """Sum of a count over all forms."""
         return sum(form[count] for form in self.forms.values())
 
-    def to_extra(self) -> dict[str, Any]:
-        """For `Manifest.extra`."""
-        return {
-            "target_tokens": self.total("target_tokens"),
-            "forms": [
-                {"form": name, **{count: self.forms[name][count] for count in COUNTS}}
+    def to_extra(self, extra: ShardsExtra) -> ShardsExtra:
+        """`extra` of a manifest with these counts."""
+        return replace(
+            extra,
+            target_tokens=self.total("target_tokens"),
+            forms=tuple(
+                FormCounts(name, **{count: self.forms[name][count] for count in COUNTS})
                 for name in sorted(self.forms)
                 if self.forms[name]["rows"]
-            ],
-            "reasons": dict(sorted(self.reasons.items())),
-            "forgotten": self.forgotten,
-        }
+            ),
+            reasons=dict(sorted(self.reasons.items())),
+            forgotten=self.forgotten,
+        )
 
     @staticmethod
-    def from_extra(extra: Mapping[str, Any]) -> ChatCounts:
+    def from_extra(extra: ShardsExtra) -> ChatCounts:
         """What `to_extra` gave; shards of earlier versions lack `forgotten`."""
-        forms = {row["form"]: Counter({n: row[n] for n in COUNTS}) for row in extra["forms"]}
-        return ChatCounts(forms, Counter(extra["reasons"]), extra.get("forgotten", 0))
+        forms = {
+            one.form: Counter({n: getattr(one, n) for n in COUNTS}) for one in extra.forms or ()
+        }
+        return ChatCounts(forms, Counter(extra.reasons), extra.forgotten or 0)

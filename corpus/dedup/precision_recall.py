@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from corpus.dedup.minhash import MinHash
 from schemas.config import settings
+from schemas.manifest import Estimate
 
 Z_95 = 1.959964  # 95% of the normal distribution lies within
 
@@ -39,28 +39,6 @@ class Verify:
         Where pairs are not verified, that is where the match probability is steepest.
         """
         return self.min_similarity or minhash.threshold_estimate
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Estimates from `num_pairs` sampled pairs; a share is None where no pair was sampled.
-
-    `precision` has a 95% interval (Wilson). `survivors` is the share of `num_survivors` dropped
-    documents that are similar to the very document that stays.
-    """
-
-    threshold: float
-    num_pairs: int
-    precision: float | None
-    precision_low: float
-    precision_high: float
-    recall: float | None
-    num_survivors: int
-    survivors: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain values."""
-        return asdict(self)
 
 
 def estimate(

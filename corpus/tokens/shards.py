@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,21 @@ from corpus.arrays import to_unsigned as to_unsigned
 from corpus.tokens.splits import HASHES, SPLITS, split_of
 from schemas.config import settings
 from schemas.datasets import CONVERSATION_SHARDS, LOSS_MASK, SHARD_FORMAT, SHARDS
-from schemas.manifest import DataFile, atomic_path
+from schemas.manifest import (
+    Companion,
+    DataFile,
+    Kind,
+    RowGroup,
+    ShardFile,
+    ShardsExtra,
+    Split,
+    TokenizerEntry,
+    atomic_path,
+)
 from schemas.manifest import in_order as in_order
 from schemas.manifest import shards_content_hash as shards_content_hash
 from schemas.tokenizer import LONG_BLANKS, MAX_BLANKS, Tokenizer, without_surrogates
 
-Kind = Literal["documents", "conversations"]
 ORDER = ("order_key", "id", "file_path", "record_offset")
 
 # The stored columns without their documentation: a reworded comment must not change a file.
@@ -162,7 +171,7 @@ def _encode(text: str, encoding: tiktoken.Encoding) -> Int32s:
 
 
 def write_shard(
-    table: pa.Table, folder: str | Path, split: str, index: int, settings: Shard
+    table: pa.Table, folder: str | Path, split: Split, index: int, settings: Shard
 ) -> DataFile:
     """Write the rows of one shard (`TOKENS`, in any order) and return its manifest entry.
 
@@ -185,35 +194,40 @@ def write_shard(
         temporary.replace(temporary.parent / f"{stem}.parquet")
     finally:
         temporary.unlink(missing_ok=True)
-    extra = {
-        "split": split,
-        "index": index,
-        "tokens": sum(group["tokens"] for group in row_groups),
-        "text_bytes": pc.sum(table["text_bytes"], min_count=0).as_py(),
-        "lengths": lengths,
-        "row_groups": row_groups,
-    }
+    extra = ShardFile(
+        split,
+        index,
+        tokens=sum(group.tokens for group in row_groups),
+        text_bytes=pc.sum(table["text_bytes"], min_count=0).as_py(),
+        lengths=lengths,
+        row_groups=row_groups,
+    )
     return DataFile(f"{stem}.parquet", len(table), size, sha256=digest, extra=extra)
 
 
-def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> dict[str, Any]:
+def describe(files: Sequence[DataFile], known: Tokenizer, kind: Kind) -> ShardsExtra:
     """The manifest's `extra` for these shards, described in docs/reference/format.md."""
-    return {
-        "format": SHARD_FORMAT,
-        "kind": kind,
-        "tokenizer": {
-            "file": tokenizer_file(known),
-            "name": known.name,
-            "hash": known.hash,
-            "vocab_size": known.vocab_size,
-            "padded_vocab_size": known.padded_vocab_size,
-            "boundary": known.boundary,
-            "chat_ids": known.chat_ids,
-        },
-        "tokens": _by_split(files, "tokens"),
-        "text_bytes": _by_split(files, "text_bytes"),
-        "content_hash": shards_content_hash(files, known.hash, known.vocab_size),
-    }
+    entry = TokenizerEntry(
+        tokenizer_file(known),
+        known.name,
+        known.hash,
+        known.vocab_size,
+        known.padded_vocab_size,
+        known.boundary,
+        known.chat_ids,
+    )
+    return ShardsExtra(SHARD_FORMAT, kind, entry, *totals(files, entry))
+
+
+def totals(
+    files: Sequence[DataFile], known: TokenizerEntry
+) -> tuple[dict[Split, int], dict[Split, int], str]:
+    """What `ShardsExtra` says of all files: tokens and text bytes by split, the content hash."""
+    tokens, text_bytes = (dict.fromkeys(SPLITS, 0) for _ in range(2))
+    for shard in (file.shard for file in files):
+        tokens[shard.split] += shard.tokens
+        text_bytes[shard.split] += shard.text_bytes
+    return tokens, text_bytes, shards_content_hash(files, known.hash, known.vocab_size)
 
 
 def tokenizer_file(known: Tokenizer) -> str:
@@ -229,18 +243,11 @@ def save_tokenizer(known: Tokenizer, folder: str | Path) -> Path:
     return path
 
 
-def companions(files: Iterable[DataFile], extra: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the files that belong to shards: lengths, the tokenizer, conversations' rejects."""
-    rejected = (extra["rejected"]["name"],) if "rejected" in extra else ()
-    lengths = (file.extra["lengths"]["name"] for file in files)
-    return (*lengths, extra["tokenizer"]["file"], *rejected)
-
-
-def _by_split(files: Sequence[DataFile], count: str) -> dict[str, int]:
-    return {
-        split: sum(file.extra[count] for file in files if file.extra["split"] == split)
-        for split in SPLITS
-    }
+def companions(files: Iterable[DataFile], extra: ShardsExtra) -> tuple[str, ...]:
+    """Names of the files beside shards: lengths, the tokenizer, two lists of conversations."""
+    lengths = (file.shard.lengths.name for file in files)
+    lists = (one.name for one in (extra.rejected, extra.rows) if one)
+    return (*lengths, extra.tokenizer.file, *lists)
 
 
 def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
@@ -251,7 +258,7 @@ def _strings(batch: pa.RecordBatch, name: str) -> list[str]:
 
 def _write_rows(
     path: Path, table: pa.Table, order: UInt64s, rows_per_group: int
-) -> list[dict[str, Any]]:
+) -> tuple[RowGroup, ...]:
     """Write the rows in this order; return tokens, documents and hash of each row group."""
     row_groups, schema = [], MASKED if LOSS_MASK.name in table.schema.names else STORED
     batches = table.select(schema.names).to_batches()
@@ -272,7 +279,7 @@ def _write_rows(
                 assert lengths.equals(group["token_count"].cast(pa.int32())), name
             writer.write_table(group, row_group_size=rows_per_group)
             row_groups.append(_row_group(group))
-    return row_groups
+    return tuple(row_groups)
 
 
 def _picked(batches: list[pa.RecordBatch], rows: UInt64s) -> pa.Table:
@@ -292,12 +299,12 @@ def _picked(batches: list[pa.RecordBatch], rows: UInt64s) -> pa.Table:
     return together.take(pa.array(np.argsort(by_batch)))
 
 
-def _row_group(group: pa.Table) -> dict[str, Any]:
+def _row_group(group: pa.Table) -> RowGroup:
     tokens, digest = _values(group["tokens"], "<i4"), hashlib.sha256()
     digest.update(tokens.data)
     if LOSS_MASK.name in group.schema.names:
         digest.update(_values(group[LOSS_MASK.name], "u1").data)
-    return {"tokens": len(tokens), "documents": len(group), "sha256": digest.hexdigest()}
+    return RowGroup(len(tokens), len(group), digest.hexdigest())
 
 
 def _values(column: pa.ChunkedArray, dtype: str) -> npt.NDArray[Any]:
@@ -306,12 +313,12 @@ def _values(column: pa.ChunkedArray, dtype: str) -> npt.NDArray[Any]:
     return values.astype(dtype, copy=False)
 
 
-def _write_lengths(path: Path, lengths: Int64s) -> dict[str, str]:
+def _write_lengths(path: Path, lengths: Int64s) -> Companion:
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as file:  # given a name, np.save would add a suffix
             np.save(file, lengths.astype("<i4"), allow_pickle=False)
         digest = _flush_and_hash(temporary)
-    return {"name": path.name, "sha256": digest}
+    return Companion(path.name, digest)
 
 
 def _flush_and_hash(path: Path) -> str:

@@ -8,14 +8,11 @@ hash per document.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import xxhash
 
+from schemas.manifest import SPLITS as SPLITS
+from schemas.manifest import Split
 from schemas.suffixes import site
-
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
 
 SITE_SALT = "gristmill-split-1"  # never changed: documents would move between splits
 ID_SALT = "gristmill-split-id-1"

@@ -147,10 +147,10 @@ def _is_done(job: ChatJob, inputs: dict[str, str]) -> bool:
     old = manifest.read(job.folder)
     if old is None or old.fingerprint != manifest.fingerprint("shards", job.settings, inputs):
         return False
-    if "rows" not in old.extra:
+    if old.shards.rows is None:
         return False  # of an earlier version
     sizes = {job.folder / file.name: file.bytes for file in old.files}
-    paths = [job.folder / name for name in row_files.companions(old)]
+    paths = [job.folder / name for name in shards.companions(old.files, old.shards)]
     return all(path.is_file() for path in (*paths, *sizes)) and all(
         path.stat().st_size == size for path, size in sizes.items()
     )
@@ -274,6 +274,13 @@ def _commit(
     started: float,
 ) -> None:
     shards.save_tokenizer(job.tokenizer, job.folder)
+    extra = dataclasses.replace(
+        counts.to_extra(shards.describe(files, job.tokenizer, "conversations")),
+        seed=job.shard.seed,
+        recipe_hash=config.json_hash(job.settings),
+        rejected=row_files.put(work / row_files.REJECTED_FILE, job.folder),
+        rows=row_files.put(work / row_files.ROWS_FILE, job.folder),
+    )
     written = Manifest(
         dataset="shards",
         recipe="conversations",
@@ -281,14 +288,7 @@ def _commit(
         inputs=inputs,
         files=files,
         counts={"documents": sum(file.rows for file in files), "tokens": counts.total("tokens")},
-        extra={
-            **shards.describe(files, job.tokenizer, "conversations"),
-            "seed": job.shard.seed,
-            "recipe_hash": config.json_hash(job.settings),
-            **counts.to_extra(),
-            "rejected": row_files.put(work / row_files.REJECTED_FILE, job.folder),
-            "rows": row_files.put(work / row_files.ROWS_FILE, job.folder),
-        },
+        extra=extra,
         made={
             "engine": "this process",
             "python": platform.python_version(),
@@ -298,7 +298,7 @@ def _commit(
         },
     )
     manifest.write(job.folder, written)
-    dataset_io.sweep(job.folder, written, row_files.companions(written))
+    dataset_io.sweep(job.folder, written, shards.companions(files, extra))
 
 
 # --- What is printed -----------------------------------------------------------------------------
@@ -306,31 +306,30 @@ def _commit(
 
 def table(listed: Manifest) -> Table:
     """Counts per form, and of all forms where there are several."""
-    spent = f"{listed.made['seconds']:.1f} s, tokenizer {listed.extra['tokenizer']['name']}"
+    spent = f"{listed.made['seconds']:.1f} s, tokenizer {listed.shards.tokenizer.name}"
     title = Text(one_line(f"conversations: {spent}"), "table.title")
     table = Table("", title=title, title_justify="left", show_edge=False)
-    forms: list[dict[str, Any]] = listed.extra["forms"]
+    counts = ChatCounts.from_extra(listed.shards)
+    forms = counts.forms
     if len(forms) > 1:
-        forms = [*forms, {"form": "all", **{n: sum(one[n] for one in forms) for n in COUNTS}}]
+        forms["all"] = Counter({name: counts.total(name) for name in COUNTS})
     for form in forms:
-        table.add_column(Text(one_line(form["form"])), justify="right")
+        table.add_column(Text(one_line(form)), justify="right")
     for name in COUNTS:
-        table.add_row(name.replace("_", " "), *[f"{form[name]:,}" for form in forms])
+        table.add_row(name.replace("_", " "), *[f"{of[name]:,}" for of in forms.values()])
     return table
 
 
 def ending(listed: Manifest, folder: Path) -> Text:
     """Rejected rows by reason and where they are listed, then shards and tokens per split."""
-    lines, counts = [], ChatCounts.from_extra(listed.extra)
+    lines, counts = [], ChatCounts.from_extra(listed.shards)
     if counts.forgotten:
         lines.append(f"taken down: {counts.forgotten:,} rows, left out and listed nowhere")
-    if counts.reasons:
+    if counts.reasons and listed.shards.rejected:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts.reasons.items())
-        lines.append(
-            f"rejected: {reasons}; line by line in {folder / listed.extra['rejected']['name']}"
-        )
-    for split, tokens in listed.extra["tokens"].items():
-        files = [file for file in listed.files if file.extra["split"] == split]
+        lines.append(f"rejected: {reasons}; line by line in {folder / listed.shards.rejected.name}")
+    for split, tokens in listed.shards.tokens.items():
+        files = [file for file in listed.files if file.shard.split == split]
         rows = sum(file.rows for file in files)
         lines.append(f"{split}: {rows:,} conversations, {tokens:,} tokens, {len(files):,} shards")
     return Text("\n".join(lines))

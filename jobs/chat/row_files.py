@@ -21,22 +21,15 @@ import pyarrow.compute as pc
 from corpus.chat.encode import ROWS, ChatCounts, row_name
 from corpus.clean.contamination import sha256
 from corpus.clean.removals import DocumentKeys, RemovalRequest, RemovalRequests
-from corpus.tokens import shards
 from schemas import json_text
 from schemas.datasets import KEY
 from schemas.errors import UserError
-from schemas.manifest import Manifest, atomic_path
+from schemas.manifest import Companion, ShardsExtra, atomic_path
 
 ROWS_FILE, REJECTED_FILE = "rows.arrow", "rejected.jsonl"  # their names until they are done
 ROWS_PER_BATCH = 1 << 16
 _KEYS = pa.schema([ROWS.field(name) for name in KEY])
 _SUMS = ("turns", "tokens", "target_tokens", "turns_cut")
-
-
-def companions(listed: Manifest) -> tuple[str, ...]:
-    """Names of the files beside shards that their manifest lists."""
-    rows = (listed.extra["rows"]["name"],) if "rows" in listed.extra else ()
-    return (*shards.companions(listed.files, listed.extra), *rows)
 
 
 def write_rows(rows: pa.Table, path: Path) -> None:
@@ -47,13 +40,13 @@ def write_rows(rows: pa.Table, path: Path) -> None:
             file.write_table(rows.slice(start, ROWS_PER_BATCH).combine_chunks())
 
 
-def put(written: Path, folder: Path) -> dict[str, str]:
+def put(written: Path, folder: Path) -> Companion:
     """Put a file beside the shards, named by its content; its entry for the manifest."""
     digest = sha256(written)
     name = f"{written.stem}-{digest[:16]}{written.suffix}"
     with atomic_path(folder / name) as temporary:
         shutil.copyfile(written, temporary)
-    return {"name": name, "sha256": digest}
+    return Companion(name, digest)
 
 
 def matches(
@@ -77,27 +70,29 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def without(
-    folder: Path, listed: Manifest, keys: DocumentKeys, work: Path
-) -> tuple[Manifest, ChatCounts]:
-    """The manifest without the rows of these keys, and the counts of what was removed.
+    folder: Path, extra: ShardsExtra, keys: DocumentKeys, work: Path
+) -> tuple[ShardsExtra, ChatCounts]:
+    """The manifest's `extra` without the rows of these keys, and the counts of what was removed.
 
-    The new files are put into `folder`, beside those of `listed`; `work` is for unfinished ones.
-    Where no row has one of the keys, nothing changes.
+    The new files are put into `folder`, beside the old ones; `work` is for unfinished ones. Where
+    no row has one of the keys, nothing changes.
     """
-    gone, extra = ChatCounts(), dict(listed.extra)
+    gone, rejected, rows = ChatCounts(), work / REJECTED_FILE, work / ROWS_FILE
     work.mkdir(parents=True, exist_ok=True)
-    written = {"rejected": work / REJECTED_FILE}
-    _rejected_without(folder / extra["rejected"]["name"], keys, written["rejected"], gone)
-    if "rows" in extra:  # not in shards of an earlier version, whose counts stay
-        written["rows"] = work / ROWS_FILE
-        _rows_without(folder / extra["rows"]["name"], keys, written["rows"], gone)
+    if extra.rejected:
+        _rejected_without(folder / extra.rejected.name, keys, rejected, gone)
+    if extra.rows:  # not in shards of an earlier version, whose counts stay
+        _rows_without(folder / extra.rows.name, keys, rows, gone)
     if not gone.forgotten:
-        return listed, gone
+        return extra, gone
     counts = ChatCounts.from_extra(extra)
     counts.remove(gone)
-    extra |= counts.to_extra()
-    extra |= {name: put(path, folder) for name, path in written.items()}
-    return dataclasses.replace(listed, extra=extra), gone
+    left = counts.to_extra(extra)
+    if extra.rejected:
+        left = dataclasses.replace(left, rejected=put(rejected, folder))
+    if extra.rows:
+        left = dataclasses.replace(left, rows=put(rows, folder))
+    return left, gone
 
 
 def _rows_without(path: Path, keys: DocumentKeys, out: Path, gone: ChatCounts) -> None:

@@ -19,7 +19,6 @@ import functools
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -31,6 +30,7 @@ from jobs.engine.dataset_io import store
 from jobs.engine.progress import track
 from jobs.engine.stage import Job, Stage, Written, balance
 from schemas.datasets import CANONICAL, CLUSTERS, KEY, PII_KINDS, SURVIVORS
+from schemas.manifest import CanonicalExtra, ClustersExtra, Components
 
 EARLIER, NEAR, PASSAGES = "earlier_duplicate", "near_duplicate", "duplicate_passages"
 CHOSEN = pa.schema([CLUSTERS.field(name) for name in CLUSTERS.names if name not in ("id", *KEY)])
@@ -53,7 +53,8 @@ def run(job: Job) -> dict[str, Written]:
         grouped, extra = _group(job, work)
         removed = None
         if job.recipe.passages.unit != "none":
-            grouped, removed, extra["passages"] = _cut_passages(job, grouped, work / "passages")
+            grouped, removed, passages = _cut_passages(job, grouped, work / "passages")
+            extra = replace(extra, passages=passages)
         files = dataset_io.write(
             grouped, job.folder("clusters"), CLUSTERS, count_by="duplicate_kind"
         )
@@ -88,7 +89,7 @@ class Links:
         return self.near.union(self.exact.select(F.col("node").alias("a"), F.col("hub").alias("b")))
 
 
-def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
+def _group(job: Job, work: Path) -> tuple[DataFrame, ClustersExtra]:
     """Rows of `clusters` before passages are removed, and the manifest's `extra`."""
     nodes = job.read("bands")
     found = _links(job, nodes, work)
@@ -102,12 +103,8 @@ def _group(job: Job, work: Path) -> tuple[DataFrame, dict[str, Any]]:
     own = dropped.filter(F.col("duplicate_root").isNull())
     pairs = own.select(F.col("node").alias("a"), F.col("duplicate_node").alias("b"))
     estimate = verify.estimated(job, nodes, found.near, pairs, work / "estimate")
-    extra = {
-        "links": found.counts,
-        "components": {"rounds": labels.rounds, "edges": list(labels.edges)},
-        "estimate": estimate.to_json(),
-    }
-    return complete(nodes, stored), extra
+    rounds = Components(labels.rounds, tuple(labels.edges))
+    return complete(nodes, stored), ClustersExtra(found.counts, rounds, estimate)
 
 
 def _links(job: Job, nodes: DataFrame, work: Path) -> Links:
@@ -228,7 +225,8 @@ def _write_canonical(job: Job, written: Written, removed: DataFrame | None) -> W
         )
         files = dataset_io.write(made, job.folder("canonical"), CANONICAL)
     canonical = Written(files, {"documents": sum(file.rows for file in files)})
-    return replace(canonical, extra={"pii": _count_pii(job.read_files("canonical", files))})
+    pii = _count_pii(job.read_files("canonical", files))
+    return replace(canonical, extra=CanonicalExtra(pii))
 
 
 def _count_pii(canonical: DataFrame) -> dict[str, int]:

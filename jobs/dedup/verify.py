@@ -14,13 +14,14 @@ from pyspark.sql import functions as F
 
 from corpus.arrays import UInt64s
 from corpus.dedup.minhash import jaccard, shingle_hashes
-from corpus.dedup.precision_recall import Estimate, estimate
+from corpus.dedup.precision_recall import estimate
 from jobs.dedup import bands, links
 from jobs.engine import dataset_io
 from jobs.engine.dataset_io import Stored, store
 from jobs.engine.progress import track
 from jobs.engine.stage import Job
 from schemas.datasets import JACCARD, KEY, PAIRS_TO_COMPARE, SHINGLES
+from schemas.manifest import Estimate
 
 # Hubs tried per bucket. Documents unlike the first hub are compared with the smallest among them,
 # and so on; more distinct documents than this share a bucket only by chance.

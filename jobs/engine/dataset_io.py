@@ -89,15 +89,16 @@ def stored(
     return Stored(read_files(spark, paths, schema), sum(file.rows for file in files))
 
 
-def receipts(frame: DataFrame) -> tuple[DataFile, ...]:
+def receipts(frame: DataFrame, dataset: str = "") -> tuple[DataFile, ...]:
     """Run a frame whose rows are receipts, one per file; returns the files sorted by name."""
     values = frame.toArrow()["receipt"].to_pylist()
-    return tuple(sorted((DataFile(**json.loads(v)) for v in values), key=lambda f: f.name))
+    files = (DataFile.from_json(json.loads(value), dataset) for value in values)
+    return tuple(sorted(files, key=lambda file: file.name))
 
 
 def receipt(file: DataFile) -> pa.RecordBatch:
     """What a task returns to the driver for a file that it committed."""
-    return pa.RecordBatch.from_pydict({"receipt": [json.dumps(vars(file))]})
+    return pa.RecordBatch.from_pydict({"receipt": [json.dumps(file.to_json())]})
 
 
 def write_table(folder: Path, table: pa.Table, count_by: str | None = None) -> DataFile:

@@ -20,6 +20,7 @@ from pathlib import Path
 from schemas import manifest
 from schemas.datasets import DATASETS
 from schemas.errors import UserError
+from schemas.manifest import ForgottenExtra
 from schemas.names import plain_component
 
 MARKER = "gristmill.json"
@@ -138,7 +139,7 @@ def _refuse_link(path: Path) -> None:
 def refuse_unfinished(root: Path) -> None:
     """Raise `UserError` if a takedown did not finish: the datasets are inconsistent."""
     listed = manifest.read(root / "forgotten")
-    if listed and listed.extra["unfinished"]:
+    if listed and manifest.extra_of(listed, ForgottenExtra).unfinished:
         raise UserError(
             f"--root {root}: a takedown did not finish there; "
             f"run gristmill forget --root {root} to resume it"

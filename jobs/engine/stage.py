@@ -27,7 +27,7 @@ from jobs.engine.session import Engine
 from schemas import config, manifest
 from schemas.datasets import DATASETS, judged_schema
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import DataFile, Extra, Manifest
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Written:
 
     files: tuple[DataFile, ...]
     counts: dict[str, int]
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Extra = field(default_factory=Extra)
     keep: tuple[str, ...] = ()
 
 
@@ -162,7 +162,7 @@ def _is_valid(folder: Path, dataset: str, settings: dict[str, Any], inputs: dict
         path = folder / file.name
         if not path.is_file() or path.stat().st_size != file.bytes:
             return False
-    beside = companions(old.files, old.extra) if dataset == "shards" else ()
+    beside = companions(old.files, old.shards) if dataset == "shards" else ()
     return all((folder / name).is_file() for name in beside)
 
 

@@ -29,7 +29,7 @@ from jobs.engine.roots import shards_folder
 from schemas import config, manifest
 from schemas.datasets import CANONICAL, DOCUMENTS, KEY
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import DataFile, Manifest, OtherShards
 from schemas.printing import PlainConsole, one_line, printable
 
 Row = dict[str, Any]
@@ -121,6 +121,8 @@ def open_root(folder: Path, shards: str = "shards") -> Root:
             absent[dataset] = "not built yet"
         elif source not in found or listed.inputs.get(source) != found[source].fingerprint:
             absent[dataset] = f"was built from a different '{source}'"
+        elif isinstance(listed.extra, OtherShards):
+            absent[dataset] = f"of format {listed.extra.format}, which this version does not read"
         else:
             found[dataset] = listed
     judged = found["judged"].settings if "judged" in found else {}
@@ -193,7 +195,7 @@ def _url(root: Root, key: Row) -> str | None:
 def _shard(root: Root, where: pc.Expression) -> Row | None:
     for file in root.manifests["shards"].files if "shards" in root.manifests else ():
         for row in root.find("shards", where, ["token_count"], (file,)):
-            return {"file": file.name, "split": file.extra["split"], "tokens": row["token_count"]}
+            return {"file": file.name, "split": file.shard.split, "tokens": row["token_count"]}
     return None
 
 

@@ -25,7 +25,7 @@ from jobs.engine.roots import refuse_unfinished, shards_folder
 from jobs.engine.stage import balance
 from schemas import manifest
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import CanonicalExtra, ClustersExtra, DocumentsFile, Manifest, extra_of
 from schemas.printing import printable
 
 
@@ -35,7 +35,7 @@ class Funnel:
 
     `rejected`: documents by reason. `duplicates_by_kind`: dropped documents by kind of duplicate.
     `estimate`: precision and recall of the links from a sample
-    (`corpus.dedup.precision_recall.Estimate`). `passages`: what was removed from documents that
+    (`schemas.manifest.Estimate`). `passages`: what was removed from documents that
     stay. `pii`: personal data items replaced in them. Before later stages have run, documents
     count as `extracted` or `kept`.
     """
@@ -78,9 +78,10 @@ def funnel(root: Path, shards_name: str = "shards") -> Funnel:
     clusters = _made_from(root / "clusters", bands)
     scrubbed = _made_from(root / "canonical", bands)
     contamination = _made_from(root / "contamination", scrubbed)
-    contaminated = _num_dropped(contamination)
+    dropped = contamination if contamination and contamination.drops else None
+    contaminated = dropped.counts["contaminated"] if dropped else 0
     shards = _made_from(shards_folder(root, shards_name), scrubbed)
-    if shards and shards.inputs.get("contamination") != _dropping(contamination):
+    if shards and shards.inputs.get("contamination") != (dropped and dropped.fingerprint):
         shards = None  # made before documents were dropped, or dropped no more
     rowless, extracted = _split_rowless(documents)
     by_reason = dict(judged.counts) if judged else extracted
@@ -93,7 +94,8 @@ def funnel(root: Path, shards_name: str = "shards") -> Funnel:
     outcomes = rowless | by_reason | duplicates | last
     stages = (documents, judged, bands, clusters, contamination, shards)
     made = {listed.dataset: listed.made for listed in stages if listed}
-    said = clusters.extra if clusters else {}
+    linked = extra_of(clusters, ClustersExtra) if clusters else ClustersExtra()
+    cleaned = extra_of(scrubbed, CanonicalExtra) if scrubbed else CanonicalExtra()
     result = Funnel(
         recipe=documents.recipe,
         records=sum(documents.counts.values()),
@@ -104,12 +106,12 @@ def funnel(root: Path, shards_name: str = "shards") -> Funnel:
         duplicates=sum(duplicates.values()),
         duplicates_by_kind=duplicates,
         repeated_ids=bands.counts["repeated_ids"] if bands else 0,
-        links=said.get("links", {}),
-        estimate=said.get("estimate", {}),
-        passages=said.get("passages", {}),
+        links=linked.links or {},
+        estimate=dataclasses.asdict(linked.estimate) if linked.estimate else {},
+        passages=linked.passages or {},
         canonical=canonical,
         contaminated=contaminated,
-        pii=scrubbed.extra.get("pii", {}) if scrubbed else {},
+        pii=cleaned.pii or {},
         seconds={name: m["seconds"] for name, m in made.items()},
         engines={name: m["engine"] for name, m in made.items()},
         **_shard_numbers(shards),
@@ -122,13 +124,14 @@ def conversations(root: Path, shards_name: str) -> Manifest | None:
     """The manifest of a folder of conversations; None where it holds anything else."""
     refuse_unfinished(root)
     found = manifest.read(shards_folder(root, shards_name))
-    return found if found and found.extra.get("kind") == "conversations" else None
+    return found if found and found.has_conversations else None
 
 
 def conversations_json(made: Manifest) -> str:
     """What became of the rows of chat files, as a JSON object."""
     named = ("forms", "reasons", "forgotten", "target_tokens")
-    told = {name: made.extra[name] for name in named if name in made.extra}
+    values = dataclasses.asdict(made.shards)
+    told = {name: values[name] for name in named if values[name] is not None}
     seconds = {"seconds": {"conversations": made.made["seconds"]}}
     return json.dumps(
         {"kind": "conversations", **told, **_shard_numbers(made), **seconds}, indent=1
@@ -143,33 +146,21 @@ def _made_from(folder: Path, source: Manifest | None) -> Manifest | None:
     return None
 
 
-def _dropping(contamination: Manifest | None) -> str | None:
-    """Fingerprint of what shards leave out."""
-    drops = contamination and contamination.extra["action"] == "drop"
-    return contamination.fingerprint if contamination and drops else None
-
-
-def _num_dropped(contamination: Manifest | None) -> int:
-    if contamination is None or contamination.extra["action"] != "drop":
-        return 0
-    return contamination.counts["contaminated"]
-
-
 def _split_rowless(documents: Manifest) -> tuple[dict[str, int], dict[str, int]]:
-    names = {name for file in documents.files for name in file.extra["rowless"]}
+    names = {name for file in documents.files for name in extra_of(file, DocumentsFile).rowless}
     rowless = {k: v for k, v in documents.counts.items() if k in names}
     return rowless, {k: v for k, v in documents.counts.items() if k not in names}
 
 
-def _shard_numbers(shards: Manifest | None) -> dict[str, Any]:
-    if shards is None:
+def _shard_numbers(listed: Manifest | None) -> dict[str, Any]:
+    if listed is None:
         return {"shards": 0, "tokens": 0, "tokens_by_split": {}, "tokenizer": ""}
-    tokens = shards.extra["tokens"]
+    tokens = listed.shards.tokens
     return {
-        "shards": len(shards.files),
+        "shards": len(listed.files),
         "tokens": sum(tokens.values()),
         "tokens_by_split": tokens,
-        "tokenizer": shards.extra["tokenizer"]["name"],
+        "tokenizer": listed.shards.tokenizer.name,
     }
 
 

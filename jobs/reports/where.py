@@ -1,8 +1,8 @@
 """Where a page is: its record in the archive, its row in the shards, and the rows trained on.
 
 What became of the page comes from `jobs.reports.explain`; its row in a shard is found by its key.
-Only the trainer knows which batch holds a row, and jobs do not import the trainer: `trainer where`
-runs as a process.
+Only the trainer knows which batch holds a row: `trainer.data.trace`, the one module of the trainer
+that jobs import, and only when a run is named.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,10 +23,11 @@ from rich.text import Text
 from jobs.reports import explain
 from jobs.reports.explain import PageReport
 from schemas.datasets import KEY
-from schemas.errors import UserError
 from schemas.printing import PlainConsole, one_line
 
-TRAINER = (sys.executable, "-m", "trainer")
+if TYPE_CHECKING:
+    from trainer.data.trace import Occurrence
+
 _EXAMPLES = """\
 examples:
   gristmill where --root out --url http://example.com/page
@@ -42,13 +41,13 @@ examples:
 class Placed:
     """A capture's report, its place in its shard, and the rows of a run that hold it.
 
-    `rows` are as `trainer where --json` prints them; None if no run was given.
+    `rows` is None if no run was given.
     """
 
     story: PageReport
     row_group: int | None = None
     row: int | None = None
-    rows: list[dict[str, Any]] | None = None
+    rows: list[Occurrence] | None = None
 
 
 def where(arguments: argparse.Namespace) -> list[Placed]:
@@ -59,12 +58,12 @@ def where(arguments: argparse.Namespace) -> list[Placed]:
 
 
 def _placed(
-    arguments: argparse.Namespace, story: PageReport, rows: list[dict[str, Any]] | None
+    arguments: argparse.Namespace, story: PageReport, rows: list[Occurrence] | None
 ) -> Placed:
     if story.shard is None:
         return Placed(story)
     path = Path(arguments.root) / arguments.shards / story.shard["file"]
-    own = None if rows is None else [row for row in rows if row["id"] == story.id]
+    own = None if rows is None else [row for row in rows if row.id == story.id]
     return Placed(story, *_row_of(path, story.place), own)
 
 
@@ -80,20 +79,17 @@ def _row_of(shard: Path, key: dict[str, Any]) -> tuple[int, int]:
     raise AssertionError(f"{shard} has no row {key}")
 
 
-def _trained(arguments: argparse.Namespace, stories: Sequence[PageReport]) -> list[dict[str, Any]]:
-    """The rows of the run that hold the pages, from `trainer where`; passes its `UserError` on."""
+def _trained(arguments: argparse.Namespace, stories: Sequence[PageReport]) -> list[Occurrence]:
+    """The rows of the run that hold the pages."""
     if all(story.shard is None for story in stories):
         return []
-    named = ["--url", arguments.url] if arguments.url else ["--id", stories[0].id]
-    command = [*TRAINER, "where", "--run", arguments.run, *named, "--json"]
-    command += ["--manifest", str(Path(arguments.root) / arguments.shards)]
-    command += [] if arguments.steps is None else ["--steps", str(arguments.steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 2:
-        raise UserError(done.stderr.strip().removeprefix("trainer: error: "))
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}:\n{done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    from trainer.data.trace import loader_of_run, rows_with, steps_to_search
+
+    run = Path(arguments.run)
+    loader = loader_of_run(run, [Path(arguments.root) / arguments.shards])
+    steps = steps_to_search(arguments.steps, run)
+    named = {"url": arguments.url} if arguments.url else {"document_id": stories[0].id}
+    return sorted(rows_with(loader, steps, **named))
 
 
 def _lines(placed: Placed, title: str) -> Iterator[Text]:
@@ -113,18 +109,22 @@ def _lines(placed: Placed, title: str) -> Iterator[Text]:
         yield Text("not in a shard: no run on these shards was trained on it")
 
 
-def _trained_lines(rows: list[dict[str, Any]]) -> Iterator[Text]:
+def _trained_lines(rows: list[Occurrence]) -> Iterator[Text]:
     yield Text(f"trained on, rows: {len(rows):,}" if rows else "not trained on in these steps")
     for row in rows:
         yield Text(
-            f"  step {row['step']:,}, row {row['row']}, pos {row['position']}: "
-            f"tokens {row['first']:,} to {row['end'] - 1:,}"
+            f"  step {row.step:,}, row {row.row}, pos {row.position}: "
+            f"tokens {row.first:,} to {row.end - 1:,}"
         )
 
 
 def to_json(found: Sequence[Placed]) -> str:
     """The captures as a JSON list; `story` is the output of `gristmill explain --json`."""
-    return json.dumps([dataclasses.asdict(one) for one in found], indent=1)
+    captures = []
+    for one in found:
+        rows = None if one.rows is None else [row._asdict() for row in one.rows]
+        captures.append({**dataclasses.asdict(one), "rows": rows})
+    return json.dumps(captures, indent=1)
 
 
 def add_parser(commands) -> None:  # type: ignore[no-untyped-def]

@@ -37,7 +37,7 @@ from jobs.takedown.rewrite import BLANKED, MATCH, DatasetFolder
 from schemas import manifest
 from schemas.datasets import FORGOTTEN, KEY
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import DataFile, ForgottenExtra, Manifest
 from schemas.printing import PlainConsole, printable
 
 _CLUSTER = pa.schema([*(pa.field(name, FORGOTTEN.field(name).type) for name in KEY),
@@ -102,7 +102,7 @@ class RemovalRecord:
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder, self._engine = folder, engine
         self._listed = manifest.read(folder) or Manifest(
-            "forgotten", "", {}, {}, (), {}, {"unfinished": False}
+            "forgotten", "", {}, {}, (), {}, ForgottenExtra()
         )
 
     def ask(self, requests: list[RemovalRequest]) -> None:
@@ -129,7 +129,7 @@ class RemovalRecord:
 
     def finish(self) -> None:
         """Record that all documents are removed."""
-        if self._listed.extra["unfinished"]:
+        if manifest.extra_of(self._listed, ForgottenExtra).unfinished:
             dataset_io.sweep(self.folder, self._listed)
             self._commit(self._listed.files, unfinished=False)
 
@@ -141,7 +141,7 @@ class RemovalRecord:
             self._listed,
             files=files,
             counts=dataset_io.sum_counts(files),
-            extra={"unfinished": unfinished},
+            extra=ForgottenExtra(unfinished),
             made={"engine": self._engine.name, "finished": _now()},
         )
         manifest.write(self.folder, self._listed)

@@ -34,7 +34,7 @@ from pyspark.sql import functions as F
 from corpus.clean import removals
 from corpus.clean.removals import DocumentKeys, RemovalRequests
 from corpus.tokens import shards
-from corpus.tokens.shards import Shard, shards_content_hash
+from corpus.tokens.shards import Shard
 from jobs import decontaminate, extract
 from jobs.chat import row_files
 from jobs.engine import dataset_io
@@ -44,7 +44,7 @@ from jobs.engine.roots import MARKER, refuse_links
 from schemas import config, manifest, tokenizer
 from schemas.datasets import FORGOTTEN, KEY
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import CanonicalExtra, ContaminationExtra, DataFile, Manifest
 
 # Upstream first: a dataset rebuilt meanwhile from one that is done can't hold the documents.
 ORDER = ("documents", "judged", "bands", "clusters", "canonical", "contamination")
@@ -77,38 +77,41 @@ class TargetFile:
 
     def to_json(self) -> str:
         """For a task."""
-        return config.canonical_json(dataclasses.asdict(self))
+        return config.canonical_json({**vars(self), "file": self.file.to_json()})
 
     @staticmethod
     def from_json(text: str) -> TargetFile:
         """What `to_json` gave."""
         values = json.loads(text)
-        return TargetFile(**{**values, "file": DataFile(**values["file"])})
+        file = DataFile.from_json(values["file"], values["dataset"])
+        return TargetFile(**{**values, "file": file})
 
 
 @dataclass(frozen=True)
 class RewrittenFile:
     """A file that replaces `old`, and what to subtract from the manifest's numbers.
 
-    `counts` are for `Manifest.counts` (removed rows by outcome, tokens), `extra` for the tables of
-    these names in `Manifest.extra` (tokens by split, personal data by kind).
+    `counts` are for `Manifest.counts` (removed rows by outcome, tokens), `pii` for the personal
+    data of `canonical`, by kind.
     """
 
+    dataset: str
     old: str
     file: DataFile
     rows: int
     counts: dict[str, int]
-    extra: dict[str, dict[str, int]] = field(default_factory=dict)
+    pii: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """For the driver."""
-        return config.canonical_json(dataclasses.asdict(self))
+        return config.canonical_json({**vars(self), "file": self.file.to_json()})
 
     @staticmethod
     def from_json(text: str) -> RewrittenFile:
         """What `to_json` gave."""
         values = json.loads(text)
-        return RewrittenFile(**{**values, "file": DataFile(**values["file"])})
+        file = DataFile.from_json(values["file"], values["dataset"])
+        return RewrittenFile(**{**values, "file": file})
 
 
 # --- The datasets of a root and their files ------------------------------------------------------
@@ -126,6 +129,9 @@ def find_datasets(root: Path) -> list[DatasetFolder]:
     if not known and not found:
         raise UserError(f"--root {root}: holds no dataset; name the root of a gristmill run")
     _refuse_deeper_shards(path for path in others if path not in found)
+    for listed in map(manifest.read, found):
+        if listed:
+            listed.shards  # noqa: B018 (raises for another format, whose files can't be rewritten)
     return known + [DatasetFolder("shards", path) for path in found]
 
 
@@ -174,8 +180,8 @@ def targets_in(place: DatasetFolder) -> Iterator[TargetFile]:
 def rejected_in(place: DatasetFolder) -> Iterator[TargetFile]:
     """The file of rejected rows beside shards of conversations."""
     listed = manifest.read(place.folder)
-    if listed and "rejected" in listed.extra:
-        name = listed.extra["rejected"]["name"]
+    if listed and place.dataset == "shards" and listed.shards.rejected:
+        name = listed.shards.rejected.name
         yield TargetFile(REJECTED, str(place.folder / name), DataFile(name, 0, 0))
 
 
@@ -232,18 +238,19 @@ def remove_from(
         _drop_uncommitted(place)
         return changes
     new = _adjusted(spark, place, listed, changes)
-    if "rejected" in new.extra:
+    if place.dataset == "shards" and new.shards.rejected:
         keys, work = removals.load_keys(forgotten), root / ".work" / "forget-conversations"
-        new, gone = row_files.without(place.folder, new, keys, work)
-        if rows := gone.reasons.total():
-            file = DataFile(new.extra["rejected"]["name"], 0, 0)
-            changes.append(RewrittenFile("", file, rows, {}))
+        extra, gone = row_files.without(place.folder, new.shards, keys, work)
+        new = dataclasses.replace(new, extra=extra)
+        if extra.rejected and (rows := gone.reasons.total()):
+            file = DataFile(extra.rejected.name, 0, 0)
+            changes.append(RewrittenFile(REJECTED, "", file, rows, {}))
     if new != listed:
         manifest.write(place.folder, new)
     if place.dataset == "documents":
         _drop_uncommitted(place)
     else:
-        kept = row_files.companions(new) if place.dataset == "shards" else ()
+        kept = shards.companions(new.files, new.shards) if place.dataset == "shards" else ()
         dataset_io.sweep(place.folder, new, keep=kept)
     return changes
 
@@ -277,18 +284,23 @@ def _adjusted(
     files = tuple(new.get(file.name, file) for file in listed.files)
     if place.dataset != "shards":
         files = tuple(sorted(files, key=lambda file: file.name))
-    counts, extra = dict(listed.counts), json.loads(json.dumps(listed.extra))
+    counts = dict(listed.counts)
     for change in changes:
         _subtract(counts, change.counts, keep=place.dataset not in OUTCOME)
-        for name, numbers in change.extra.items():
-            _subtract(extra.get(name, {}), numbers, keep=True)
-    left = dataclasses.replace(listed, files=files, counts=counts, extra=extra)
+    left = dataclasses.replace(listed, files=files, counts=counts)
 
     # What can only be counted over all files.
     if place.dataset == "shards":
-        known = left.extra["tokenizer"]
-        content = shards_content_hash(left.files, known["hash"], known["vocab_size"])
-        return dataclasses.replace(left, extra=left.extra | {"content_hash": content})
+        tokens, text_bytes, content = shards.totals(files, listed.shards.tokenizer)
+        extra = dataclasses.replace(
+            listed.shards, tokens=tokens, text_bytes=text_bytes, content_hash=content
+        )
+        return dataclasses.replace(left, extra=extra)
+    if isinstance(listed.extra, CanonicalExtra) and listed.extra.pii:
+        pii = dict(listed.extra.pii)
+        for change in changes:
+            _subtract(pii, change.pii, keep=True)
+        return dataclasses.replace(left, extra=CanonicalExtra(pii))
     if place.dataset == "contamination":
         return _contamination_recounted(spark, place, left)
     if "repeated_ids" in left.counts:
@@ -320,8 +332,9 @@ def _contamination_recounted(
     canonical = manifest.read(place.folder.parent / "canonical")
     if canonical and canonical.fingerprint == listed.inputs["canonical"]:
         counts["clean"] = canonical.rows - contaminated
-    sets = decontaminate.count_by_set(rows, listed.extra["sets"])
-    return dataclasses.replace(listed, counts=counts, extra=listed.extra | {"sets": sets})
+    extra = manifest.extra_of(listed, ContaminationExtra)
+    extra = dataclasses.replace(extra, sets=decontaminate.count_by_set(rows, extra.sets))
+    return dataclasses.replace(listed, counts=counts, extra=extra)
 
 
 # --- One file ------------------------------------------------------------------------------------
@@ -371,7 +384,7 @@ def _file_without(
     if target.dataset in OUTCOME:
         counts = _less(counts, gone.counts)
     new = DataFile(name, rows, size, counts=counts, extra=target.file.extra)
-    return RewrittenFile(path.name, new, gone.rows, dict(gone.counts), gone.extra)
+    return RewrittenFile(target.dataset, path.name, new, gone.rows, dict(gone.counts), gone.pii)
 
 
 @dataclass
@@ -381,7 +394,7 @@ class _RemovedRows:
     dataset: str
     rows: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    extra: dict[str, dict[str, int]] = field(default_factory=dict)
+    pii: Counter[str] = field(default_factory=Counter)
 
     def take(self, rows: pa.Table, keys: DocumentKeys, requests: RemovalRequests) -> pa.Table:
         """What is left of `rows`."""
@@ -407,10 +420,8 @@ class _RemovedRows:
         if "num_shingles" in gone.schema.names:
             self.counts["unsigned"] += pc.sum(pc.equal(gone["num_shingles"], 0)).as_py()
         if "pii" in gone.schema.names:
-            sums = self.extra.setdefault("pii", {})
             for row in gone["pii"].to_pylist():
-                for kind, number in (row or {}).items():
-                    sums[kind] = sums.get(kind, 0) + number
+                self.pii.update(row or {})
 
 
 def _less(counts: dict[str, int], gone: Counter[str]) -> dict[str, int]:
@@ -427,7 +438,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 def _shard_without(target: TargetFile, rows: pa.Table, keys: DocumentKeys) -> RewrittenFile:
     folder, old = Path(target.path).parent, target.file
-    mask, split = keys.mask(rows), old.extra["split"]
+    mask, split = keys.mask(rows), old.shard.split
     gone, left = rows.filter(pa.array(mask)), rows.filter(pa.array(~mask))
     text_bytes = _text_bytes(gone, folder)
 
@@ -437,21 +448,19 @@ def _shard_without(target: TargetFile, rows: pa.Table, keys: DocumentKeys) -> Re
     columns["order_key"] = pa.array(np.arange(left.num_rows, dtype=np.int64))
     columns["text_bytes"] = pa.array(np.zeros(left.num_rows, np.int64))
     # All row groups but the last are full, so the largest has the setting's number of rows.
-    settings = Shard(rows_per_group=max(g["documents"] for g in old.extra["row_groups"]))
-    new = shards.write_shard(pa.table(columns), folder, split, old.extra["index"], settings)
-    new.extra["text_bytes"] = old.extra["text_bytes"] - text_bytes
-
-    tokens = old.extra["tokens"] - new.extra["tokens"]
-    extra = {"tokens": {split: tokens}, "text_bytes": {split: text_bytes}}
-    counts = {"documents": gone.num_rows, "tokens": tokens}
-    return RewrittenFile(old.name, new, gone.num_rows, counts, extra)
+    settings = Shard(rows_per_group=max(group.documents for group in old.shard.row_groups))
+    new = shards.write_shard(pa.table(columns), folder, split, old.shard.index, settings)
+    extra = dataclasses.replace(new.shard, text_bytes=old.shard.text_bytes - text_bytes)
+    new = dataclasses.replace(new, extra=extra)
+    counts = {"documents": gone.num_rows, "tokens": old.shard.tokens - new.shard.tokens}
+    return RewrittenFile(target.dataset, old.name, new, gone.num_rows, counts)
 
 
 def _text_bytes(rows: pa.Table, folder: Path) -> int:
     """Bytes of the rows' texts: of all tokens but the control tokens that our code inserts."""
     listed = manifest.read(folder)
     assert listed, folder  # shards that no manifest lists have no entry to rewrite
-    known = tokenizer.load(folder / listed.extra["tokenizer"]["file"])
+    known = tokenizer.load(folder / listed.shards.tokenizer.file)
     ours = {known.boundary, *known.chat_ids.values()}
     return sum(
         len(known.decode_bytes([token for token in tokens if token not in ours]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from corpus.tokens import bpe, shards, splits
 from corpus.tokens.shards import Shard
 from schemas.datasets import CANONICAL, CONVERSATION_SHARDS, SHARDS
-from schemas.manifest import DataFile
+from schemas.manifest import Companion, DataFile, RowGroup, ShardFile
 from schemas.tokenizer import Tokenizer
 
 NUM_ROWS = 700
@@ -311,16 +310,16 @@ def test_a_row_groups_values_buffer_is_the_token_stream(encoded: pa.Table, tmp_p
     file = shards.write_shard(encoded, tmp_path, "train", 0, SETTINGS)
     rows = in_order(encoded)
     parquet = pq.ParquetFile(tmp_path / file.name)
-    assert parquet.num_row_groups == len(file.extra["row_groups"]) == -(-NUM_ROWS // 64)
-    for i, group in enumerate(file.extra["row_groups"]):
+    assert parquet.num_row_groups == len(file.extra.row_groups) == -(-NUM_ROWS // 64)
+    for i, group in enumerate(file.extra.row_groups):
         part = rows[i * 64 : (i + 1) * 64]
         (column,) = parquet.read_row_group(i, columns=["tokens"]).column("tokens").chunks
         stream = column.values.to_numpy(zero_copy_only=True)
         assert stream.dtype == np.int32
         assert stream.tolist() == [token for row in part for token in row["tokens"]]  # type: ignore[attr-defined]
-        assert group["tokens"] == len(stream)
-        assert group["documents"] == len(column) == len(part)
-        assert group["sha256"] == hashlib.sha256(stream.tobytes()).hexdigest()
+        assert group.tokens == len(stream)
+        assert group.documents == len(column) == len(part)
+        assert group.sha256 == hashlib.sha256(stream.tobytes()).hexdigest()
         ends = np.cumsum([row["token_count"] for row in part])
         assert column.offsets.to_numpy().tolist() == [0, *ends.tolist()]
 
@@ -333,12 +332,12 @@ def test_a_manifest_entry_says_what_the_file_holds(encoded: pa.Table, tmp_path: 
         == f"validation-00012-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.parquet"
     )
     assert (file.rows, file.bytes) == (NUM_ROWS, path.stat().st_size)
-    assert (file.extra["split"], file.extra["index"]) == ("validation", 12)
-    assert file.extra["tokens"] == sum(encoded["token_count"].to_pylist())
-    assert file.extra["text_bytes"] == sum(encoded["text_bytes"].to_pylist())
+    assert (file.extra.split, file.extra.index) == ("validation", 12)
+    assert file.extra.tokens == sum(encoded["token_count"].to_pylist())
+    assert file.extra.text_bytes == sum(encoded["text_bytes"].to_pylist())
     lengths = file.name.replace(".parquet", ".lengths.npy")
     assert {p.name for p in tmp_path.iterdir()} == {file.name, lengths}
-    assert DataFile(**json.loads(json.dumps(dataclasses.asdict(file)))) == file
+    assert DataFile.from_json(json.loads(json.dumps(file.to_json())), "shards") == file
 
 
 def test_a_shard_holds_the_columns_of_the_contract_and_no_statistics(
@@ -358,8 +357,8 @@ def test_a_shard_without_rows_is_a_file_without_row_groups(
     encoded: pa.Table, tmp_path: Path
 ) -> None:
     file = shards.write_shard(encoded.slice(0, 0), tmp_path, "validation", 0, SETTINGS)
-    assert (file.rows, file.extra["tokens"], file.extra["text_bytes"]) == (0, 0, 0)
-    assert file.extra["row_groups"] == []
+    assert (file.rows, file.extra.tokens, file.extra.text_bytes) == (0, 0, 0)
+    assert file.extra.row_groups == ()
     assert pq.read_table(tmp_path / file.name).num_rows == 0
 
 
@@ -376,21 +375,21 @@ def test_every_row_groups_hash_is_that_of_its_values(
     table = with_mask(encoded) if masked else encoded
     file = shards.write_shard(table, tmp_path, "train", 0, SETTINGS)
     rows = in_order(table)
-    for i, group in enumerate(file.extra["row_groups"]):
+    for i, group in enumerate(file.extra.row_groups):
         part: list[dict[str, Any]] = rows[i * 64 : (i + 1) * 64]
         digest = hashlib.sha256()
         for token in (token for row in part for token in row["tokens"]):
             digest.update(token.to_bytes(4, "little"))
         for row in part if masked else ():
             digest.update(bytes(row["loss_mask"]))
-        assert group["sha256"] == digest.hexdigest()
+        assert group.sha256 == digest.hexdigest()
 
 
 def test_lengths_beside_a_shard_are_those_of_its_rows(encoded: pa.Table, tmp_path: Path) -> None:
     file = shards.write_shard(encoded, tmp_path, "train", 0, SETTINGS)
-    path = tmp_path / file.extra["lengths"]["name"]
+    path = tmp_path / file.extra.lengths.name
     assert path.name == f"{Path(file.name).stem}.lengths.npy"
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == file.extra["lengths"]["sha256"]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == file.extra.lengths.sha256
     lengths = np.load(path, mmap_mode="r")
     assert lengths.dtype == np.dtype("<i4")
     assert lengths.tolist() == [len(row["tokens"]) for row in in_order(encoded)]  # type: ignore[arg-type]
@@ -423,12 +422,12 @@ def test_a_description_names_tokenizer_counts_and_content(
 ) -> None:
     files = [shards.write_shard(encoded, tmp_path, split, 0, SETTINGS) for split in splits.SPLITS]
     extra = shards.describe(files, tokenizer, "documents")
-    assert (extra["format"], extra["kind"]) == (2, "documents")
-    assert extra["tokens"] == dict.fromkeys(splits.SPLITS, files[0].extra["tokens"])
-    assert extra["text_bytes"] == dict.fromkeys(splits.SPLITS, files[0].extra["text_bytes"])
-    assert extra["tokenizer"]["hash"] == tokenizer.hash
+    assert (extra.format, extra.kind) == (2, "documents")
+    assert extra.tokens == dict.fromkeys(splits.SPLITS, files[0].extra.tokens)
+    assert extra.text_bytes == dict.fromkeys(splits.SPLITS, files[0].extra.text_bytes)
+    assert extra.tokenizer.hash == tokenizer.hash
     path = shards.save_tokenizer(tokenizer, tmp_path)
-    assert path.name == extra["tokenizer"]["file"] == f"tokenizer-{tokenizer.hash[:16]}.json"
+    assert path.name == extra.tokenizer.file == f"tokenizer-{tokenizer.hash[:16]}.json"
     listed = {file.name for file in files} | set(shards.companions(files, extra))
     assert {path.name for path in tmp_path.iterdir()} == listed
 
@@ -463,7 +462,9 @@ def test_shards_cover_every_document_once_in_one_global_order(
 
 
 def shard_file(split: str, index: int, digest: str) -> DataFile:
-    return DataFile("name", 1, 1, sha256=digest, extra={"split": split, "index": index})
+    lengths, groups = Companion("lengths", "0" * 64), (RowGroup(1, 1, "0" * 64),)
+    extra = ShardFile(split, index, 1, 1, lengths, groups)
+    return DataFile("name", 1, 1, sha256=digest * 64, extra=extra)
 
 
 def test_the_content_hash_changes_with_anything_that_changes_a_batch() -> None:
@@ -489,9 +490,10 @@ def test_the_content_hash_changes_with_anything_that_changes_a_batch() -> None:
 def test_the_content_hash_is_that_of_the_text_in_the_specification() -> None:
     files = [shard_file("validation", 0, "c"), shard_file("train", 0, "a")]
     text = (
-        '{"format": 2, "shards": [["train", 0, "a"], ["validation", 0, "c"]], '
+        '{"format": 2, "shards": [["train", 0, "aaaa"], ["validation", 0, "cccc"]], '
         '"tokenizer": "t", "vocab_size": 300}'
     )
+    text = text.replace("aaaa", "a" * 64).replace("cccc", "c" * 64)
     wanted = hashlib.sha256(text.encode()).hexdigest()
     assert shards.shards_content_hash(files, "t", 300) == wanted
 

@@ -84,25 +84,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def stored(request: ChatJob, split: str) -> list[dict[str, Any]]:
-    files = [f for f in committed(request).files if f.extra["split"] == split]
-    assert [file.extra["index"] for file in files] == list(range(len(files)))
+    files = [f for f in committed(request).files if f.extra.split == split]
+    assert [file.extra.index for file in files] == list(range(len(files)))
     return [row for f in files for row in pq.read_table(request.folder / f.name).to_pylist()]
 
 
 def test_every_row_is_in_a_shard_or_in_the_list_of_rejected_ones(request_: ChatJob) -> None:
     assert conversations.make(request_)
     made = committed(request_)
-    rejected = (request_.folder / made.extra["rejected"]["name"]).read_text().splitlines()
+    rejected = (request_.folder / made.extra.rejected.name).read_text().splitlines()
     told = [json.loads(line) for line in rejected]
     assert [(row["file_path"], row["line"], row["reason"]) for row in told] == [
         ("a.jsonl", number, reason) for number, _, reason in BAD
     ]
     assert [row["id"] for row in told] == [None, None, "long", "mute"]
-    assert made.extra["reasons"] == {reason: 1 for _, _, reason in BAD}
+    assert made.extra.reasons == {reason: 1 for _, _, reason in BAD}
     assert made.rows == NUM_ROWS - len(BAD) + 100 == made.counts["documents"]
-    for form in made.extra["forms"]:
+    for form in made.extra.forms:
         assert form["rows"] == form["conversations"] + form["rejected"]
-    assert sum(form["rows"] for form in made.extra["forms"]) == NUM_ROWS + 100
+    assert sum(form.rows for form in made.extra.forms) == NUM_ROWS + 100
 
 
 def test_shards_hold_what_a_slow_reading_in_the_order_of_the_hash_gives(
@@ -120,25 +120,25 @@ def test_shards_hold_what_a_slow_reading_in_the_order_of_the_hash_gives(
     for split, expected in rows.items():
         found = [(r["tokens"], r["loss_mask"], r["id"]) for r in stored(request_, split)]
         assert found == [(tokens, mask, id_) for _, id_, *_, tokens, mask in sorted(expected)]
-    assert len([f for f in committed(request_).files if f.extra["split"] == "train"]) > 2
+    assert len([f for f in committed(request_).files if f.extra.split == "train"]) > 2
 
 
 def test_shards_are_of_the_form_of_all_shards(request_: ChatJob, known: Tokenizer) -> None:
     conversations.make(request_)
     made = committed(request_)
-    assert (made.dataset, made.extra["kind"]) == ("shards", "conversations")
-    assert made.extra["content_hash"] == shards.shards_content_hash(
+    assert (made.dataset, made.extra.kind) == ("shards", "conversations")
+    assert made.extra.content_hash == shards.shards_content_hash(
         made.files, known.hash, known.vocab_size
     )
     for file in made.files:
         table = pq.read_table(request_.folder / file.name)
         assert table.schema.names == CONVERSATION_SHARDS.names
-        lengths = np.load(request_.folder / file.extra["lengths"]["name"])
+        lengths = np.load(request_.folder / file.extra.lengths.name)
         assert lengths.tolist() == table["token_count"].to_pylist()
         assert all(1 in mask for mask in table["loss_mask"].to_pylist())
     learned = sum(map(sum, (row["loss_mask"] for row in stored(request_, "train"))))
     learned += sum(map(sum, (row["loss_mask"] for row in stored(request_, "validation"))))
-    assert learned == made.extra["target_tokens"]
+    assert learned == made.extra.target_tokens
 
 
 def test_a_token_is_traced_to_its_line(request_: ChatJob) -> None:
@@ -191,7 +191,7 @@ def test_other_files_are_other_shards_and_nothing_of_the_old_stays(request_: Cha
     fewer = dataclasses.replace(request_, inputs=request_.inputs[:1])
     assert conversations.make(fewer)
     made = committed(fewer)
-    listed = {*shards.companions(made.files, made.extra), made.extra["rows"]["name"]}
+    listed = {*shards.companions(made.files, made.extra), made.extra.rows.name}
     listed |= {file.name for file in made.files}
     assert set(contents(request_.folder)) == listed
     assert listed != old

@@ -25,7 +25,7 @@ from jobs.reports import report
 from schemas import manifest
 from schemas.datasets import CANONICAL
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, SetCounts
 
 PROJECT = Path(__file__).parents[2]
 RECIPE = str(PROJECT / "recipes" / "sample.toml")
@@ -112,10 +112,10 @@ def test_planted_documents_are_found_with_their_sets_and_items(
     }
     made = job.manifest("contamination")
     assert made.counts == {"contaminated": 3, "clean": 297}
-    assert made.extra["sets"] == [
-        {"name": "exam", "items": 6, "too_short": 1, "documents": 3, "found": 3},
-        {"name": "notes", "items": 1, "too_short": 0, "documents": 0, "found": 0},
-    ]
+    assert made.extra.sets == (
+        SetCounts("exam", items=6, too_short=1, documents=3, found=3),
+        SetCounts("notes", items=1, too_short=0, documents=0, found=0),
+    )
     assert not list((job.root / ".work").rglob("*.npy"))
     left = {row["id"] for row in decontaminate.clean(job).toArrow().to_pylist()}
     assert left == {f"id-{i:03}" for i in range(300)} - found.keys()

@@ -227,7 +227,7 @@ def test_a_band_that_many_share_costs_one_edge_a_document(
     listed = manifest.read(tmp_path / "clusters")
     assert listed
     # 14 bands, one hub each, and an edge that several bands give counts once.
-    assert 299 <= listed.extra["links"]["near"] < 14 * 300
+    assert 299 <= listed.extra.links["near"] < 14 * 300
     assert listed.counts == {"kept": 1, "near_duplicate": 299}
 
 

@@ -25,7 +25,8 @@ from jobs.reports.explain import PageReport
 from schemas import manifest
 from schemas.datasets import BANDS, CANONICAL, CLUSTERS, CONTAMINATION, DOCUMENTS, PII_KINDS, SHARDS
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import ContaminationExtra, Extra, Manifest
+from tests.listed_shards import listed_as_shard
 
 PROSE = (
     "The ferry leaves the harbour at seven. It carries the post and a few of the people who work "
@@ -70,8 +71,12 @@ ROWS = [
 
 def _commit(root: Path, name: str, rows: pa.Table, settings: Any, inputs: dict[str, str]) -> str:
     file = dataset_io.write_table(root / name, rows)
-    file = dataclasses.replace(file, extra={"split": "train"})
-    made = Manifest(name, "r", settings, inputs, (file,), {})
+    extra: Any = Extra()
+    if name == "shards":
+        file, extra = listed_as_shard(file)
+    elif name == "contamination":
+        extra = ContaminationExtra("drop", ())
+    made = Manifest(name, "r", settings, inputs, (file,), {}, extra)
     manifest.write(root / name, made)
     return made.fingerprint
 

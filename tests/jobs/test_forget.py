@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from jobs.takedown import request as forget
 from jobs.takedown.request import TakedownResult
 from schemas import manifest
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import ContaminationExtra, Manifest, SetCounts
 from trainer.data.shards import RowGroups, open_shards
 
 EMPTIED = ("documents", "judged")
@@ -467,6 +468,24 @@ def test_shards_where_no_takedown_looks_are_refused(
         forget.run(root, engines("sail"), asked)
 
 
+def test_shards_of_another_format_are_refused_before_anything_is_removed(
+    sample_roots: dict[str, Path], asked: list[RemovalRequest],
+    engines: Callable[[str], Engine], tmp_path: Path,
+) -> None:  # fmt: skip
+    root = tmp_path / "root"
+    shutil.copytree(sample_roots["sail"], root)
+    path = root / "shards" / manifest.MANIFEST_FILE
+    values = json.loads(path.read_text())
+    values["extra"]["format"] = 1
+    del values["files"][0]["extra"]["row_groups"]
+    path.write_text(json.dumps(values))
+    before = _listed(root, "shards").fingerprint
+    with pytest.raises(UserError, match=r"shards: shards of format 1, .*; rebuild them with"):
+        forget.run(root, engines("sail"), asked)
+    assert not (root / "forgotten").exists()
+    assert _listed(root, "shards").fingerprint == before == values["fingerprint"]
+
+
 def test_contaminated_documents_are_counted_again(
     sample_roots: dict[str, Path], asked: list[RemovalRequest], gone: set[Key],
     engines: Callable[[str], Engine], tmp_path: Path,
@@ -486,10 +505,10 @@ def test_contaminated_documents_are_counted_again(
         + [("record_offset", pa.int64()), ("items", pa.list_(pa.int32()))]
     ))  # fmt: skip
     file = dataset_io.write_table(root / "contamination", table)
-    sets = [{"name": n, "items": 9, "too_short": 0, "documents": 5, "found": 5} for n in "ab"]
-    sets.append({"name": "c", "items": 9, "too_short": 0, "documents": 0, "found": 0})
+    sets = [SetCounts(name, 9, 0, documents=5, found=5) for name in "ab"]
+    sets.append(SetCounts("c", 9, 0, documents=0, found=0))
     counts = {"contaminated": 5, "clean": len(canonical) - 5}
-    extra = {"action": "flag", "sets": sets}
+    extra = ContaminationExtra("flag", tuple(sets))
     inputs = {"canonical": _listed(root, "canonical").fingerprint}
     made = Manifest("contamination", "", {}, inputs, (file,), counts, extra)
     manifest.write(root / "contamination", made)
@@ -498,7 +517,7 @@ def test_contaminated_documents_are_counted_again(
     assert removed.rows["contamination"] == 4
     assert listed.counts["contaminated"] == 3
     assert sum(listed.counts.values()) == _listed(root, "canonical").rows
-    assert [(one["documents"], one["found"]) for one in listed.extra["sets"]] == [
+    assert [(one.documents, one.found) for one in listed.extra.sets] == [
         (3, 3),
         (3, 3),
         (0, 0),

@@ -26,7 +26,7 @@ from jobs.takedown import request as forget
 from schemas import manifest, tokenizer
 from schemas.datasets import FORGOTTEN
 from schemas.errors import UserError
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import DataFile, ForgottenExtra, Manifest
 from trainer.data.shards import open_shards
 
 NUM_ROWS = 80
@@ -120,10 +120,10 @@ def test_what_is_left_is_what_a_fresh_run_makes_to_the_byte(
     assert numbers(root / "chats") == numbers(other)
     gone = sum(map(is_asked, range(NUM_ROWS))) + 1
     after = listed(root / "chats")
-    assert after.extra["forgotten"] == removed.rows["chats"] == gone
+    assert after.extra.forgotten == removed.rows["chats"] == gone
     assert after.rows < before.rows
-    assert len(after.extra["forms"]) == len(before.extra["forms"]) == 2
-    assert sum(form["rows"] for form in after.extra["forms"]) == NUM_ROWS + 20 - gone
+    assert len(after.extra.forms) == len(before.extra.forms) == 2
+    assert sum(form.rows for form in after.extra.forms) == NUM_ROWS + 20 - gone
     assert removed.tokens == before.counts["tokens"] - after.counts["tokens"] > 0
 
 
@@ -131,7 +131,7 @@ def test_nothing_names_them_any_more_but_the_record(
     root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     forget.run(root, engines("sail"), asked)
-    rejected = (root / "chats" / listed(root / "chats").extra["rejected"]["name"]).read_text()
+    rejected = (root / "chats" / listed(root / "chats").extra.rejected.name).read_text()
     told = {json.loads(line)["line"] - 1 for line in rejected.splitlines()}
     assert told == {i for i in range(NUM_ROWS) if i % 9 == 4 and not is_asked(i)}
     assert "secret-13" not in rejected
@@ -150,15 +150,15 @@ def test_counts_are_those_of_the_rows_that_are_there(
     forget.run(root, engines("sail"), asked)
     made = listed(root / "chats")
     rows = [row for path in made.paths(root / "chats") for row in pq.read_table(path).to_pylist()]
-    totals = {name: sum(form[name] for form in made.extra["forms"]) for name in ("conversations",
-              "tokens", "target_tokens", "rejected", "rows")}  # fmt: skip
+    names = ("conversations", "tokens", "target_tokens", "rejected", "rows")
+    totals = {name: sum(getattr(form, name) for form in made.extra.forms) for name in names}
     assert totals["conversations"] == len(rows) == made.counts["documents"]
     assert totals["tokens"] == sum(len(row["tokens"]) for row in rows) == made.counts["tokens"]
     assert totals["target_tokens"] == sum(sum(row["loss_mask"]) for row in rows)
-    assert totals["target_tokens"] == made.extra["target_tokens"]
-    assert totals["rejected"] == sum(made.extra["reasons"].values())
+    assert totals["target_tokens"] == made.extra.target_tokens
+    assert totals["rejected"] == sum(made.extra.reasons.values())
     opened = open_shards(root / "chats")
-    assert opened.content_hash == made.extra["content_hash"]
+    assert opened.content_hash == made.extra.content_hash
 
 
 def test_what_is_forgotten_is_not_done_again_and_does_not_come_back(
@@ -181,7 +181,7 @@ def test_a_file_of_which_all_is_forgotten_is_no_error(
 ) -> None:
     forget.run(root, engines("sail"), [RemovalRequest("id", f"pair-{i}") for i in range(20)])
     other = fresh(root, chats, tmp_path / "other")
-    assert listed(other).extra["forgotten"] == 20
+    assert listed(other).extra.forgotten == 20
     assert "b.json" not in {
         name for path in listed(other).paths(other)
         for name in pq.read_table(path)["file_path"].to_pylist()
@@ -192,13 +192,13 @@ def test_shards_of_an_earlier_version_lose_them_and_keep_their_counts_by_form(
     root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
     made = listed(root / "chats")
-    extra = {name: value for name, value in made.extra.items() if name not in ("rows", "forgotten")}
-    (root / "chats" / made.extra["rows"]["name"]).unlink()
+    extra = dataclasses.replace(made.extra, rows=None, forgotten=None)
+    (root / "chats" / made.extra.rows.name).unlink()
     manifest.write(root / "chats", dataclasses.replace(made, extra=extra))
     removed = forget.run(root, engines("sail"), asked)
     after = listed(root / "chats")
     assert after.rows == after.counts["documents"] == made.rows - (removed.rows["chats"] - 2)
-    assert "rows" not in after.extra
+    assert after.extra.rows is None
 
 
 class KilledError(Exception):
@@ -242,7 +242,7 @@ def test_a_killed_run_is_gone_on_with(
 def test_a_missing_file_of_rejected_rows_is_named(
     root: Path, asked: list[RemovalRequest], engines: Callable[[str], Engine]
 ) -> None:
-    name = listed(root / "chats").extra["rejected"]["name"]
+    name = listed(root / "chats").extra.rejected.name
     (root / "chats" / name).unlink()
     with pytest.raises(Exception, match=rf"{name}: missing, the manifest lists it"):
         forget.run(root, engines("sail"), asked)
@@ -266,14 +266,15 @@ def test_any_rows_leave_both_files_and_all_counts_as_a_fresh_run_would(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_files, "ROWS_PER_BATCH", batch)
         found, counted = row_files.without(
-            whole.folder, listed(whole.folder), keys, folder / "work"
+            whole.folder, listed(whole.folder).extra, keys, folder / "work"
         )
     assert counted.forgotten == len(gone)
     same: tuple[str, ...] = ("forms", "reasons", "target_tokens", "forgotten", "rejected")
     same += ("rows",) if batch > 3 else ()  # a file's bytes do not depend on how it was read
     wanted = listed(other.folder).extra
-    assert {name: found.extra[name] for name in same} == {name: wanted[name] for name in same}
-    for name in {found.extra["rejected"]["name"]} | {wanted["rejected"]["name"]}:
+    for name in same:
+        assert getattr(found, name) == getattr(wanted, name), name
+    for name in (found.rejected.name, wanted.rejected.name):
         assert (other.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
@@ -286,6 +287,5 @@ def record(folder: Path, ids: list[str], offsets: list[int]) -> None:
     for kind, rows in (("requests", asked), ("matches", found)):
         file = dataset_io.write_table(folder, pa.Table.from_pylist(rows, schema=FORGOTTEN))
         files.append(dataclasses.replace(file, counts={kind: len(rows)} if rows else {}))
-    extra: dict[str, Any] = {"unfinished": False}
     kept: tuple[DataFile, ...] = tuple(files)
-    manifest.write(folder, Manifest("forgotten", "", {}, {}, kept, {}, extra))
+    manifest.write(folder, Manifest("forgotten", "", {}, {}, kept, {}, ForgottenExtra()))

@@ -287,7 +287,7 @@ def _tokens(root: Path) -> dict[str, list[tuple[str, str, list[int]]]]:
     for file in listed.files:
         rows = pq.read_table(root / "shards" / file.name, columns=["id", "url", "tokens"])
         columns = (rows[name].to_pylist() for name in rows.column_names)
-        found.setdefault(file.extra["split"], []).extend(zip(*columns, strict=True))
+        found.setdefault(file.extra.split, []).extend(zip(*columns, strict=True))
     return found
 
 

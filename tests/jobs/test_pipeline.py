@@ -158,7 +158,7 @@ def test_tokens_decode_to_the_canonical_texts(sample_roots: dict[str, Path]) -> 
     root = sample_roots["sail"]
     listed = manifest.read(root / "shards")
     assert listed is not None
-    known = tokenizer.load(root / "shards" / listed.extra["tokenizer"]["file"])
+    known = tokenizer.load(root / "shards" / listed.extra.tokenizer.file)
     texts = {row["id"]: row["text"] for row in _rows(root, "canonical")}
     rows = _rows(root, "shards")
     assert len(rows) == len(texts)

@@ -45,7 +45,7 @@ def test_conversations_are_reported_as_json(root: Path, capsys: pytest.CaptureFi
     told = json.loads(capsys.readouterr().out)
     made = manifest.read(root / "chats")
     assert made is not None
-    assert (told["kind"], told["forms"]) == ("conversations", made.extra["forms"])
+    assert (told["kind"], told["forms"]) == ("conversations", list(map(vars, made.extra.forms)))
     assert (told["reasons"], told["forgotten"]) == ({"invalid_json": 1}, 0)
     assert (told["tokens"], told["shards"]) == (made.counts["tokens"], len(made.files))
 

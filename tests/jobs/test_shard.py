@@ -54,7 +54,7 @@ def test_pandas_reads_shards_as_they_are(sample_roots: dict[str, Path]) -> None:
     for file in _listed(folder).files:
         frame = pd.read_parquet(folder / file.name)
         assert list(frame.columns) == SHARDS.names
-        lengths = np.load(folder / file.extra["lengths"]["name"], mmap_mode="r")
+        lengths = np.load(folder / file.extra.lengths.name, mmap_mode="r")
         assert frame["tokens"].map(len).tolist() == lengths.tolist()
         assert frame["token_count"].tolist() == lengths.tolist()
 
@@ -99,18 +99,18 @@ def test_the_manifest_says_what_the_shards_hold(
 ) -> None:
     folder = sample_roots["sail"] / "shards"
     listed = _listed(folder)
-    assert (listed.extra["format"], listed.extra["kind"]) == (2, "documents")
-    assert listed.extra["seed"] == sample_recipe.shard.seed
+    assert (listed.extra.format, listed.extra.kind) == (2, "documents")
+    assert listed.extra.seed == sample_recipe.shard.seed
     for file in listed.files:
         assert hashlib.sha256((folder / file.name).read_bytes()).hexdigest() == file.sha256
-        lengths = file.extra["lengths"]
-        found = hashlib.sha256((folder / lengths["name"]).read_bytes()).hexdigest()
-        assert found == lengths["sha256"]
-    for split, count in listed.extra["tokens"].items():
-        files = [file for file in listed.files if file.extra["split"] == split]
-        groups = [group for file in files for group in file.extra["row_groups"]]
-        assert sum(group["tokens"] for group in groups) == count > 0
-        assert sum(group["documents"] for group in groups) == sum(file.rows for file in files)
+        lengths = file.extra.lengths
+        found = hashlib.sha256((folder / lengths.name).read_bytes()).hexdigest()
+        assert found == lengths.sha256
+    for split, count in listed.extra.tokens.items():
+        files = [file for file in listed.files if file.extra.split == split]
+        groups = [group for file in files for group in file.extra.row_groups]
+        assert sum(group.tokens for group in groups) == count > 0
+        assert sum(group.documents for group in groups) == sum(file.rows for file in files)
 
 
 def test_a_run_that_dies_before_its_commit_leaves_the_old_shards_whole(

@@ -51,7 +51,7 @@ def test_the_tokenizer_is_the_shard_stages_own(
     for root in sample_roots.values():
         at = Job(sample_recipe, root, engine)
         trained = train_tokenizer.train(at)
-        assert trained.tokenizer.hash == at.manifest("shards").extra["tokenizer"]["hash"]
+        assert trained.tokenizer.hash == at.manifest("shards").extra.tokenizer.hash
         assert trained.sample.documents == at.manifest("canonical").rows
         assert not trained.held_out.documents
 

@@ -3,6 +3,7 @@ some by the code that writes real ones."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,6 +12,7 @@ import struct
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,7 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.datasets import SHARDS
-from schemas.manifest import DataFile, Manifest
+from schemas.manifest import Manifest
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
 from trainer.model.model import LanguageModel, ModelConfig
 from trainer.settings import PretrainRecipe
@@ -74,7 +76,7 @@ def write_shards(
     files = tuple(_write_file(folder, i, *part, tokenizer) for i, part in enumerate(parts))
     tokenizer.save(folder / TOKENIZER_FILE)
     tokens = {
-        split: sum(f.extra["tokens"] for f in files if f.extra["split"] == split)
+        split: sum(f["extra"]["tokens"] for f in files if f["extra"]["split"] == split)
         for split in ("train", "validation")
     }
     extra = {
@@ -85,6 +87,7 @@ def write_shards(
             "vocab_size": tokenizer.vocab_size,
             "padded_vocab_size": tokenizer.padded_vocab_size,
             "boundary": tokenizer.boundary,
+            "chat_ids": tokenizer.chat_ids,
         },
         "tokens": tokens,
         "text_bytes": {
@@ -93,15 +96,18 @@ def write_shards(
         },
         "format": 2,
         "kind": "documents",
-        "content_hash": content_hash(files, tokenizer),
     }
-    manifests.write(folder, Manifest("shards", "test", {}, {}, files, {}, extra))
+    values = {"dataset": "shards", "recipe": "test", "settings": {}, "inputs": {}, "files": files,
+              "counts": {}, "extra": extra, "made": {}, "format": 1}  # fmt: skip
+    extra["content_hash"] = content_hash(values)
+    values["fingerprint"] = manifests.fingerprint("shards", {}, {})
+    (folder / "manifest.json").write_text(json.dumps(values))
     return folder
 
 
 def _write_file(
     folder: Path, index: int, split: str, documents: list[str], tokenizer: Tokenizer
-) -> DataFile:
+) -> dict[str, Any]:
     streams = [[tokenizer.boundary, *tokenizer.encode(text)] for text in documents]
     count = len(streams)
     columns = [
@@ -125,18 +131,31 @@ def _write_file(
         "split": split,
         "index": index,
         "tokens": sum(map(len, streams)),
+        "text_bytes": sum(len(text.encode()) for text in documents),
         "row_groups": row_groups,
         "lengths": {"name": lengths, "sha256": digest},
     }
-    return DataFile(name, count, len(data), hashlib.sha256(data).hexdigest(), extra=extra)
+    digest = hashlib.sha256(data).hexdigest()
+    return {"name": name, "rows": count, "bytes": len(data), "sha256": digest, "counts": {},
+            "extra": extra}  # fmt: skip
 
 
-def content_hash(files: tuple[DataFile, ...], tokenizer: Tokenizer) -> str:
-    """As docs/reference/format.md says it."""
-    shards = [[f.extra["split"], f.extra["index"], f.sha256] for f in files]
-    parts = {"format": 2, "shards": sorted(shards), "tokenizer": tokenizer.hash}
-    text = json.dumps({**parts, "vocab_size": tokenizer.vocab_size}, sort_keys=True)
+def content_hash(values: dict[str, Any]) -> str:
+    """That of a manifest of shards, as docs/reference/format.md says it."""
+    known = values["extra"]["tokenizer"]
+    shards = [[f["extra"]["split"], f["extra"]["index"], f["sha256"]] for f in values["files"]]
+    parts = {"format": 2, "shards": sorted(shards), "tokenizer": known["hash"]}
+    text = json.dumps({**parts, "vocab_size": known["vocab_size"]}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def altered(folder: Path) -> Iterator[dict[str, Any]]:
+    """The values of a manifest, written back when the block ends."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    yield values
+    path.write_text(json.dumps(values))
 
 
 def _row_group(streams: list[list[int]]) -> dict[str, object]:
@@ -175,15 +194,8 @@ def alter_manifest() -> Callable[[Path, str, object], None]:
     """Change one value of a manifest's `extra`; the fingerprint does not cover it."""
 
     def alter(folder: Path, key: str, value: object) -> None:
-        old = manifests.read(folder)
-        assert old is not None
-        extra = {**old.extra, key: value}
-        manifests.write(
-            folder,
-            Manifest(
-                old.dataset, old.recipe, old.settings, old.inputs, old.files, old.counts, extra
-            ),
-        )
+        with altered(folder) as values:
+            values["extra"][key] = value
 
     return alter
 

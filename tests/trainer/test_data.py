@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,8 @@ from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
 from trainer.data.loader import Loader
+
+from .conftest import altered
 
 
 def first_file(folder: Path) -> Path:
@@ -92,7 +93,9 @@ def test_a_manifest_without_its_extra_is_refused(
     own_shards: Path, alter_manifest: Alter, key: str
 ) -> None:
     alter_manifest(own_shards, key, None)
-    assert "not a manifest of shards" in refusal(own_shards)
+    message = refusal(own_shards)
+    assert re.search(rf"manifest\.json: .*extra: '?{key}\b", message)
+    assert "None" in message
 
 
 def test_token_counts_that_disagree_are_refused(own_shards: Path, alter_manifest: Alter) -> None:
@@ -100,29 +103,18 @@ def test_token_counts_that_disagree_are_refused(own_shards: Path, alter_manifest
     assert "split 'train' says 1 tokens, its files list" in refusal(own_shards)
 
 
-def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Apply `change` to the `extra` of the first file."""
-    manifest = manifests.read(folder)
-    assert manifest is not None
-    change(manifest.files[0].extra)
-    manifests.write(folder, manifest)
-
-
 def test_an_empty_split_is_refused(own_shards: Path, alter_manifest: Alter) -> None:
-    manifest = manifests.read(own_shards)
-    assert manifest is not None
-    for file in manifest.files:
-        file.extra["split"] = "train"
-    manifests.write(own_shards, manifest)
-    total = sum(file.extra["tokens"] for file in manifest.files)
+    with altered(own_shards) as values:
+        for file in values["files"]:
+            file["extra"]["split"] = "train"
+        total = sum(file["extra"]["tokens"] for file in values["files"])
     alter_manifest(own_shards, "tokens", {"train": total, "validation": 0})
     assert "split 'validation' has 0 tokens" in refusal(own_shards)
 
 
 def test_row_groups_that_are_not_the_files_are_refused(own_shards: Path) -> None:
-    def swap(extra: dict[str, Any]) -> None:
-        extra["row_groups"][0]["tokens"] += 1
-        extra["row_groups"][1]["tokens"] -= 1
-
-    rewrite_manifest(own_shards, swap)
+    with altered(own_shards) as values:
+        first, second = values["files"][0]["extra"]["row_groups"][:2]
+        first["tokens"] += 1
+        second["tokens"] -= 1
     assert re.search(r"row group \d has \d+ values in tokens, the manifest", refusal(own_shards))

@@ -76,7 +76,7 @@ def test_all_bytes_of_held_out_text_are_measured(
     evaluate(run, "--shards", shards_folder, "--json")
     manifest = manifests.read(shards_folder)
     assert manifest is not None
-    assert printed(capsys)["text_bytes"] == manifest.extra["text_bytes"]["validation"]
+    assert printed(capsys)["text_bytes"] == manifest.extra.text_bytes["validation"]
 
 
 def test_domains_stand_in_a_table_and_all_of_them_in_json(

@@ -113,8 +113,7 @@ def open_loader(arguments: argparse.Namespace) -> Loader:
     packing = arguments.packing
     if packing == "auto":
         shards = manifest.read(folders[0])
-        chats = shards is not None and shards.extra.get("kind") == "conversations"
-        packing = "best_fit" if chats else "concat"
+        packing = "best_fit" if shards and shards.has_conversations else "concat"
     return Loader(
         folders, seq_len=arguments.seq_len, rows=arguments.batch_size, packing=packing,
         seed=arguments.seed, check_files=True,

@@ -26,7 +26,7 @@ from schemas.errors import UserError
 from schemas.manifest import Manifest
 from schemas.printing import PlainConsole, printable
 from trainer.commands import flags
-from trainer.data.trace import Occurrence, TokenOrigin, origin_of, rows_with
+from trainer.data.trace import Occurrence, TokenOrigin, origin_of, rows_with, steps_to_search
 
 _WHERE = """\
 Show which page a token of a training batch came from, and what the filters measured of that page:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     """`trainer where`."""
     loader = flags.open_loader(arguments)
     if arguments.url is not None or arguments.document_id is not None:
-        steps = _steps_to_search(arguments)
+        steps = steps_to_search(arguments.steps, arguments.of_run)
         found = rows_with(loader, steps, url=arguments.url, document_id=arguments.document_id)
         show_rows(sorted(found), steps, arguments.json)
         return
@@ -77,20 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
     origin = origin_of(loader, arguments.step, arguments.row, arguments.pos)
     verdict = None if origin is None else filter_verdict(origin)
     show_origin(arguments, origin, verdict)
-
-
-def _steps_to_search(arguments: argparse.Namespace) -> int:
-    """How many steps, from the first: `--steps`, or as many as the run has trained."""
-    if arguments.steps is None and arguments.of_run is not None:
-        from trainer.model import checkpoint  # torch takes seconds
-
-        latest = checkpoint.pointed(arguments.of_run, checkpoint.LATEST)
-        if latest is None:
-            raise UserError(f"{arguments.of_run}: has no checkpoint yet; give --steps N")
-        return int(latest[1]["step"])
-    if arguments.steps is None or arguments.steps < 1:
-        raise UserError(f"--steps {arguments.steps}: must be at least 1 with --url or --id")
-    return int(arguments.steps)
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ def filter_verdict(origin: TokenOrigin) -> FilterVerdict:
     folder = Path(origin.folder).absolute()
     root = folder.parent
     shards, judged = manifest.read(folder), manifest.read(root / "judged")
-    if shards and shards.extra.get("kind") == "conversations":
+    if shards and shards.has_conversations:
         return FilterVerdict(str(root), "conversations are not filtered")
     if judged is None:
         return FilterVerdict(str(root), "no dataset `judged`")

@@ -1,7 +1,7 @@
 """Open a folder of token shards and read its row groups, checking everything against the manifest.
 
-`open_shards` reads no tokens: it checks the type and range of every manifest value that is used
-later, that every name is a file of the folder, and sizes, tokenizer, counts and content hash.
+`open_shards` reads no tokens: it checks that every name in the manifest is a file of the folder,
+and sizes, tokenizer, counts and content hash.
 
 `RowGroups` reads row groups on demand. The first read in a process checks the number of tokens, the
 SHA-256 over tokens and loss mask, that ids are within the vocabulary, and that document lengths are
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,22 +31,26 @@ import pyarrow.parquet as pq
 
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
-from schemas.datasets import SHARD_FORMAT
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_FILE, DataFile, Manifest, shards_content_hash
+from schemas.manifest import (
+    MANIFEST_FILE,
+    SPLITS,
+    DataFile,
+    Manifest,
+    Split,
+    TokenizerEntry,
+    shards_content_hash,
+)
 from schemas.tokenizer import Tokenizer
 from trainer.data.packing import Int32s, UInt8s
 from trainer.durable import file_in
 
-MAX_TOKENS = 2**31 - 1  # of a row group: the loader counts them in 32 bits
 OPEN_FILES = 32
 PROVENANCE = ("id", "url", "file_path", "record_offset")
-SPLITS = ("train", "validation")
 # What reading a damaged Parquet file raises.
 UNREADABLE = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError)
 T = TypeVar("T")
 _FileState = tuple[int, int, int, int, int]
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Shards:
     @property
     def content_hash(self) -> str:
         """The writer's hash of the content: equal hashes give equal batches."""
-        return str(self.manifest.extra["content_hash"])
+        return self.manifest.shards.content_hash
 
     @property
     def unlisted(self) -> list[str]:
@@ -78,18 +81,16 @@ def open_shards(folder: str | Path, vocab_size: int = 0) -> Shards:
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
-    path = folder / MANIFEST_FILE
+    path, expected = folder / MANIFEST_FILE, manifest.shards.tokenizer
     try:
         _check_values(path, manifest)
-        tokenizer = _load_tokenizer(folder, manifest.extra["tokenizer"], vocab_size)
+        tokenizer = _load_tokenizer(folder, expected, vocab_size)
         for split in SPLITS:
-            _check_split(path, manifest, split, manifest.extra["tokens"][split])
+            _check_split(path, manifest, split)
         _check_content_hash(path, manifest)
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a manifest of shards: {error!r}") from None
-    except ValueError as error:
+    except (AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a manifest of shards: {error}") from None
     for file in manifest.files:
         open_checked(folder / file.name, file, check_hash=False).close()
@@ -126,11 +127,11 @@ class RowGroups:
         self.files = _files(self.manifest, split)
         self.vocab_size = shards.tokenizer.padded_vocab_size
         self.check_files = check_files
-        groups = [(i, g) for i, f in enumerate(self.files) for g in f.extra["row_groups"]]
-        counts = [(i, g["tokens"], g["documents"]) for i, g in groups]
+        groups = [(i, g) for i, f in enumerate(self.files) for g in f.shard.row_groups]
+        counts = [(i, g.tokens, g.documents) for i, g in groups]
         numbers = np.array(counts, dtype=np.int64).reshape(-1, 3)
-        self.masked = self.manifest.extra["kind"] == "conversations"  # they have a loss mask
-        self.lengths_hashes = [str(f.extra["lengths"]["sha256"]) for f in self.files]
+        self.masked = self.manifest.has_conversations
+        self.lengths_hashes = [f.shard.lengths.sha256 for f in self.files]
         self._file_of, self.tokens, self.documents = np.ascontiguousarray(numbers.T)
         self._first = np.searchsorted(self._file_of, np.arange(len(self.files)))
         self._checked = np.zeros(len(numbers), dtype=np.bool_)
@@ -216,7 +217,7 @@ class RowGroups:
     ) -> None:
         """`UserError` unless hash, ids and document lengths of a row group are as listed."""
         file, inside = self.place(group)
-        path, expected = self.folder / file.name, file.extra["row_groups"][inside]["sha256"]
+        path, expected = self.folder / file.name, file.shard.row_groups[inside].sha256
         digest = hashlib.sha256(tokens.data)
         if self.masked:
             digest.update((self.mask(group) if mask is None else mask).data)
@@ -257,17 +258,15 @@ class RowGroups:
             parquet = pq.ParquetFile(handle)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{path}: not a Parquet file: {error}") from None
-        if parquet.num_row_groups != len(file.extra["row_groups"]):
-            raise UserError(
-                f"{path}: {parquet.num_row_groups} row groups, the manifest says "
-                f"{len(file.extra['row_groups'])}"
-            )
+        found, listed = parquet.num_row_groups, len(file.shard.row_groups)
+        if found != listed:
+            raise UserError(f"{path}: {found} row groups, the manifest says {listed}")
         return parquet
 
     def _read_lengths(self, index: int) -> Int32s:
         """The document lengths of a whole shard."""
         file = self.files[index]
-        path, listed = self._lengths_path(file), file.extra["lengths"]["sha256"]
+        path, listed = self._lengths_path(file), file.shard.lengths.sha256
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -290,7 +289,7 @@ class RowGroups:
         return cast(Int32s, lengths)
 
     def _lengths_path(self, file: DataFile) -> Path:
-        return self.folder / str(file.extra["lengths"]["name"])
+        return self.folder / file.shard.lengths.name
 
     def _unreadable(self, file: DataFile, inside: int, error: Exception) -> UserError:
         return UserError(f"{self.folder / file.name}: row group {inside} cannot be read: {error}")
@@ -320,80 +319,30 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: no shards here (no {MANIFEST_FILE}){hint}")
     if manifest.dataset != "shards":
         raise UserError(f"{folder}: holds the dataset '{manifest.dataset}', expected 'shards'")
-    found = manifest.extra.get("format", 1)
-    if found != SHARD_FORMAT:
-        raise UserError(
-            f"{folder}: shards of format {found}, this version reads format {SHARD_FORMAT}; "
-            "rebuild them with `gristmill shard`"
-        )
     return manifest
 
 
 def _check_values(path: Path, manifest: Manifest) -> None:
-    """Check types and ranges of all manifest values that are used.
-
-    `ValueError` says what is wrong; missing keys and wrong containers raise what their access does.
-    """
-    extra, folder = manifest.extra, path.parent
-    _whole({"context": 0, **manifest.settings.get("conversations", {})}, "context")
-    if extra["kind"] not in ("documents", "conversations"):
-        raise ValueError(f"kind = {extra['kind']!r:.80}: must be 'documents' or 'conversations'")
-    for name in ("file", "hash", "name"):
-        _text(extra["tokenizer"], name)
-    for split in SPLITS:
-        _whole(extra["tokens"], split)
-    for file in manifest.files:
-        _check_file_values(path, file)
-    files = [(f.extra["split"], f.extra["index"], f.name) for f in manifest.files]
+    """Check what no single value of the manifest can tell; `ValueError` says what is wrong."""
+    context = manifest.settings.get("conversations", {}).get("context", 0)
+    if type(context) is not int or context < 0:
+        raise ValueError(f"context = {context!r:.80}: must be a whole number of tokens")
+    files = [(f.shard.split, f.shard.index, f.name) for f in manifest.files]
     for what, distinct in (("index", {f[:2] for f in files}), ("name", {f[2] for f in files})):
         if len(distinct) < len(files):
             raise ValueError(f"files: two have the same {what}")
-    for name in [extra["tokenizer"]["file"], *(file.name for file in manifest.files)]:
-        file_in(folder, name, path)
+    for file in manifest.files:
+        file_in(path.parent, file.name, path)
+        file_in(path.parent, file.shard.lengths.name, path)
 
 
-def _check_file_values(path: Path, file: DataFile) -> None:
-    extra, groups, name = file.extra, file.extra["row_groups"], f"{file.name!r:.80}"
-    if extra["split"] not in SPLITS:
-        raise ValueError(f"{name}: split = {extra['split']!r:.80}: must be 'train' or 'validation'")
-    if not isinstance(groups, list):
-        raise ValueError(f"{name}: row_groups = {groups!r:.80}: must be a list")
-    _whole(extra, "index")
-    own = {"rows": file.rows, "bytes": file.bytes, "sha256": file.sha256}
-    for values in (own, extra["lengths"], *groups):
-        if not _SHA256.fullmatch(_text(values, "sha256")):
-            raise ValueError(f"{name}: sha256 = {values['sha256']!r:.80}: must be 64 hex digits")
-    for group in groups:
-        _whole(group, "tokens", MAX_TOKENS)
-        _whole(group, "documents", MAX_TOKENS)
-    rows = sum(group["documents"] for group in groups)
-    if _whole(own, "rows") != rows:
-        raise ValueError(f"{name}: rows = {file.rows}, its row groups have {rows}")
-    _whole(own, "bytes")
-    file_in(path.parent, extra["lengths"]["name"], path)
-
-
-def _whole(values: dict[str, Any], name: str, most: int = 2**62) -> int:
-    value = values[name]
-    if type(value) is not int or not 0 <= value <= most:
-        raise ValueError(f"{name} = {value!r:.80}: must be a whole number from 0 to {most}")
-    return value
-
-
-def _text(values: dict[str, Any], name: str) -> str:
-    value = values[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} = {value!r:.80}: must be a string")
-    return value
-
-
-def _load_tokenizer(folder: Path, expected: dict[str, Any], vocab_size: int) -> Tokenizer:
-    path = file_in(folder, expected["file"], folder / MANIFEST_FILE)
+def _load_tokenizer(folder: Path, expected: TokenizerEntry, vocab_size: int) -> Tokenizer:
+    path = file_in(folder, expected.file, folder / MANIFEST_FILE)
     tokenizer = tokenizers.load(path)
-    if tokenizer.hash != expected["hash"]:
+    if tokenizer.hash != expected.hash:
         raise UserError(
             f"{path}: tokenizer hash {tokenizer.hash[:12]}, the shards were written with "
-            f"{expected['hash'][:12]} ({expected['name']})"
+            f"{expected.hash[:12]} ({expected.name})"
         )
     if vocab_size and tokenizer.padded_vocab_size != vocab_size:
         raise UserError(
@@ -403,9 +352,9 @@ def _load_tokenizer(folder: Path, expected: dict[str, Any], vocab_size: int) -> 
     return tokenizer
 
 
-def _check_split(path: Path, manifest: Manifest, split: str, expected: int) -> None:
-    groups = [group for f in _files(manifest, split) for group in f.extra["row_groups"]]
-    found = sum(group["tokens"] for group in groups)
+def _check_split(path: Path, manifest: Manifest, split: Split) -> None:
+    groups = [group for f in _files(manifest, split) for group in f.shard.row_groups]
+    found, expected = sum(group.tokens for group in groups), manifest.shards.tokens[split]
     if found != expected:
         raise UserError(f"{path}: split '{split}' says {expected} tokens, its files list {found}")
     if not found:
@@ -413,9 +362,8 @@ def _check_split(path: Path, manifest: Manifest, split: str, expected: int) -> N
 
 
 def _check_content_hash(path: Path, manifest: Manifest) -> None:
-    extra = manifest.extra
-    written, vocab_size = _text(extra, "content_hash"), _whole(extra["tokenizer"], "vocab_size")
-    found = shards_content_hash(manifest.files, extra["tokenizer"]["hash"], vocab_size)
+    written, known = manifest.shards.content_hash, manifest.shards.tokenizer
+    found = shards_content_hash(manifest.files, known.hash, known.vocab_size)
     if written != found:
         raise UserError(
             f"{path}: content hash {written[:12]}, that of its shards is {found[:12]}: altered"
@@ -423,7 +371,7 @@ def _check_content_hash(path: Path, manifest: Manifest) -> None:
 
 
 def _files(manifest: Manifest, split: str) -> list[DataFile]:
-    return [file for file in manifest.files if file.extra["split"] == split]
+    return [file for file in manifest.files if file.shard.split == split]
 
 
 def _file_state(path: Path) -> _FileState:

@@ -33,6 +33,7 @@ from trainer.data.loader import Loader, Mixed
 from trainer.data.packing import PADS
 from trainer.data.rows import SourceRows
 from trainer.durable import read_json
+from trainer.model import step_folders
 
 AROUND = 12  # tokens of the document to decode on each side of a token
 
@@ -119,12 +120,12 @@ def _by_content(folders: Iterable[Path]) -> dict[str, Path]:
     """Folders of shards by the content hash of their manifests."""
     found = {}
     for folder in folders:
-        shards = manifest.read(folder)
-        if shards is None or "content_hash" not in shards.extra:
+        listed = manifest.read(folder)
+        if listed is None or listed.dataset != "shards":
             raise UserError(
                 f"{folder}: holds no shards; give a folder with a {MANIFEST_FILE} of shards"
             )
-        found[str(shards.extra["content_hash"])] = folder
+        found[listed.shards.content_hash] = folder
     return found
 
 
@@ -179,6 +180,18 @@ def _part_at(lengths: npt.NDArray[Any], at: int) -> tuple[int, int]:
     ends = np.cumsum(lengths, dtype=np.int64)
     part = int(np.searchsorted(ends, at, side="right"))
     return part, at - int(ends[part]) + int(lengths[part])
+
+
+def steps_to_search(steps: int | None, run: Path | None) -> int:
+    """How many steps, from the first: `steps`, or as many as the run has trained."""
+    if steps is None and run is not None:
+        latest = step_folders.pointed(run, step_folders.LATEST)
+        if latest is None:
+            raise UserError(f"{run}: has no checkpoint yet; give --steps N")
+        return int(latest[1]["step"])
+    if steps is None or steps < 1:
+        raise UserError(f"--steps {steps}: must be at least 1 with --url or --id")
+    return steps
 
 
 def rows_with(

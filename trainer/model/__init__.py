@@ -1,5 +1,5 @@
 """In: token ids and a recipe's `[model]`. Out: logits, and checkpoints on disk.
 
 Order: `model` (the decoder), `precision` (bf16 or fp32), `cost` (sizes by depth, FLOPs, memory),
-`checkpoint` (save, load and prune).
+`step_folders` (which ones a run names, without torch), `checkpoint` (save, load and prune).
 """

@@ -31,16 +31,25 @@ from schemas import tokenizer as tokenizers
 from schemas.config import from_dict
 from schemas.errors import UserError
 from schemas.tokenizer import TOKENIZER_FILE, Tokenizer
-from trainer.durable import fault, file_in, flush, read_json, sha256, to_text, write_json
+from trainer.durable import fault, flush, read_json, sha256, to_text, write_json
 from trainer.model.model import LanguageModel, ModelConfig, require_room
+from trainer.model.step_folders import BEST as BEST
+from trainer.model.step_folders import (
+    CONFIG_FILE,
+    FORMAT,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    STEP_FOLDER,
+    check_file,
+    checked_state,
+    follow,
+)
+from trainer.model.step_folders import LATEST as LATEST
+from trainer.model.step_folders import pointed as pointed
 from trainer.settings import MAX_SEQ_LEN, MAX_VOCAB_SIZE, ModelSettings
 
-LATEST, BEST = "latest", "best"
-MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
-CONFIG_FILE, STATE_FILE = "config.json", "state.json"
 FILES = (MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, TOKENIZER_FILE, STATE_FILE)
-FORMAT = 2
-_STEP_FOLDER = re.compile(r"step-(\d{6,})((?:-again)*)")
 # Left by a killed process: a step folder being filled or removed, a file being written.
 _LEFTOVER = re.compile(
     r"\.(step-\d{6,}|run\.json|log\.jsonl|loss\.png|report\.json|latest|best)\.[0-9a-f]+\.tmp"
@@ -97,14 +106,6 @@ def point(run: Path, name: str, folder: Path) -> None:
     write_json(run / name, {"folder": folder.name, "state_sha256": digest})
 
 
-def pointed(run: Path, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The step folder that RUN/`name` names and its checked state; None without such a file."""
-    if not (run / name).exists():
-        return None
-    folder, digest = _follow(run, name)
-    return folder, _checked_state(folder, digest)
-
-
 def prune(run: Path, count: int) -> None:
     """Keep the `count` newest step folders (0: all), `latest` and `best`; remove the others.
 
@@ -118,9 +119,9 @@ def prune(run: Path, count: int) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    matches = [found for path in run.iterdir() if (found := _STEP_FOLDER.fullmatch(path.name))]
+    matches = [found for path in run.iterdir() if (found := STEP_FOLDER.fullmatch(path.name))]
     by_age = [found[0] for found in sorted(matches, key=lambda m: (int(m[1]), len(m[2])))]
-    kept = {_follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
+    kept = {follow(run, name)[0].name for name in (LATEST, BEST) if (run / name).exists()}
     for name in by_age[:-count] if count else []:
         if name not in kept and _holds_only_our_files(run / name):
             trash = run / f".removed-{name}"
@@ -158,7 +159,7 @@ def load(path: str | Path, device: torch.device) -> Checkpoint:
 def find(path: Path) -> tuple[Path, dict[str, Any]]:
     """The step folder `path`, or the latest one of the run `path`, and its checked state."""
     if (path / STATE_FILE).exists():
-        return path, _checked_state(path, None)
+        return path, checked_state(path, None)
     found = pointed(path, LATEST)
     if found is None:
         raise UserError(f"{path}: no checkpoint here (neither {LATEST} nor {STATE_FILE})")
@@ -167,7 +168,7 @@ def find(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def load_optimizer(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
     """The optimizer state of a checkpoint, its file checked against `state`."""
-    _check_file(folder / OPTIMIZER_FILE, state["files"].get(OPTIMIZER_FILE, {}))
+    check_file(folder / OPTIMIZER_FILE, state["files"].get(OPTIMIZER_FILE, {}))
     return _read_tensors(folder / OPTIMIZER_FILE)
 
 
@@ -238,7 +239,7 @@ def _put(temporary: Path, folder: Path) -> Path:
     digest = sha256(temporary / STATE_FILE)
     while folder.exists():
         try:
-            _checked_state(folder, digest)
+            checked_state(folder, digest)
             return folder
         except UserError:  # of another run, or damaged
             folder = folder.with_name(folder.name + "-again")
@@ -251,46 +252,6 @@ def _holds_only_our_files(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         return False
     return all(p.name in FILES and p.is_file() and not p.is_symlink() for p in folder.iterdir())
-
-
-def _follow(run: Path, name: str) -> tuple[Path, str]:
-    """The folder that RUN/`name` names, and the SHA-256 of its state.json."""
-    pointer = read_json(run / name)
-    folder, digest = pointer.get("folder"), pointer.get("state_sha256")
-    named = isinstance(folder, str) and _STEP_FOLDER.fullmatch(folder)
-    if not named or not isinstance(digest, str):
-        raise UserError(f"{run / name}: not a pointer to a checkpoint: {str(pointer)[:200]}")
-    return file_in(run, folder, run / name), digest
-
-
-def _checked_state(folder: Path, state_sha256: str | None) -> dict[str, Any]:
-    """Read state.json, and check all files but the optimizer's against it."""
-    path = folder / STATE_FILE
-    state = read_json(path)
-    if state_sha256 is not None and sha256(path) != state_sha256:
-        raise UserError(f"{path}: altered: the run's pointer has another SHA-256")
-    files, step = state.get("files"), state.get("step")
-    if state.get("format") != FORMAT or not isinstance(files, dict):
-        raise UserError(
-            f"{path}: checkpoint of format {state.get('format')!r}, this version reads format "
-            f"{FORMAT}"
-        )
-    if type(step) is not int or step < 0 or not all(isinstance(f, dict) for f in files.values()):
-        raise UserError(f"{path}: not the state of a checkpoint: step = {step!r:.80}")
-    for name in (MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE):
-        _check_file(folder / name, files.get(name, {}))
-    return state
-
-
-def _check_file(path: Path, expected: dict[str, Any]) -> None:
-    if not path.exists():
-        raise UserError(f"{path}: missing from the checkpoint")
-    if path.stat().st_size != expected.get("bytes"):
-        raise UserError(
-            f"{path}: torn: {path.stat().st_size} bytes, expected {expected.get('bytes')}"
-        )
-    if sha256(path) != expected.get("sha256"):
-        raise UserError(f"{path}: altered: {STATE_FILE} has another SHA-256")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def _mixture(request: RunRequest) -> list[Mixed]:
 def _packing(request: RunRequest) -> Packing:
     """The recipe's packing, with `auto` decided by what the shards hold."""
     read = [manifests.read(folder) for folder in folders(request)]
-    kinds = {str(m.extra.get("kind", "documents")) if m else "documents" for m in read}
+    kinds = {"conversations" if m and m.has_conversations else "documents" for m in read}
     if request.kind == "sft" and kinds == {"documents"}:
         raise UserError(
             f"{folders(request)[0]}: holds documents, not conversations; make shards for trainer "

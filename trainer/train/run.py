@@ -381,7 +381,7 @@ def _plan(request: RunRequest, group: Ranks, console: Console) -> None:
     if not group.is_first:
         return
     recipe, config, tokenizer = request.recipe, training.model.config, loader.shards.tokenizer
-    counted = [source.shards.manifest.extra["tokens"] for source in loader.sources]
+    counted = [source.shards.manifest.shards.tokens for source in loader.sources]
     tokens = recipe.run.num_steps * _tokens_per_step(training)
     rows = recipe.run.device_batch_size or len(training.rows)
     memory = estimate(config, rows, recipe.data.seq_len, training.dtype, recipe.optimizer.kind)

@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader
 from schemas import manifest as manifests
 from schemas import tokenizer as tokenizers
 from schemas.errors import UserError
-from schemas.manifest import shards_content_hash
 from trainer.data.epoch_plan import _seed
 from trainer.data.loader import IGNORED, Batch, Loader, Mixed, _rebuild, rank_rows
 from trainer.data.packing import permutation
 from trainer.data.rows import HELD_WINDOWS
 from trainer.data.spec import DataSpec
 from trainer.data.trace import origin_of, rows_with
+
+from ..conftest import altered, content_hash
 
 # The reference reader: plain Python that reads everything from the start.
 
@@ -66,7 +67,7 @@ def _groups(folder: Path, split: str) -> list[list[Row]]:
     assert manifest is not None
     for file in manifest.files:
         parquet = pq.ParquetFile(folder / file.name)
-        for i in range(parquet.num_row_groups * (file.extra["split"] == split)):
+        for i in range(parquet.num_row_groups * (file.extra.split == split)):
             rows = parquet.read_row_group(i).to_pylist()
             groups.append([_document((file.name, i, j), row) for j, row in enumerate(rows)])
     return groups
@@ -161,7 +162,7 @@ def test_every_token_is_trained_or_declared_dropped(
         assert len(rows) == plan.num_rows
         if name == "pages":  # of a conversation a piece without a target may share a token
             assert len(tokens_of(rows)) == plan.tokens - plan.dropped
-        assert plan.tokens == loader.shards.manifest.extra["tokens"]["train"]
+        assert plan.tokens == loader.shards.manifest.extra.tokens["train"]
 
 
 def test_no_row_of_conversations_is_without_a_target(folders: dict[str, Path]) -> None:
@@ -348,16 +349,12 @@ def test_what_cannot_be_mixed_is_refused_by_its_folder(
 
 def test_shards_of_two_tokenizers_do_not_mix(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["books"], tmp_path / "other")
-    manifest = manifests.read(folder)
-    assert manifest is not None
-    told = manifest.extra["tokenizer"]
     other = tokenizers.from_tokens("other", [bytes([b]) for b in range(256)] + [b"zz"])
-    other.save(folder / told["file"])
-    told |= {"name": other.name, "hash": other.hash, "vocab_size": other.vocab_size}
-    manifest.extra["content_hash"] = shards_content_hash(
-        manifest.files, other.hash, other.vocab_size
-    )
-    manifests.write(folder, manifest)
+    with altered(folder) as values:
+        told = values["extra"]["tokenizer"]
+        other.save(folder / told["file"])
+        told |= {"name": other.name, "hash": other.hash, "vocab_size": other.vocab_size}
+        values["extra"]["content_hash"] = content_hash(values)
     pages = folders["pages"]
     said = f"{folder}: tokenizer other ({other.hash[:12]}), {pages} has tiny ("
     assert refusal(pages, folder).startswith(said)

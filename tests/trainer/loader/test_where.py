@@ -20,6 +20,7 @@ from trainer.commands import where
 from trainer.data.loader import Loader, Mixed
 from trainer.data.spec import DataSpec, Source
 from trainer.data.trace import AROUND, TokenOrigin, origin_of
+from trainer.model import step_folders
 
 BATCHES: dict[str, Any] = {"seq_len": 24, "rows": 6, "packing": "best_fit", "seed": 3}
 FLAGS = ["--seq-len", "24", "--batch-size", "6", "--packing", "best_fit", "--seed", "3"]
@@ -178,11 +179,9 @@ def test_a_run_without_a_data_specification_is_refused(
 def test_the_steps_that_a_run_has_trained_are_looked_at(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.model import checkpoint
-
     with pytest.raises(UserError, match="has no checkpoint yet; give --steps N"):
         ask(capsys, "--run", run, "--url", "https://example.org/4")
-    monkeypatch.setattr(checkpoint, "pointed", lambda at, name: (at / "step", {"step": 40}))
+    monkeypatch.setattr(step_folders, "pointed", lambda at, name: (at / "step", {"step": 40}))
     found = ask(capsys, "--run", run, "--url", "https://example.org/4", "--json")
     assert found == ask(
         capsys, "--run", run, "--url", "https://example.org/4", "--steps", 40, "--json"
