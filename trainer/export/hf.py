@@ -34,8 +34,9 @@ from schemas.hf_export import CHAT_TEMPLATE
 from schemas.names import plain_component
 from schemas.tokenizer import Tokenizer
 from trainer.durable import fault, flush, read_json
-from trainer.model.checkpoint import CONFIG_FILE, MODEL_FILE, Checkpoint, config_to_json
+from trainer.model.checkpoint import Checkpoint, config_to_json
 from trainer.model.model import INIT_STD, LanguageModel, ModelConfig, require_room
+from trainer.model.step_folders import CONFIG_FILE, MODEL_FILE
 from trainer.settings import ModelSettings
 
 GENERATION_FILE, INDEX_FILE = "generation_config.json", "model.safetensors.index.json"

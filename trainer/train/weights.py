@@ -18,6 +18,7 @@ from trainer.export import hf
 from trainer.model import checkpoint
 from trainer.model.checkpoint import Checkpoint
 from trainer.model.model import LanguageModel, ModelConfig
+from trainer.model.step_folders import STATE_FILE
 from trainer.settings import PretrainRecipe, ScheduleSettings
 from trainer.train import run_folder
 from trainer.train.optimizer import learning_rate_factor
@@ -72,7 +73,7 @@ def initial_weights(request: RunRequest, loader: Loader, group: Ranks) -> Weight
             f"({loaded.tokenizer.hash[:12]})"
         )
     _require_shape(request, loader, loaded.model)
-    digest = sha256(loaded.folder / checkpoint.STATE_FILE)
+    digest = sha256(loaded.folder / STATE_FILE)
     origin = {"from": request.beginning, "state_sha256": digest}
     if request.beginning == "init-from":
         return Weights(loaded.model, origin)
