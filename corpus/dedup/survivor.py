@@ -52,7 +52,9 @@ def ranks(policy: Survivor, documents: pa.RecordBatch) -> pa.Array:
     """
     node = to_unsigned(documents["node"].to_numpy())
     if policy.keep == "first":
-        return pc.binary_join_element_wise(documents["id"], _hex(node), "\x00")
+        # NULs of an id are escaped, so that "" sorts before them whatever the node is.
+        names = pc.replace_substring(documents["id"], "\x00", "\x00\x01")
+        return pc.binary_join_element_wise(names, _hex(node), "\x00\x00")
     captured = documents["captured"].to_numpy()
     date = np.where(captured == 0, _LAST, to_unsigned(captured))
     match policy.keep:  # what is compared first; the smallest stays

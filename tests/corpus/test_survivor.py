@@ -6,7 +6,7 @@ import math
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corpus.dedup.survivor import Survivor, ranks
@@ -48,6 +48,7 @@ def _oracle(keep: str, row: tuple) -> tuple:
     }[keep]
 
 
+@example([("", 0, 0, 0, None), ("\0", 1, 0, 0, None)], "first")
 @given(DOCUMENTS, st.sampled_from(POLICIES))
 def test_ranks_sort_as_the_policy_says(rows: list[tuple], keep: str) -> None:
     policy = Survivor(keep, "s" if keep in ("highest", "lowest") else "")  # type: ignore[arg-type]
