@@ -28,8 +28,8 @@ from trainer import cli as trainer_cli
 
 PROJECT = Path(__file__).parents[1]
 HOW_TO = (  # in the order run: the guides that change `out` come last
-    "explain-decisions", "train", "evaluate", "sample-and-chat", "export", "trace",
-    "decontaminate", "take-down-documents", "run-on-a-cluster",
+    "explain-decisions", "find-similar", "train", "evaluate", "sample-and-chat", "export",
+    "trace", "decontaminate", "take-down-documents", "run-on-a-cluster",
 )  # fmt: skip
 PAGES = ("README.md", "docs/tutorial.md", *(f"docs/how-to/{name}.md" for name in HOW_TO))
 PARSERS = {"gristmill": jobs_cli.parser(), "trainer": trainer_cli.parser()}
