@@ -101,7 +101,7 @@ def test_every_row_is_in_a_shard_or_in_the_list_of_rejected_ones(request_: ChatJ
     assert made.extra.reasons == {reason: 1 for _, _, reason in BAD}
     assert made.rows == NUM_ROWS - len(BAD) + 100 == made.counts["documents"]
     for form in made.extra.forms:
-        assert form["rows"] == form["conversations"] + form["rejected"]
+        assert form.rows == form.conversations + form.rejected
     assert sum(form.rows for form in made.extra.forms) == NUM_ROWS + 100
 
 

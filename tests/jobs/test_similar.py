@@ -438,7 +438,7 @@ def test_a_root_without_usable_bands_is_named(root: Path, tmp_path: Path, judged
     judged(copy, ROWS[:3], files=2, filters=("c4",))
     with pytest.raises(UserError, match="'bands' was built from a different 'judged'"):
         similar.similar(copy, TEXTS[1])
-    extra = {"unfinished": True}
+    extra = manifest.ForgottenExtra(unfinished=True)
     manifest.write(copy / "forgotten", Manifest("forgotten", "r", {}, {}, (), {}, extra))
     with pytest.raises(UserError, match="a takedown did not finish there"):
         similar.similar(copy, TEXTS[1])
