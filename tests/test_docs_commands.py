@@ -187,6 +187,7 @@ def test_few_commands_are_left_out_of_the_soak() -> None:
         "runs this test": 1,
         "needs a cluster": 1,
         "needs duckdb": 1,
+        "needs a page.txt": 1,
     }
 
 
