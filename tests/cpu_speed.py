@@ -33,7 +33,7 @@ def at_reference_speed(seconds: float) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _slowness(_second: int) -> float:
-    """At least 1; measured once a second, in 0.1 s. The quickest of three runs: an underestimate
-    makes a bound stricter.
+    """At least 1; measured once per second. The quickest of three runs: an underestimate makes a
+    bound stricter.
     """
     return max(1.0, min(_fixed_work() for _ in range(3)) / _REFERENCE_SECONDS)
